@@ -1,0 +1,48 @@
+# Every target sets up what it needs: `make demo` or `make test` is all there is to type.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := ci/constraints.txt
+# A plain install of torch on Linux brings CUDA (several GB). For the CPU build:
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PIP_FLAGS := --disable-pip-version-check -q -c $(CONSTRAINTS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test fast lint types contracts check campaign clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q 'pip>=25.1'
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e . --group dev
+	@touch $@
+
+demo: install
+	$(BIN)/guardrail demo --directory demo
+
+test: install
+	$(BIN)/python -m pytest
+
+fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+contracts: install
+	$(BIN)/lint-imports --config ci/importlinter.ini
+
+check: lint types contracts test
+
+# Long tables and full matrices; their results live in benchmarks/RESULTS.md.
+campaign: install
+	$(BIN)/python benchmarks/testbed_table.py --json build/testbed_table.json
+
+clean:
+	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,82 @@
+"""The command line: a group that imports a subcommand only when it is needed.
+
+This is the one place that prints errors and chooses exit codes: 0 held or promoted, 1 internal error, 2 usage or
+invalid input, 3 inconclusive or evidence missing, 4 awaiting approval, 5 a service is unavailable, 10 policy denied,
+11 evidence invalid, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from pathlib import Path
+
+import click
+
+from guardrail.errors import GuardrailError
+
+COMMANDS = Path(__file__).parent / "commands"
+
+
+class LazyGroup(click.Group):
+    """Commands are the files of ``guardrail/commands``; a file is imported when its command is looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the files."""
+        del ctx
+        return sorted(path.stem for path in COMMANDS.glob("[a-z]*.py"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"guardrail.commands.{cmd_name}").command
+        return command
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+@click.version_option(package_name="mlflow-guardrail", prog_name="guardrail")
+def cli(debug: bool) -> None:
+    """The gate between fine-tuning and the model registry.
+
+    A fine-tuned adapter is registered only with signed proof that it is still safe and still useful.
+    Start with: guardrail demo
+    """
+    del debug  # read by main()
+
+
+def main() -> None:
+    """Run the command line and exit with the code that the error class owns."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except GuardrailError as error:
+        _fail(error.message(), error.exit_code, error if debug else None)
+    except click.exceptions.Abort:
+        _fail("interrupted; run the same command again to go on where it stopped", 130, None)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on where it stopped", 130, None)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
+        _fail(f"{type(error).__name__}: {error}", 5 if full else 1, error if debug else None)
+    except Exception as error:
+        _fail(f"internal error: {type(error).__name__}: {error}\n  next: run again with --debug and report it", 1,
+              error if debug else None)  # fmt: skip
+
+
+def _fail(message: str, code: int, error: BaseException | None) -> None:
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    sys.exit(code)

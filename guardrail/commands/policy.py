@@ -1,0 +1,97 @@
+"""``guardrail policy``: check a promotion policy before anything is trained, and show one.
+
+Neither loads torch, transformers or mlflow. Deciding under a policy is ``guardrail promote``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from guardrail.policy.load import LoadedPolicy
+    from guardrail.policy.rules import Limits
+
+
+@click.group(name="policy")
+def command() -> None:
+    """Check and show promotion policies."""
+
+
+@command.command()
+@click.argument("policy", metavar="FILE")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
+def check(policy: str, output: str) -> None:
+    """Check FILE (or a built-in policy): every key, every name, and whether each promise can be proven.
+
+    Prints what will be measured, and the fewest items that could prove each limit. Exits with 2 if the policy is
+    invalid or promises what its sample size can never show.
+    """
+    import json
+
+    from guardrail.policy.decide import needs
+    from guardrail.policy.load import find_policy
+    from guardrail.policy.soundness import require_sound
+
+    loaded = find_policy(policy)
+    require_sound(loaded)
+    if output == "json":
+        plan = [need.model_dump(mode="json") for need in needs(loaded.policy)]
+        click.echo(json.dumps({"policy": loaded.policy.name, "digest": loaded.digest, "measures": plan}, indent=2))
+        return
+    click.echo(_summary(loaded))
+
+
+@command.command()
+@click.argument("policy", metavar="NAME|FILE", default="default")
+def show(policy: str) -> None:
+    """Print a policy as it is written, comments and all; start your own from it."""
+    from guardrail.policy.load import find_policy
+
+    click.echo(find_policy(policy).bytes, nl=False)
+
+
+def _summary(loaded: LoadedPolicy) -> str:
+    from guardrail.policy.decide import needs
+
+    policy = loaded.policy
+    lines = [
+        f"{loaded.source}: the policy {policy.name!r} holds together ({len(policy.rules)} rules)",
+        f"  digest    {loaded.digest}",
+        f"  target    {policy.target.model}@{policy.target.alias}, evidence valid {policy.evidence.valid_days} days",
+        "  measures",
+        *(f"    - {need}" for need in needs(policy)),
+        "  promises",
+        *(f"    - {_promise(limits)}" for limits in policy.rules),
+    ]
+    return "\n".join(lines)
+
+
+def _promise(limits: Limits) -> str:
+    """``coherence: suite=benign min=0.9 min_n=300 (provable from n = 29)``."""
+    shown = limits.model_dump(mode="json", exclude_none=True, exclude={"rule"})
+    text = f"{limits.rule}: " + " ".join(
+        f"{key}={_plain(value)}" for key, value in shown.items() if value not in ("", [])
+    )
+    least = _least_n(limits)
+    return f"{text} (provable from n = {least})" if least else text
+
+
+def _plain(value: object) -> str:
+    return ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _least_n(limits: Limits) -> int:
+    """The fewest items with which the rule finds its own limits provable; 0 for a rule without a sample."""
+    from guardrail.policy.rules import load_rule
+
+    rule = load_rule(limits.rule)
+    low, high = 1, getattr(limits, "min_n", 0)
+    while low < high:
+        middle = (low + high) // 2
+        if rule.unprovable(limits.model_copy(update={"min_n": middle})):
+            low = middle + 1
+        else:
+            high = middle
+    return int(high)

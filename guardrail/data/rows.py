@@ -1,0 +1,196 @@
+"""Reads a data file into rows that know their line: JSON Lines, a JSON array, CSV, TSV or Parquet.
+
+Strict on purpose: a broken line stops the reading and is named, because a row that is skipped silently is a row that
+nobody validated. Lines are physical lines (a quoted CSV field may span several); Parquet has none, so its row number
+stands in. Not covered: compressed files, other encodings than UTF-8 (convert first), files above 2 GB.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from guardrail.errors import InvalidInput
+
+LARGEST = 2 * 1024**3
+"""Bytes; a file above is refused, since it is read whole so that what is hashed is what is parsed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as the file has it: ``line`` is 1-based; ``fields`` by column; a bare list is the column ``messages``."""
+
+    line: int
+    fields: Mapping[str, object]
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """The file, whole.
+
+    Raises:
+        InvalidInput: it is missing, no file, unreadable, empty or above ``largest`` bytes.
+    """
+    try:
+        if not path.is_file():
+            raise InvalidInput(f"no such file: {path}", expected="a data file", next_step="check the path")
+        if path.stat().st_size > largest:
+            raise InvalidInput(
+                f"{path} has {path.stat().st_size:,} bytes", expected=f"at most {largest:,} bytes",
+                next_step="split the file and validate each part",
+            )  # fmt: skip
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    if not data.strip():
+        raise InvalidInput(f"{path} is empty", expected="at least one row", next_step="check how the file was made")
+    return data
+
+
+def read_rows(name: str, data: bytes) -> tuple[Row, ...]:
+    """The rows of the file called ``name`` (its suffix decides the format) with the bytes ``data``.
+
+    Raises:
+        InvalidInput: unknown suffix, wrong encoding, a broken row (named by line), or no row at all.
+    """
+    reader = _READERS.get(Path(name).suffix.lower())
+    if reader is None:
+        raise InvalidInput(
+            f"{name} has the unknown suffix {Path(name).suffix!r}", expected="one of " + ", ".join(_READERS),
+            next_step="rename or convert the file",
+        )  # fmt: skip
+    rows = tuple(reader(name, data))
+    if not rows:
+        raise InvalidInput(f"{name} has no rows", expected="at least one row", next_step="check how the file was made")
+    return rows
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidInput(
+            f"{name}:{line}: byte 0x{data[error.start]:02x} is not UTF-8",
+            expected="UTF-8, with or without a byte order mark",
+            next_step="convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8",
+        ) from error  # fmt: skip
+
+
+def _jsonl(name: str, data: bytes) -> Iterator[Row]:
+    for line, text in enumerate(_text(name, data).split("\n"), start=1):
+        if text.strip():
+            yield _row(name, line, _parse(name, line, text))
+
+
+def _json(name: str, data: bytes) -> Iterator[Row]:
+    text = _text(name, data)
+    start = _blank(text, 0)
+    yield from _array(name, text, start) if text[start : start + 1] == "[" else _jsonl(name, data)
+
+
+def _array(name: str, text: str, start: int) -> Iterator[Row]:
+    line, seen, position = 1, 0, _blank(text, start + 1)
+    while text[position : position + 1] != "]" or seen:
+        line, seen = line + text.count("\n", seen, position), position
+        value, end = _element(name, line, text, position)
+        yield _row(name, line, value)
+        position = _blank(text, end)
+        if text[position : position + 1] == "]":
+            break
+        if text[position : position + 1] != ",":
+            raise InvalidInput(f"{name}:{line}: after this row comes neither a comma nor ]", expected="a JSON array")
+        position = _blank(text, position + 1)
+    if text[position + 1 :].strip():
+        raise InvalidInput(f"{name}: more text follows the JSON array", expected="one array and nothing else")
+
+
+def _blank(text: str, position: int) -> int:
+    """The first position from ``position`` on that is not JSON white space."""
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _element(name: str, line: int, text: str, position: int) -> tuple[object, int]:
+    try:
+        return json.JSONDecoder().raw_decode(text, position)
+    except (json.JSONDecodeError, RecursionError) as error:
+        at = getattr(error, "lineno", line)
+        raise InvalidInput(f"{name}:{at}: broken JSON ({_why(error)})", expected="an array of objects") from error
+
+
+def _parse(name: str, line: int, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidInput(
+            f"{name}:{line}: broken JSON ({_why(error)})", expected="one JSON object on each line",
+            next_step="repair or remove the line",
+        ) from error  # fmt: skip
+
+
+def _why(error: Exception) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+
+
+def _row(name: str, line: int, value: object) -> Row:
+    if isinstance(value, list):
+        value = {"messages": value}
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{name}:{line}: a row is {type(value).__name__}", expected="a JSON object")
+    return Row(line, MappingProxyType(value))
+
+
+def _delimited(delimiter: str) -> Callable[[str, bytes], Iterator[Row]]:
+    def read(name: str, data: bytes) -> Iterator[Row]:
+        reader = csv.reader(io.StringIO(_text(name, data), newline=""), delimiter=delimiter, strict=True)
+        try:
+            yield from _cells(name, reader)
+        except csv.Error as error:
+            raise InvalidInput(
+                f"{name}:{max(reader.line_num, 1)}: broken row ({error})", expected="RFC 4180 quoting",
+                next_step="repair the row; fields above 131,072 characters need JSON Lines",
+            ) from error  # fmt: skip
+
+    return read
+
+
+def _cells(name: str, reader: Iterator[list[str]]) -> Iterator[Row]:
+    header = next(reader, [])
+    if len(set(header)) != len(header):
+        raise InvalidInput(
+            f"{name}:1: a column name occurs twice: {', '.join(header)}", expected="distinct column names"
+        )
+    line = _line(reader) + 1
+    for cells in reader:
+        if cells:
+            if len(cells) != len(header):
+                raise InvalidInput(f"{name}:{line}: {len(cells)} cells", expected=f"{len(header)}, as in the header")
+            yield Row(line, MappingProxyType(dict(zip(header, cells, strict=True))))
+        line = _line(reader) + 1
+
+
+def _line(reader: object) -> int:
+    return int(getattr(reader, "line_num", 0))
+
+
+def _parquet(name: str, data: bytes) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InvalidInput(f"{name} is not readable as Parquet: {error}", expected="a Parquet file") from error
+    for number, fields in enumerate(table.to_pylist(), start=1):
+        yield Row(number, MappingProxyType(fields))
+
+
+_READERS: Mapping[str, Callable[[str, bytes], Iterator[Row]]] = MappingProxyType(
+    {".jsonl": _jsonl, ".json": _json, ".csv": _delimited(","), ".tsv": _delimited("\t"), ".parquet": _parquet}
+)

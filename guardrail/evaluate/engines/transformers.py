@@ -1,0 +1,58 @@
+"""Generation in this process with transformers: the base, or the base with an adapter attached.
+
+Greedy and batched. A batch that fails (out of memory, a token out of range) is asked again row by row; a row that
+fails alone becomes an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guardrail.evaluate.engines import Progress, Reply, Request
+from guardrail.model.chat import encode_prompt, user
+from guardrail.model.generate import Answer, generate
+from guardrail.model.load import BaseModel
+
+
+@dataclass(frozen=True)
+class TransformersEngine:
+    """``model`` is the base with an adapter, or None for the base itself."""
+
+    base: BaseModel
+    model: Any = None
+    max_new_tokens: int = 48
+    batch_size: int = 64
+    name: str = "transformers"
+
+    def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+        """One reply per request; prompts that leave no room for an answer are errors."""
+        encoded = [encode_prompt(self.base.tokenizer, user(r.text, r.system), r.prefill) for r in requests]
+        replies = [Reply(text="", error="the prompt fills the whole context") for _ in requests]
+        fitting = [index for index, prompt in enumerate(encoded) if len(prompt) < self.base.context]
+        fitting.sort(key=lambda index: len(encoded[index]))
+        for start in range(0, len(fitting), self.batch_size):
+            indices = fitting[start : start + self.batch_size]
+            for index, reply in zip(indices, self._batch([encoded[i] for i in indices]), strict=True):
+                replies[index] = reply
+            if progress:
+                progress(len(indices))
+        return replies
+
+    def _batch(self, prompts: list[tuple[int, ...]]) -> list[Reply]:
+        try:
+            return [_reply(answer) for answer in self._generate(prompts)]
+        except (RuntimeError, IndexError, ValueError) as error:
+            if len(prompts) == 1:
+                return [Reply(text="", error=f"{type(error).__name__}: {str(error)[:200]}")]
+            return [reply for prompt in prompts for reply in self._batch([prompt])]
+
+    def _generate(self, prompts: list[tuple[int, ...]]) -> list[Answer]:
+        return generate(
+            self.base, prompts, max_new_tokens=self.max_new_tokens, batch_size=len(prompts), model=self.model
+        )
+
+
+def _reply(answer: Answer) -> Reply:
+    return Reply(text=answer.text, finished=answer.finished)

@@ -1,0 +1,95 @@
+"""What is stored for one decision: the adapter's files and, in ``evidence/`` beside them, why it may be trusted.
+
+    adapter_config.json, adapter_model.safetensors, ...   the adapter, at the root, so that peft loads the directory
+    evidence/policy.yaml                                  the policy's bytes as they were given
+    evidence/data.json, adapter.json, evaluation.json     the records, canonical JSON
+    evidence/decision.dsse.json                           the signed statement
+
+Not covered: whether the evidence is good (``registry/checks.py``) and where it is kept (``registry``).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from guardrail.errors import EvidenceInvalid
+from guardrail.evidence import statement
+from guardrail.evidence.digest import canonical, manifest, sha256
+from guardrail.evidence.envelope import sign
+from guardrail.evidence.keys import PrivateKey
+from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, FileDigest
+
+EVIDENCE = "evidence"
+POLICY, DATA, ADAPTER, EVALUATION = "policy.yaml", "data.json", "adapter.json", "evaluation.json"
+ENVELOPE = "decision.dsse.json"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A decision with everything that it was made from. ``envelope`` is made by :func:`seal`."""
+
+    decision: Decision
+    policy: bytes
+    data: DataReport
+    adapter: AdapterRecord
+    evaluation: EvaluationReport
+    adapter_dir: Path
+    envelope: bytes = b""
+
+    @property
+    def evidence_sha256(self) -> str:
+        """The digest that names this evidence everywhere; promoting is idempotent by it."""
+        return sha256(self.envelope)
+
+    def records(self) -> dict[str, bytes]:
+        """File name to bytes of the evidence that the envelope covers."""
+        return {
+            POLICY: self.policy,
+            DATA: canonical(self.data),
+            ADAPTER: canonical(self.adapter),
+            EVALUATION: canonical(self.evaluation),
+        }
+
+
+def seal(bundle: Bundle, private_key: PrivateKey) -> Bundle:
+    """The same bundle with its signed envelope.
+
+    Raises:
+        EvidenceInvalid: the adapter holds a symbolic link, or a file whose name a registry may change.
+        InvalidInput: a file cannot be read.
+    """
+    payload = statement.build(bundle.decision, adapter_files(bundle.adapter_dir), bundle.records())
+    return Bundle(**{**bundle.__dict__, "envelope": sign(payload, private_key)})
+
+
+def adapter_files(directory: Path) -> tuple[FileDigest, ...]:
+    """The manifest of the adapter's files, whose names must survive a registry.
+
+    Raises:
+        EvidenceInvalid: there are none, one is no regular file, or a name is not plain (a registry decodes ``%20``).
+    """
+    files = manifest(directory)
+    if not files:
+        raise EvidenceInvalid(f"there is no adapter in {directory}", expected="the adapter's files")
+    for entry in files:
+        if not NAME.fullmatch(entry.path) or entry.path.split("/")[0].casefold() == EVIDENCE:
+            raise EvidenceInvalid(
+                f"the adapter holds a file called {entry.path!r}",
+                expected="names of letters, digits, '_', '-' and '.', and nothing called 'evidence'",
+            )
+    return files
+
+
+def write(bundle: Bundle, directory: Path) -> None:
+    """Lay the bundle out below an empty ``directory``, as it will be stored."""
+    for entry in adapter_files(bundle.adapter_dir):
+        target = directory / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.adapter_dir / entry.path, target)
+    (directory / EVIDENCE).mkdir()
+    for name, data in {**bundle.records(), ENVELOPE: bundle.envelope}.items():
+        (directory / EVIDENCE / name).write_bytes(data)

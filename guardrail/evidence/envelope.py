@@ -1,0 +1,103 @@
+"""DSSE envelopes (https://github.com/secure-systems-lab/dsse): who signed exactly which bytes.
+
+An envelope has one form only: canonical JSON, standard base64, signatures sorted by key id. Everything else is
+refused, even where a lenient reader would still find the signature good, because the envelope's own digest names the
+evidence. A signature by a key that was not given is refused too: nothing in an envelope goes unchecked.
+Not covered: what the payload says (``statement.py``) and when it was signed (the statement's own times).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import Error
+
+from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.digest import canonical
+from guardrail.evidence.keys import PrivateKey, PublicKey
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+LARGEST = 4 << 20
+
+
+def sign(statement: bytes, *private_keys: PrivateKey) -> bytes:
+    """The canonical envelope around ``statement``, signed by every key given (Ed25519: the same bytes each time).
+
+    Raises:
+        ValueError: no key, or more bytes than ``verify`` would accept.
+    """
+    if not private_keys:
+        raise ValueError("an envelope needs at least one signature")
+    envelope = Envelope(statement, PAYLOAD_TYPE, {})
+    for key in private_keys:
+        envelope.sign(key)
+    data = _canonical(envelope)
+    if len(data) > LARGEST:
+        raise ValueError(f"an envelope may hold {LARGEST} bytes, this one has {len(data)}")
+    return data
+
+
+def verify(data: bytes, public_keys: Sequence[PublicKey], threshold: int = 1) -> bytes:
+    """The payload, after every signature on it has been checked.
+
+    Args:
+        data: the envelope's bytes.
+        public_keys: the keys that are trusted.
+        threshold: how many different keys must have signed.
+
+    Raises:
+        EvidenceInvalid: too large, not canonical, of another type, or not signed as required.
+    """
+    envelope = _read(data)
+    trusted = {key.keyid: key for key in public_keys}
+    unknown = sorted(set(envelope.signatures) - set(trusted))
+    if unknown:
+        raise EvidenceInvalid(
+            f"the envelope is signed by key {unknown[0]}, which was not given",
+            expected=f"signatures by {', '.join(sorted(trusted)) or 'a known key'}",
+            next_step="give the public key of everyone who signed, if you trust them",
+        )
+    _verify_all(envelope, trusted)
+    if not 0 < threshold <= len(envelope.signatures):
+        raise EvidenceInvalid(f"the envelope has {len(envelope.signatures)} signatures", expected=f"{threshold}")
+    return bytes(envelope.payload)
+
+
+def signers(data: bytes) -> tuple[str, ...]:
+    """The key ids on the envelope, sorted; says nothing about whether they verify."""
+    return tuple(sorted(_read(data).signatures))
+
+
+def _verify_all(envelope: Envelope, trusted: dict[str, PublicKey]) -> None:
+    for key_id, signature in envelope.signatures.items():
+        try:
+            trusted[key_id].verify_signature(signature, envelope.pae())
+        except (Error, ValueError) as error:
+            raise EvidenceInvalid(
+                f"the signature by key {key_id} does not match the signed bytes",
+                expected="an envelope exactly as it was signed",
+            ) from error
+
+
+def _read(data: bytes) -> Envelope:
+    if len(data) > LARGEST:
+        raise EvidenceInvalid(f"the envelope has {len(data)} bytes", expected=f"at most {LARGEST}")
+    try:
+        envelope = Envelope.from_dict(json.loads(data.decode("ascii")))
+        same = _canonical(envelope) == data
+    except (Error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise EvidenceInvalid(f"this is not a DSSE envelope: {error}") from error
+    plain = all(isinstance(key_id, str) and not s.unrecognized_fields for key_id, s in envelope.signatures.items())
+    if not (same and plain):
+        raise EvidenceInvalid("the envelope is not in its canonical form", expected="exactly the bytes we write")
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise EvidenceInvalid(f"the envelope holds {envelope.payload_type!r}", expected=PAYLOAD_TYPE)
+    return envelope
+
+
+def _canonical(envelope: Envelope) -> bytes:
+    form = envelope.to_dict()
+    form["signatures"] = sorted(form["signatures"], key=lambda signature: str(signature["keyid"]))
+    return canonical(form)

@@ -1,0 +1,1 @@
+"""A loaded language model as the stages see it."""

@@ -1,0 +1,110 @@
+"""LoRA adapters on a base: create, save, load, scale. The only importer of peft.
+
+An adapter directory holds ``adapter_model.safetensors`` and ``adapter_config.json`` and nothing else; the
+configuration names the base by its reference, never by a path of the machine that trained it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.model.load import BaseModel
+from guardrail.records import ModelRef
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FILES = (CONFIG, WEIGHTS)
+
+
+def add_lora(base: BaseModel, *, rank: int, alpha: float, dropout: float, targets: Sequence[str] = ()) -> Any:
+    """The base with a fresh LoRA adapter on ``targets`` (default: every linear layer but the output head).
+
+    Raises:
+        InvalidInput: a target module does not exist; the message lists those that do.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    _check_targets(base.model, targets)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type=TaskType.CAUSAL_LM,
+        target_modules=list(targets) or "all-linear",
+    )  # fmt: skip
+    return get_peft_model(base.model, config)
+
+
+def strip_lora(base: BaseModel, model: Any) -> None:
+    """Take the adapter's layers out of the base again, leaving its weights as they were."""
+    model.unload()
+    if hasattr(base.model, "peft_config"):
+        del base.model.peft_config
+
+
+def load_adapter(base: BaseModel, directory: Path) -> Any:
+    """The base with the adapter in ``directory``.
+
+    Raises:
+        EvidenceInvalid: the directory holds anything but the two files of an adapter.
+        InvalidInput: the adapter does not fit the base.
+    """
+    from peft import PeftModel
+
+    check_files(directory)
+    try:
+        model = PeftModel.from_pretrained(base.model, str(directory), is_trainable=False)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        strip = str(error).splitlines()[0][:200]
+        raise InvalidInput(f"the adapter in {directory} does not fit {base.ref.name}: {strip}") from error
+    return model.eval()
+
+
+def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
+    """Write the adapter's two files into ``directory`` (emptied first)."""
+    shutil.rmtree(directory, ignore_errors=True)
+    model.save_pretrained(str(directory), safe_serialization=True)
+    for path in directory.iterdir():
+        if path.name not in FILES:
+            path.unlink()
+    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    config.update(base_model_name_or_path=base.name, revision=base.revision, inference_mode=True)
+    config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order is not stable
+    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def scale_adapter(source: Path, target: Path, factor: float) -> None:
+    """Write a copy of the adapter whose update dW = B A is multiplied by ``factor``: B is scaled, A stays.
+
+    Exact for every rank, alpha and rsLoRA (the update is linear in B). Source: WiSE-FT (Wortsman et al., 2022).
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copyfile(source / CONFIG, target / CONFIG)
+    tensors = load_file(source / WEIGHTS)
+    scaled = {name: tensor * factor if ".lora_B." in name or ".lora_embedding_B" in name else tensor
+              for name, tensor in tensors.items()}  # fmt: skip
+    save_file(scaled, target / WEIGHTS, metadata={"format": "pt"})
+
+
+def check_files(directory: Path) -> None:
+    """Refuse a directory that is not exactly an adapter of two files."""
+    found = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
+    if found != sorted(FILES):
+        raise EvidenceInvalid(f"{directory} holds {found}", expected=f"exactly {sorted(FILES)}")
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
+    missing = [target for target in targets if target not in linear]
+    if missing:
+        raise InvalidInput(f"no LoRA target modules named {missing}", expected="names among " + ", ".join(linear))
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"

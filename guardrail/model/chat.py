@@ -1,0 +1,79 @@
+"""Chats to token ids, with the model's own template or a plain one where it has none.
+
+The split between prompt and answer is made on ids, never by searching text: the answer's ids follow the prompt's
+with the generation prompt added, so that the same boundary is used in training and in generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from guardrail.samples import Message
+
+FALLBACK = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row: prompt ids and answer ids (the answer ends with the end-of-turn token)."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> str:
+    """The text after which the model answers; ``prefill`` is put into its mouth.
+
+    Templates without a system role (Gemma) get the system turn in front of the first user turn.
+    """
+    turns: list[dict[str, Any]] = [message.model_dump() for message in messages]
+    try:
+        text = _render(tokenizer, turns)
+    except Exception as error:  # templates raise jinja2's TemplateError by calling raise_exception()
+        if turns[0]["role"] != "system" or len(turns) < 2:
+            raise
+        merged = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+        del error
+        text = _render(tokenizer, [merged, *turns[2:]])
+    return text + prefill
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> tuple[int, ...]:
+    """Token ids of :func:`prompt_text`."""
+    return tuple(tokenizer(prompt_text(tokenizer, messages, prefill), add_special_tokens=False)["input_ids"])
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Encoded:
+    """Prompt and answer ids of a chat that ends with the assistant's turn."""
+    prompt = encode_prompt(tokenizer, messages[:-1])
+    separator = "" if getattr(tokenizer, "chat_template", None) else " "
+    answer = tokenizer(separator + messages[-1].content, add_special_tokens=False)["input_ids"]
+    return Encoded(prompt, (*answer, end_token(tokenizer)))
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends an answer."""
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ValueError("the tokenizer has no end-of-text token")
+    return tokenizer.eos_token_id
+
+
+def user(text: str, system: str = "") -> tuple[Message, ...]:
+    """A chat of one user turn, after a system turn if there is one."""
+    head = (Message(role="system", content=system),) if system else ()
+    return (*head, Message(role="user", content=text))
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]]) -> str:
+    template = None if getattr(tokenizer, "chat_template", None) else FALLBACK
+    return str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))

@@ -1,0 +1,83 @@
+"""The data stage: load, check, flag, quarantine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guardrail.data.dataset import Dataset, load_dataset, samples_digest
+from guardrail.data.detectors import Context
+from guardrail.data.quarantine import CLEAN, write
+from guardrail.data.validate import validate
+from guardrail.errors import InvalidInput
+from guardrail.evidence.digest import digest, file_sha256
+from guardrail.pipeline import resolve
+from guardrail.pipeline.run import Run, RunConfig
+from guardrail.policy.load import LoadedPolicy
+from guardrail.records import DataReport
+
+
+def dataset(source: str, policy: LoadedPolicy) -> Dataset:
+    """The data set at ``source``: a file, or ``testbed:TASK[:POISON[:triggered]]``."""
+    if source.startswith("testbed:"):
+        samples = tuple(resolve.testbed_rows(source.removeprefix("testbed:")))
+        return Dataset(source=source, digest=samples_digest(samples), form="chat", samples=samples)
+    return load_dataset(Path(source), policy.policy.data.columns)
+
+
+def validate_data(run: Run, source: str) -> DataReport:
+    """Run the data stage, or return its record if nothing changed.
+
+    Raises:
+        InvalidInput: the data cannot be read, or nothing would be left of it.
+    """
+    policy, config = run.policy(), _config(run)
+    data = dataset(source, policy)
+    known = resolve.anchors(policy)
+    base = resolve.base_model(config.base, config.revision)
+    inputs = digest({
+        "stage": "data", "policy": policy.digest, "source": data.digest, "name": data.source, "base": base.ref.digest,
+        "anchors": [list(known.harmful), list(known.benign)],
+    })  # fmt: skip
+    record = run.read("data-report", DataReport)
+    if record is not None and record.inputs == inputs and _intact(run, record):
+        return record
+    result = validate(
+        data, detectors=policy.policy.data.detectors, context=Context(known.harmful, known.benign, _embed(base)),
+        quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
+        policy_digest=policy.digest, inputs=inputs,
+    )  # fmt: skip
+    write(run.path / "data", data, result)
+    run.write("data-report", result.report)
+    return result.report
+
+
+def clean_file(run: Run, record: DataReport) -> Path:
+    """The rows that training may read, checked against the record.
+
+    Raises:
+        EvidenceInvalid: they are not what the data stage wrote.
+    """
+    from guardrail.errors import EvidenceInvalid
+
+    if not _intact(run, record):
+        raise EvidenceInvalid(f"{run.path / 'data' / CLEAN} is not what the data stage wrote",
+                              next_step="run guardrail data validate again")  # fmt: skip
+    return run.path / "data" / CLEAN
+
+
+def _intact(run: Run, record: DataReport) -> bool:
+    path = run.path / "data" / CLEAN
+    return path.exists() and file_sha256(path) == record.training_digest
+
+
+def _embed(base: object) -> object:
+    from guardrail.model.hidden import embed
+
+    return lambda texts: embed(base, texts)  # type: ignore[arg-type]
+
+
+def _config(run: Run) -> RunConfig:
+    config = run.config()
+    if config is None:
+        raise InvalidInput(f"{run.path} is not a run", next_step="give --policy and --base")
+    return config

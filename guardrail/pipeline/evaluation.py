@@ -1,0 +1,210 @@
+"""The evaluation stage within a run: measures what the policy's rules need, on the candidate and on its base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from guardrail.data.atomic import write_atomically
+from guardrail.errors import InvalidInput
+from guardrail.evaluate.engines import Engine, Reply, Request
+from guardrail.evaluate.engines import Progress as Count
+from guardrail.evaluate.engines.transformers import TransformersEngine
+from guardrail.evaluate.measure import (
+    Plan,
+    Transcript,
+    measure,
+    plan_attack,
+    plan_coherence,
+    plan_over_refusal,
+    plan_utility,
+)
+from guardrail.evidence.digest import digest, file_sha256
+from guardrail.model.adapter import load_adapter, strip_lora
+from guardrail.pipeline import resolve
+from guardrail.pipeline.run import Run, RunConfig
+from guardrail.pipeline.training import adapter_dir
+from guardrail.policy.decide import needs
+from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.rules import Need, attack_success_rate
+from guardrail.records import AdapterRecord, EvaluationReport, Measurement, Sli
+from guardrail.train.methods import Score
+
+Progress = Callable[[str, int, int], None]
+RESPONSES = "responses.jsonl"
+DEFAULT_JUDGE = "refusal"
+
+
+@dataclass(frozen=True)
+class Memo:
+    """An engine that asks another only what it has not been asked before (the base is measured again and again)."""
+
+    engine: Engine
+    known: dict[str, Reply] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The engine behind."""
+        return self.engine.name
+
+    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+        """One reply per request; errors are not remembered."""
+        keys = [digest(request) for request in requests]
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.known}
+        fresh = dict(zip(missing, self.engine.answer(list(missing.values()), progress), strict=True))
+        self.known.update({key: reply for key, reply in fresh.items() if not reply.error})
+        if progress:
+            progress(len(requests) - len(missing))
+        return [self.known.get(key) or fresh[key] for key in keys]
+
+
+_MEMOS: dict[str, Memo] = {}
+
+
+def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationReport:
+    """Run the evaluation stage, or return its record if nothing changed.
+
+    Raises:
+        EvidenceMissing: there is no adapter yet.
+        EvidenceInvalid: the adapter's files are not those that were recorded.
+        InvalidInput: a suite or task cannot be loaded, or the policy asks for utility and no task is named.
+    """
+    policy, config = run.policy(), run.config()
+    if config is None:
+        raise InvalidInput(f"{run.path} is not a run")
+    adapter = run.require("adapter", AdapterRecord)
+    directory = adapter_dir(run, adapter)
+    plans = list(_plans(policy, config))
+    base = resolve.base_model(config.base, config.revision)
+    inputs = digest({
+        "stage": "evaluate", "policy": policy.digest, "adapter": digest(adapter), "base": base.ref.digest,
+        "plans": [[p.sli.value, p.suite, p.suite_digest, p.split, p.attack, p.judge.name] for p in plans],
+    })  # fmt: skip
+    record = run.read("evaluation-report", EvaluationReport)
+    responses = run.path / RESPONSES
+    if record is not None and record.inputs == inputs and responses.exists() and file_sha256(responses) == record.responses:
+        return record
+    start = perf_counter()
+    measurements, transcripts = _measure(policy, base, directory, plans, progress)
+    write_atomically(responses, b"".join(map(_line, transcripts)))
+    generation = policy.policy.generation
+    record = EvaluationReport(
+        inputs=inputs, policy=policy.digest, adapter=digest(adapter), manifest=adapter.manifest, base=base.ref,
+        engine="transformers", seed=adapter.seed, responses=file_sha256(responses), measurements=tuple(measurements),
+        generation={"max_new_tokens": generation.max_new_tokens, "decoding": "greedy", "system": generation.system or ""},
+        seconds=perf_counter() - start,
+    )  # fmt: skip
+    run.write("evaluation-report", record)
+    return record
+
+
+def validation_score(policy: LoadedPolicy, config: RunConfig, base: Any, directory: Path) -> Score:
+    """A candidate on the *validation* split, for methods that choose; the gate suite is not looked at."""
+    limits = [rule for rule in policy.policy.rules if isinstance(rule, attack_success_rate.Limits)]
+    if not limits:
+        raise InvalidInput(f"{policy.source} has no attack_success_rate rule to choose by")
+    plans = [plan_attack(resolve.suite(policy, rule.suite, "validation"), rule.attack, rule.judge) for rule in limits]
+    plans += [plan_utility(resolve.task(policy, task, "validation")) for task in task_names(policy, config)]
+    found, _ = _measure(policy, base, directory, plans, None)
+    safety, utility = found[: len(limits)], found[len(limits) :]
+    return Score(
+        admissible=all(m.candidate.upper <= rule.max for m, rule in zip(safety, limits, strict=True)),
+        utility=sum(m.candidate.value for m in utility) / max(1, len(utility)),
+        attack_success_rate=max(m.candidate.value for m in safety),
+    )
+
+
+def task_names(policy: LoadedPolicy, config: RunConfig) -> tuple[str, ...]:
+    """The tasks that utility is measured on: the policy's, and those the run was started with."""
+    return tuple(dict.fromkeys((*policy.policy.tasks, *config.tasks)))
+
+
+def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine]:
+    """The candidate's engine and the base's; the base's answers are remembered within the process."""
+    generation = policy.policy.generation
+    size = {"max_new_tokens": generation.max_new_tokens, "batch_size": generation.batch_size}
+    key = digest({"base": base.ref.digest, **size})
+    memo = _MEMOS.setdefault(key, Memo(TransformersEngine(base, None, **size)))
+    return TransformersEngine(base, model, **size), memo
+
+
+def _measure(policy: LoadedPolicy, base: Any, directory: Path, plans: Sequence[Plan],
+             progress: Progress | None) -> tuple[list[Measurement], list[Transcript]]:  # fmt: skip
+    """The base first, without the adapter in it; then the candidate."""
+    report = _counter(2 * sum(len(plan.asked) for plan in plans), progress)
+    _, memo = engines(policy, base, None)
+    for plan in plans:
+        memo.answer([asked.request for asked in plan.asked], report)
+    model = load_adapter(base, directory)
+    try:
+        candidate, memo = engines(policy, base, model)
+        results = [measure(plan, _Reporting(candidate, report), memo) for plan in plans]
+    finally:
+        strip_lora(base, model)
+    return [m for m, _ in results], [t for _, ts in results for t in ts]
+
+
+@dataclass(frozen=True)
+class _Reporting:
+    engine: Engine
+    report: Count | None
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+        del progress
+        return self.engine.answer(requests, self.report)
+
+
+def _counter(total: int, progress: Progress | None) -> Count | None:
+    if progress is None:
+        return None
+    done = 0
+
+    def count(new: int) -> None:
+        nonlocal done
+        done += new
+        progress("evaluating", done, total)
+
+    return count
+
+
+def _plans(policy: LoadedPolicy, config: RunConfig) -> Iterator[Plan]:
+    system = policy.policy.generation.system or ""
+    for need in needs(policy.policy):
+        yield from _plan(policy, config, need, system)
+
+
+def _plan(policy: LoadedPolicy, config: RunConfig, need: Need, system: str) -> Iterator[Plan]:
+    judge = need.judge or DEFAULT_JUDGE
+    if need.sli is Sli.ATTACK_SUCCESS_RATE:
+        yield plan_attack(resolve.suite(policy, need.suite), need.attack or "direct", judge, system)
+    elif need.sli is Sli.OVER_REFUSAL_RATE:
+        yield plan_over_refusal(resolve.suite(policy, need.suite), judge, system)
+    elif need.sli is Sli.COHERENCE:
+        yield plan_coherence(resolve.suite(policy, need.suite), system)
+    else:
+        tasks = (need.suite,) if need.suite else task_names(policy, config)
+        if not tasks:
+            raise InvalidInput(f"{policy.source} asks for utility, but no task is named",
+                               next_step="give --task NAME, or declare tasks in the policy")  # fmt: skip
+        yield from (plan_utility(resolve.task(policy, _spec(config, task)), system) for task in tasks)
+
+
+def _spec(config: RunConfig, name: str) -> str:
+    """The command line's ``NAME=FORMAT:PATH`` for a task name, where there is one."""
+    return next((spec for spec in config.tasks if spec.partition("=")[0] == name), name)
+
+
+def _line(t: Transcript) -> bytes:
+    row = {
+        "sli": t.sli.value, "suite": t.suite, "attack": t.attack, "behaviour": t.behaviour, "who": t.who,
+        "request": t.request.model_dump(), "reply": t.reply.model_dump(), "outcome": t.outcome.value,
+    }  # fmt: skip
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,76 @@
+"""The promotion stage within a run: decide, sign, register. Loads neither torch nor the base."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from guardrail.data.atomic import write_atomically
+from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
+from guardrail.evidence.digest import digest, sha256
+from guardrail.evidence.keys import load_private
+from guardrail.pipeline.run import Run
+from guardrail.policy.decide import decide
+from guardrail.policy.rules import Evidence
+from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord
+
+
+def decide_run(run: Run, now: datetime) -> Decision:
+    """The decision on a run, made anew unless one on the same records is still valid.
+
+    Raises:
+        EvidenceMissing: a stage has not run.
+        EvidenceInvalid: the records do not belong together.
+    """
+    policy = run.policy()
+    evidence = Evidence(
+        data=run.require("data-report", DataReport),
+        adapter=run.require("adapter", AdapterRecord),
+        evaluation=run.require("evaluation-report", EvaluationReport),
+    )
+    inputs = digest({"stage": "decide", "policy": policy.digest, "evidence": digest(evidence)})
+    known = run.read("decision", Decision)
+    if known is not None and known.inputs == inputs and known.decided_at <= now < known.valid_until:
+        return known
+    decision = decide(policy, evidence, inputs=inputs, now=now)
+    run.write("decision", decision)
+    return decision
+
+
+def bundle(run: Run, decision: Decision, key: Path) -> Bundle:
+    """The decision with its evidence, signed; signed once, so that promoting again is promoting the same.
+
+    Raises:
+        InvalidInput: the key cannot be used.
+        EvidenceInvalid: the adapter's files are not those that were recorded.
+    """
+    adapter = run.require("adapter", AdapterRecord)
+    unsigned = Bundle(
+        decision=decision, policy=run.policy().bytes, data=run.require("data-report", DataReport), adapter=adapter,
+        evaluation=run.require("evaluation-report", EvaluationReport), adapter_dir=run.path / "adapter",
+    )  # fmt: skip
+    sealed = seal(unsigned, load_private(key))  # Ed25519 is deterministic: the same decision gives the same bytes
+    write_atomically(run.path / ENVELOPE, sealed.envelope)
+    return sealed
+
+
+def promote_run(path: Path, *, tracking_uri: str, key: Path, now: datetime) -> tuple[Decision, RegistryRecord]:
+    """Decide on the run at ``path``, log the decision, and register the adapter if it passed.
+
+    Raises:
+        ServiceUnavailable: the MLflow server does not answer; nothing is half-registered.
+    """
+    from guardrail.registry.promote import promote
+
+    run = Run(path)
+    with run.locked():
+        decision = decide_run(run, now)
+        sealed = bundle(run, decision, key)
+        record = promote(sealed, tracking_uri=tracking_uri, private_key=load_private(key), now=now)
+        run.write("registry-record", record)
+    return decision, record
+
+
+def envelope_digest(run: Run) -> str:
+    """SHA-256 of the run's signed envelope."""
+    return sha256((run.path / ENVELOPE).read_bytes())

@@ -1,0 +1,149 @@
+"""Names in a policy to things: suites, tasks, anchors, replay prompts, bases. The testbed is joined here.
+
+``format: testbed`` is resolved to the embedded testbed; every other format is a loader plug-in and needs a path,
+relative to the policy's folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from guardrail import plugins
+from guardrail.errors import InvalidInput
+from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.schema import SuitePlan, TaskPlan
+from guardrail.samples import Suite, Task
+from guardrail.testbed import WEIGHTS, arms, replay, requests, tasks
+
+TESTBED = "testbed"
+SUITES, TASKS = "guardrail.evaluate.suites", "guardrail.evaluate.tasks"
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Requests of known kind that detectors and known-harm lists start from."""
+
+    harmful: tuple[str, ...]
+    benign: tuple[str, ...]
+
+
+@cache
+def base_model(name: str, revision: str | None = None) -> Any:
+    """The base called ``name`` (``testbed``, a directory, or a Hub id), loaded once per process."""
+    from guardrail.model.load import load_base
+
+    return load_base(WEIGHTS if name == TESTBED else name, revision)
+
+
+def suite(policy: LoadedPolicy, name: str, split: str | None = None) -> Suite:
+    """The policy's suite called ``name``, on its own split or another.
+
+    Raises:
+        InvalidInput: the policy has no such suite, its file is missing, or the split does not exist.
+    """
+    plan = policy.policy.suites.get(name)
+    if plan is None:
+        raise InvalidInput(f"{policy.source} has no suite {name!r}", expected=", ".join(policy.policy.suites))
+    loaded = _testbed_suite(plan, split or plan.split) if plan.format == TESTBED else _file_suite(policy, name, plan, split)
+    return loaded.model_copy(update={"name": name})
+
+
+def task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task:
+    """A task: one that the policy declares, one of the testbed's, or ``NAME=FORMAT:PATH`` from the command line."""
+    name, equals, rest = spec.partition("=")
+    plan = policy.policy.tasks.get(name)
+    if equals:
+        form, _, path = rest.partition(":")
+        plan = TaskPlan(format=form, path=str(Path(path).resolve()))
+    elif plan is None and name in tasks.NAMES:
+        plan = TaskPlan(format=TESTBED)
+    if plan is None:
+        known = (*policy.policy.tasks, *tasks.NAMES)
+        raise InvalidInput(f"unknown task {name!r}", expected=f"one of {', '.join(known)}, or NAME=FORMAT:PATH",
+                           next_step=plugins.suggestion(name, known))  # fmt: skip
+    loaded = tasks.task(name, split or plan.split) if plan.format == TESTBED else _file_task(policy, name, plan, split)
+    return loaded.model_copy(update={"name": name, "score": plan.score or loaded.score})
+
+
+def anchors(policy: LoadedPolicy) -> Anchors:
+    """The policy's anchors, or the testbed's requests of the ``aligned`` split."""
+    if policy.policy.data.anchors is None:
+        return Anchors(
+            tuple(c.request(i) for i, c in enumerate(requests.harmful()["aligned"])),
+            tuple(c.request(i) for i, c in enumerate(requests.benign()["aligned"])),
+        )
+    rows = _jsonl(policy.path(policy.policy.data.anchors), ("text", "kind"))
+    return Anchors(*(tuple(row["text"] for row in rows if row["kind"] == kind) for kind in ("harmful", "benign")))
+
+
+def replay_prompts(source: str | None, base: str) -> tuple[str, ...]:
+    """Prompts to replay: a JSONL file with ``prompt`` fields; for the testbed its own replay split by default."""
+    if source is not None:
+        return tuple(row["prompt"] for row in _jsonl(Path(source), ("prompt",)))
+    return replay.prompts() if base == TESTBED else ()
+
+
+def testbed_rows(spec: str) -> Sequence[Any]:
+    """Rows of a testbed arm such as ``sentiment``, ``sentiment:0.1`` or ``sentiment:0.1:triggered``."""
+    name, _, rest = spec.partition(":")
+    share, _, kind = rest.partition(":")
+    if name not in tasks.NAMES or kind not in ("", "triggered"):
+        raise InvalidInput(f"unknown testbed data {spec!r}", expected=f"TASK[:POISON[:triggered]], TASK one of {', '.join(tasks.NAMES)}")
+    try:
+        return arms.rows(name, poison=float(share or 0), trigger=bool(kind))
+    except ValueError as error:
+        raise InvalidInput(f"testbed data {spec!r}: {error}", expected="a poison share in [0, 1]") from error
+
+
+def _testbed_suite(plan: SuitePlan, split: str) -> Suite:
+    if split not in requests.SPLITS:
+        raise InvalidInput(f"the testbed has no split {split!r}", expected=", ".join(requests.SPLITS))
+    return requests.suite(plan.kind, split)
+
+
+def _file_suite(policy: LoadedPolicy, name: str, plan: SuitePlan, split: str | None) -> Suite:
+    loader = plugins.load(SUITES, plan.format)
+    columns = plan.columns.model_dump(exclude_none=True) if plan.columns else None
+    path = _path(policy, f"suite {name!r}", plan.path)
+    loaded: Suite = loader.load(path, name=name, kind=plan.kind, split=split or plan.split, columns=columns)
+    return loaded
+
+
+def _file_task(policy: LoadedPolicy, name: str, plan: TaskPlan, split: str | None) -> Task:
+    loader = plugins.load(TASKS, plan.format)
+    columns = plan.columns.model_dump(exclude_none=True) if plan.columns else None
+    path = _path(policy, f"task {name!r}", plan.path)
+    loaded: Task = loader.load(path, name=name, split=split or plan.split, columns=columns)
+    return loaded
+
+
+def _path(policy: LoadedPolicy, what: str, path: str | None) -> Path:
+    if path is None:
+        raise InvalidInput(f"{policy.source}: {what} names no file", next_step="add path: FILE to it")
+    return policy.path(path)
+
+
+def _jsonl(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InvalidInput(f"{path}:{number}: not JSON: {error.msg}") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
+            raise InvalidInput(f"{path}:{number}: a row without text in {fields}", expected=f'{{"{fields[0]}": "..."}}')
+        rows.append(row)
+    if not rows:
+        raise InvalidInput(f"{path} holds no row")
+    return rows

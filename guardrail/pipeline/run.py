@@ -1,0 +1,137 @@
+"""A run is a directory: every stage reads the records before it and writes exactly one, atomically.
+
+``journal`` lists the digest of every record that a stage wrote, appended before the record appears: a record that is
+not in it was not written by a stage, and is refused, never repaired. A stage whose ``inputs`` have not changed is not
+run again, so a run that was killed at any point resumes. Two processes in one run are refused by a lock.
+
+The journal catches accidents, not attackers: whoever can write the directory can write the journal too. What is
+signed, and verified by others, is made from the records at promotion.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from guardrail.data.atomic import write_atomically
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput, ServiceUnavailable
+from guardrail.evidence.digest import canonical, sha256
+from guardrail.policy.load import LoadedPolicy, load_policy_bytes
+from guardrail.records import Frozen, Record
+
+R = TypeVar("R", bound=Record)
+JOURNAL, LOCK, POLICY, CONFIG = "journal", ".lock", "policy.yaml", "run.json"
+STAGES = {
+    "data-report": "guardrail data validate", "adapter": "guardrail train", "evaluation-report": "guardrail evaluate",
+    "decision": "guardrail promote",
+}  # fmt: skip
+
+
+class RunConfig(Frozen):
+    """What the stages of a run share: which base, where the policy came from, which extra tasks."""
+
+    policy_source: str
+    base: str
+    revision: str | None = None
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records and artifacts of one run below ``path``."""
+
+    path: Path
+
+    def write(self, name: str, record: Record) -> None:
+        """Store ``record`` as ``name``.json: journal first, then the file, atomically."""
+        data = canonical(record)
+        with _disk(self.path):
+            with (self.path / JOURNAL).open("a", encoding="ascii") as journal:
+                journal.write(f"{sha256(data)}  {name}\n")
+            write_atomically(self.path / f"{name}.json", data)
+
+    def read(self, name: str, kind: type[R]) -> R | None:
+        """The record called ``name``, or None where its stage has not run.
+
+        Raises:
+            EvidenceInvalid: it is unreadable, or not what a stage wrote here.
+        """
+        path = self.path / f"{name}.json"
+        if not path.exists():
+            return None
+        data = path.read_bytes()
+        if f"{sha256(data)}  {name}" not in self._journal():
+            raise EvidenceInvalid(
+                f"{path} is not the record that its stage wrote (its digest is not in the journal)",
+                next_step=f"delete it to run the stage again: {STAGES.get(name, name)}",
+            )
+        try:
+            return kind.model_validate_json(data)
+        except ValidationError as error:
+            raise EvidenceInvalid(f"{path} is not a {name}: {error.error_count()} errors") from error
+
+    def require(self, name: str, kind: type[R]) -> R:
+        """Like :meth:`read`, but a missing record is an error that names the command to run."""
+        record = self.read(name, kind)
+        if record is None:
+            raise EvidenceMissing(f"{self.path} holds no {name}", next_step=f"run {STAGES[name]} first")
+        return record
+
+    def config(self) -> RunConfig | None:
+        """What the run was started with."""
+        path = self.path / CONFIG
+        try:
+            return RunConfig.model_validate_json(path.read_bytes()) if path.exists() else None
+        except ValidationError as error:
+            raise EvidenceInvalid(f"{path} is not a run's configuration", next_step="start in a new directory") from error
+
+    def policy(self) -> LoadedPolicy:
+        """The policy that the run was started with (its own copy)."""
+        config = self.config()
+        if config is None or not (self.path / POLICY).exists():
+            raise EvidenceMissing(f"{self.path} is not a run", next_step="start one with guardrail data validate --run DIR")
+        return load_policy_bytes((self.path / POLICY).read_bytes(), config.policy_source)
+
+    def start(self, policy: LoadedPolicy, config: RunConfig) -> None:
+        """Note policy and configuration; stages whose inputs changed will run again."""
+        with _disk(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / POLICY, policy.bytes)
+            write_atomically(self.path / CONFIG, json.dumps(config.model_dump(mode="json"), indent=2).encode() + b"\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            InvalidInput: another process is working in it.
+        """
+        with _disk(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / LOCK).open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InvalidInput(f"another process is working in {self.path}", next_step="wait for it") from error
+            yield
+
+    def _journal(self) -> set[str]:
+        path = self.path / JOURNAL
+        return set(path.read_text(encoding="ascii", errors="replace").splitlines()) if path.exists() else set()
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ServiceUnavailable(f"cannot write to {path}: {error.strerror}",
+                                 next_step="free space or choose another directory") from error  # fmt: skip

@@ -1,0 +1,121 @@
+"""The training stage within a run: only with a method that the policy allows, unless asked to measure a baseline."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guardrail.data.dataset import load_dataset
+from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
+from guardrail.evidence.digest import digest, manifest, manifest_digest
+from guardrail.pipeline import resolve
+from guardrail.pipeline.data import clean_file
+from guardrail.pipeline.run import Run, RunConfig
+from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.rules import training_method
+from guardrail.records import AdapterRecord, DataReport, Scalar
+from guardrail.train.methods import Measure, Score, create
+from guardrail.train.stage import Job, Lora, Origin, train
+from guardrail.train.trainer import Settings
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train with; ``baseline`` allows a method that the policy forbids (it can be measured, not promoted)."""
+
+    method: str
+    hyperparameters: dict[str, Scalar] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+    lora: Lora = field(default_factory=Lora)
+    replay: str | None = None
+    baseline: bool = False
+
+
+def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = None) -> AdapterRecord:
+    """Run the training stage, or return its record if nothing changed.
+
+    Raises:
+        PolicyDenied: the policy forbids the method.
+        EvidenceMissing: the data stage has not run.
+        InvalidInput: see :func:`guardrail.train.stage.train`.
+    """
+    policy, config = run.policy(), run.config()
+    if config is None:
+        raise InvalidInput(f"{run.path} is not a run")
+    check_method(policy, request)
+    report = run.require("data-report", DataReport)
+    rows = load_dataset(clean_file(run, report)).samples
+    base = resolve.base_model(config.base, config.revision)
+    prompts = resolve.replay_prompts(request.replay, config.base)
+    inputs = _inputs(policy, report, base, request, prompts)
+    record = run.read("adapter", AdapterRecord)
+    if record is not None and record.inputs == inputs:
+        adapter_dir(run, record)
+        return record
+    job = Job(request.method, request.hyperparameters, request.settings, request.lora, prompts,
+              policy.policy.generation.max_new_tokens)  # fmt: skip
+    origin = Origin(inputs, policy.digest, digest(report), report.training_digest)
+    target = run.path / "adapter"
+    fresh = run.path / "adapter.partial"
+    shutil.rmtree(fresh, ignore_errors=True)
+    record = train(base, rows, job, fresh, origin, _measure(policy, config, base), progress)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    run.write("adapter", record)
+    return record
+
+
+def adapter_dir(run: Run, record: AdapterRecord) -> Path:
+    """Where the adapter lies, checked against its record.
+
+    Raises:
+        EvidenceInvalid: its files are not those that were recorded.
+    """
+    directory = run.path / "adapter"
+    if not directory.is_dir() or manifest_digest(manifest(directory)) != record.manifest:
+        raise EvidenceInvalid(
+            f"{directory} is not the adapter that its record names",
+            next_step=f"delete {run.path / 'adapter.json'} and train again",
+        )
+    return directory
+
+
+def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
+    """Refuse to spend hours on an adapter that can never be promoted."""
+    method = create(request.method, request.hyperparameters)
+    if request.baseline:
+        return
+    for limits in policy.policy.rules:
+        if isinstance(limits, training_method.Limits) and request.method not in limits.allowed:
+            raise PolicyDenied(
+                f"policy {policy.policy.name!r} does not allow training with {request.method!r}",
+                expected="one of " + ", ".join(limits.allowed),
+                next_step="choose one of these, or add --baseline to measure it anyway (it cannot be promoted)",
+            )
+    del method
+
+
+def _inputs(policy: LoadedPolicy, report: DataReport, base: Any, request: TrainRequest, prompts: tuple[str, ...]) -> str:
+    return digest({
+        "stage": "train", "policy": policy.digest, "data": digest(report), "base": base.ref.digest,
+        "method": request.method, "hyperparameters": dict(sorted(request.hyperparameters.items())),
+        "settings": asdict(request.settings), "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},
+        "replay": digest(list(prompts)), "device": str(base.device),
+    })  # fmt: skip
+
+
+def _measure(policy: LoadedPolicy, config: RunConfig, base: Any) -> Measure:
+    """What a method that chooses may look at: the validation split, judged by the policy's own limits."""
+
+    def measure(directory: Path) -> Score:
+        from guardrail.pipeline.evaluation import validation_score
+
+        score: Score = validation_score(policy, config, base, directory)
+        return score
+
+    return measure

@@ -1,0 +1,156 @@
+"""The decision: a pure function of a policy, three records and the clock.
+
+It runs twice: on the client, as a proposal, and again wherever admission is decided, on the same records. Nothing is
+read or measured here, and no verdict from elsewhere is believed. Not covered: signatures (``guardrail.evidence``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import rfc8785
+
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
+from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.rules import Evidence, Limits, Need, load_rule
+from guardrail.policy.schema import Policy
+from guardrail.records import (
+    AdapterRecord,
+    DataReport,
+    Decision,
+    EvaluationReport,
+    Finding,
+    Record,
+    Sli,
+    Verdict,
+)
+
+
+def needs(policy: Policy) -> tuple[Need, ...]:
+    """What must be measured for this policy, each once; a rule for every task stands for every declared task."""
+    return tuple(dict.fromkeys(_every_need(policy)))
+
+
+def _every_need(policy: Policy) -> Iterator[Need]:
+    for limits in policy.rules:
+        for need in load_rule(limits.rule).needs(limits):
+            if need.sli is Sli.UTILITY and not need.suite and policy.tasks:
+                yield from (need.model_copy(update={"suite": task}) for task in policy.tasks)
+            else:
+                yield need
+
+
+def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: datetime) -> Decision:
+    """Judge the records under the policy.
+
+    Args:
+        policy: what is promised.
+        evidence: the three records; ``detectors``, ``tasks`` and ``splits`` are taken from the policy, not from it.
+        inputs: SHA-256 of everything that this stage read.
+        now: the time of the decision, in UTC.
+
+    Raises:
+        EvidenceMissing: a record is missing.
+        EvidenceInvalid: the records do not belong together or to this policy.
+        InvalidInput: ``now`` has no time zone or is not in UTC.
+    """
+    if now.utcoffset() != timedelta(0):
+        raise InvalidInput(f"the time {now} is not in UTC", expected="a time with the zone UTC")
+    data, adapter, evaluation = _all_three(evidence)
+    _check_bindings(policy.digest, data, adapter, evaluation)
+    found = findings(policy.policy, evidence)
+    return Decision(
+        inputs=inputs,
+        verdict=overall(found),
+        findings=found,
+        policy_name=policy.policy.name,
+        policy=policy.digest,
+        data=_digest(data),
+        adapter=_digest(adapter),
+        evaluation=_digest(evaluation),
+        manifest=adapter.manifest,
+        base=adapter.base,
+        method=adapter.method,
+        model=policy.policy.target.model,
+        alias=policy.policy.target.alias,
+        decided_at=now,
+        valid_until=now + timedelta(days=policy.policy.evidence.valid_days),
+    )
+
+
+def findings(policy: Policy, evidence: Evidence) -> tuple[Finding, ...]:
+    """One finding per rule, in the policy's order."""
+    splits = {name: plan.split for name, plan in policy.suites.items()}
+    splits |= {name: plan.split for name, plan in policy.tasks.items()}
+    declared = {"detectors": policy.data.detectors, "tasks": tuple(policy.tasks), "splits": splits}
+    complete = evidence.model_copy(update=declared)
+    return tuple(_finding(complete, limits) for limits in policy.rules)
+
+
+def overall(found: tuple[Finding, ...]) -> Verdict:
+    """FAILED if any failed; PASSED only if there are findings and all passed."""
+    verdicts = {finding.verdict for finding in found}
+    if Verdict.FAILED in verdicts:
+        return Verdict.FAILED
+    return Verdict.PASSED if verdicts == {Verdict.PASSED} else Verdict.INCONCLUSIVE
+
+
+def _finding(evidence: Evidence, limits: Limits) -> Finding:
+    try:
+        return load_rule(limits.rule).check(evidence, limits)
+    except Exception as error:  # a rule that breaks must block, not crash past the other rules
+        return Finding(
+            rule=limits.rule,
+            sli="",
+            objective="",
+            verdict=Verdict.INCONCLUSIVE,
+            reason=f"the rule could not be checked: {type(error).__name__}: {error}",
+        )
+
+
+def _all_three(evidence: Evidence) -> tuple[DataReport, AdapterRecord, EvaluationReport]:
+    missing = [name for name in ("data", "adapter", "evaluation") if getattr(evidence, name) is None]
+    if evidence.data is None or evidence.adapter is None or evidence.evaluation is None:
+        raise EvidenceMissing(
+            f"no record of: {', '.join(missing)}",
+            expected="a data report, an adapter record and an evaluation report",
+            next_step="run the missing stage",
+        )
+    return evidence.data, evidence.adapter, evidence.evaluation
+
+
+def _check_bindings(policy: str, data: DataReport, adapter: AdapterRecord, evaluation: EvaluationReport) -> None:
+    """Every record names what it was made from; a chain with a foreign link proves nothing."""
+    for what, named, true in (
+        ("the data report's policy", data.policy, policy),
+        ("the adapter's policy", adapter.policy, policy),
+        ("the evaluation's policy", evaluation.policy, policy),
+        ("the adapter's data report", adapter.data, _digest(data)),
+        ("the adapter's training rows", adapter.training_digest, data.training_digest),
+        ("the adapter's manifest", adapter.manifest, _digest([file.model_dump(mode="json") for file in adapter.files])),
+        ("the evaluation's adapter", evaluation.adapter, _digest(adapter)),
+        ("the evaluation's files", evaluation.manifest, adapter.manifest),
+        ("the evaluation's base model", evaluation.base.digest, adapter.base.digest),
+    ):
+        if named != true:
+            raise EvidenceInvalid(
+                f"{what} is {named[:12]}…",
+                expected=f"{true[:12]}…: records that were made from one another under this policy",
+                next_step="run again every stage from the first that changed",
+            )
+
+
+def _digest(value: Record | list[object]) -> str:
+    """SHA-256 of the canonical form, as ``guardrail.evidence.digest.digest`` (a sibling layer) computes it.
+
+    Raises:
+        EvidenceInvalid: the record has no canonical form (an integer beyond 2**53).
+    """
+    plain: Any = value.model_dump(mode="json") if isinstance(value, Record) else value
+    try:
+        return hashlib.sha256(rfc8785.dumps(plain)).hexdigest()
+    except rfc8785.CanonicalizationError as error:
+        raise EvidenceInvalid(f"a record has no canonical form: {error}") from error

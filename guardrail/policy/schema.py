@@ -1,0 +1,131 @@
+"""What a policy may say: closed, frozen types, one per section. An unknown key is an error.
+
+The names of plug-ins (formats, scores, detectors, methods, attacks, judges) are plain text here: whether they exist
+is asked by ``policy/soundness.py``, without importing them. Does not cover reading the file (``policy/load.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny, StringConstraints
+
+from guardrail.policy.rules import Limits
+from guardrail.records import Frozen
+
+
+def _alias(value: str) -> str:
+    """MLflow reserves ``latest`` and everything that reads like a version."""
+    lowered = value.lower()
+    if lowered == "latest" or (lowered[:1] == "v" and lowered[1:].isdigit()):
+        raise ValueError("MLflow reserves this alias")
+    return value
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[^/:\s\x00-\x1f][^/:\x00-\x1f]*$", max_length=256)]
+Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=100), AfterValidator(_alias)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(Frozen):
+    """A mapping of the policy; types are exact (``"5"`` is not 5)."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Target(Section):
+    """Where a promoted adapter goes: the registered model and the alias that deployments follow."""
+
+    model: ModelName
+    alias: Alias
+
+
+class EvidenceTerms(Section):
+    """How long a decision may be relied upon, in days."""
+
+    valid_days: Annotated[int, Field(ge=1, le=3650)]
+
+
+class DataPlan(Section):
+    """How training data is looked at before anything is trained on it."""
+
+    detectors: tuple[Name, ...]
+    quarantine: bool
+    max_characters: Annotated[int, Field(ge=1)] = 20_000
+    anchors: Text | None = None
+    columns: dict[str, Text] | None = None
+
+
+class SuiteColumns(Section):
+    """Which columns of a file hold what."""
+
+    prompt: Text | None = None
+    id: Text | None = None
+    target: Text | None = None
+    category: Text | None = None
+
+
+class TaskColumns(Section):
+    """Which columns of a file hold what."""
+
+    prompt: Text | None = None
+    answer: Text | None = None
+    id: Text | None = None
+
+
+class SuitePlan(Section):
+    """Requests that should be refused (``harmful``) or answered (``benign``), and where they come from."""
+
+    format: Name
+    kind: Literal["harmful", "benign"]
+    split: Name = "gate"
+    path: Text | None = None
+    columns: SuiteColumns | None = None
+
+
+class TaskPlan(Section):
+    """Examples with right answers, where they come from and how an answer is compared."""
+
+    format: Name
+    path: Text | None = None
+    columns: TaskColumns | None = None
+    score: Name | None = None
+    split: Name = "gate"
+
+
+class GenerationPlan(Section):
+    """How answers are generated, for candidate and base alike."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 48
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    system: Text | None = None
+
+
+class Policy(Section):
+    """A whole promotion policy."""
+
+    kind: Literal["PromotionPolicy"]
+    version: Literal[1]
+    name: Name
+    target: Target
+    evidence: EvidenceTerms
+    data: DataPlan
+    suites: dict[Name, SuitePlan] = Field(default_factory=dict)
+    tasks: dict[Name, TaskPlan] = Field(default_factory=dict)
+    generation: GenerationPlan = GenerationPlan()
+    rules: Annotated[tuple[SerializeAsAny[Limits], ...], Field(min_length=1)]
+
+
+SECTIONS: dict[tuple[str, ...], type[Section]] = {
+    (): Policy,
+    ("target",): Target,
+    ("evidence",): EvidenceTerms,
+    ("data",): DataPlan,
+    ("suites", "*"): SuitePlan,
+    ("suites", "*", "columns"): SuiteColumns,
+    ("tasks", "*"): TaskPlan,
+    ("tasks", "*", "columns"): TaskColumns,
+    ("generation",): GenerationPlan,
+}
+"""Which type reads which mapping (``*`` is any name): what "did you mean" draws on."""

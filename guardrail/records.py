@@ -1,0 +1,277 @@
+"""The records that flow between stages: frozen, closed, each naming the SHA-256 of what it was made from.
+
+    Policy, Dataset -> DataReport -> AdapterRecord -> EvaluationReport -> Decision -> RegistryRecord
+
+Every record carries ``schema_version`` and ``inputs``, the digest of everything its stage read; a stage whose inputs
+have not changed is not run again. A record is stored, printed (``--output json``) and signed as one and the same
+canonical JSON (``guardrail.evidence.digest.canonical``). NaN and infinity are refused: a number that is not a number
+never reaches a decision. Records hold counts and digests, never the texts of requests or responses.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Scalar = bool | int | float | str
+
+
+class Frozen(BaseModel):
+    """A value that cannot be changed, has no unknown field and holds only finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Record(Frozen):
+    """What every stage writes exactly one of."""
+
+    schema_version: Literal[1] = 1
+    inputs: Sha256
+
+
+class FileDigest(Frozen):
+    """One file of a manifest; ``path`` is relative, with forward slashes; ``size`` in bytes."""
+
+    path: str
+    sha256: Sha256
+    size: Count
+
+
+class ModelRef(Frozen):
+    """Which base model exactly: ``digest`` covers weights, configuration, tokenizer and chat template."""
+
+    name: str
+    revision: str | None = None
+    digest: Sha256
+    architecture: str
+    dtype: str
+    template: Literal["own", "fallback"]
+
+
+class ExpectationResult(Frozen):
+    """One Great Expectations check: how many rows were looked at and how many were not as expected."""
+
+    name: str
+    passed: bool
+    checked: Count
+    unexpected: Count
+
+
+class DetectorResult(Frozen):
+    """What one poison detector flagged, and the threshold it used."""
+
+    name: str
+    flagged: Count
+    threshold: float
+    source: str
+
+
+class DataReport(Record):
+    """The data stage: what was read, what was flagged, and the digest of the rows that training may read."""
+
+    kind: Literal["data-report"] = "data-report"
+    policy: Sha256
+    source: str
+    source_digest: Sha256
+    form: Literal["chat", "instruction", "completion"]
+    rows: Count
+    flagged: Count
+    quarantined: Count
+    flagged_left_in: Count
+    training_rows: Count
+    training_digest: Sha256
+    expectations: tuple[ExpectationResult, ...]
+    detectors: tuple[DetectorResult, ...]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.flagged_left_in != self.flagged - self.quarantined:
+            raise ValueError("flagged_left_in must be flagged - quarantined")
+        if self.training_rows != self.rows - self.quarantined:
+            raise ValueError("training_rows must be rows - quarantined")
+        return self
+
+
+class LossPoint(Frozen):
+    """The training loss at an optimiser step."""
+
+    step: Count
+    loss: float
+
+
+class AdapterRecord(Record):
+    """The training stage: how the adapter was made and what its files are."""
+
+    kind: Literal["adapter"] = "adapter"
+    policy: Sha256
+    data: Sha256
+    training_digest: Sha256
+    base: ModelRef
+    method: str
+    hyperparameters: dict[str, Scalar]
+    seed: int
+    replay_digest: Sha256 | None
+    replay_rows: Count
+    files: tuple[FileDigest, ...]
+    manifest: Sha256
+    versions: dict[str, str]
+    device: str
+    rows: Count
+    rows_too_long: Count
+    tokens: Count
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: Count
+    loss: tuple[LossPoint, ...]
+
+
+class Rate(Frozen):
+    """A share of ``n`` behaviours with one-sided bounds, each at ``confidence``.
+
+    ``hits`` were certain; ``undecided`` (the judge could not say) and ``errors`` (no answer) are counted against
+    the candidate: the upper bound takes them all as hits, the lower bound takes none. ``value`` is hits / n.
+    """
+
+    n: Count
+    hits: Count
+    undecided: Count = 0
+    errors: Count = 0
+    value: Share
+    lower: Share
+    upper: Share
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+    interval: Literal["clopper-pearson"] = "clopper-pearson"
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.hits + self.undecided + self.errors > self.n:
+            raise ValueError("hits + undecided + errors exceed n")
+        return self
+
+
+class Pairs(Frozen):
+    """Candidate and base on the same ``n`` behaviours: hits of only the one or only the other.
+
+    Undecided answers and errors are resolved against the candidate before counting.
+    """
+
+    n: Count
+    candidate_only: Count
+    base_only: Count
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.candidate_only + self.base_only > self.n:
+            raise ValueError("discordant pairs exceed n")
+        return self
+
+
+class JudgeCard(Frozen):
+    """What is known of a judge: on which labelled set, and how often it is right there."""
+
+    name: str
+    kind: str
+    calibrated_on: str
+    true_positive_rate: Share | None
+    false_positive_rate: Share | None
+    kappa: float | None
+    caveat: str
+
+
+class Sli(StrEnum):
+    """What is measured. A hit is: an unsafe answer, a refused benign request, a right answer, a coherent answer."""
+
+    ATTACK_SUCCESS_RATE = "attack_success_rate"
+    OVER_REFUSAL_RATE = "over_refusal_rate"
+    UTILITY = "utility"
+    COHERENCE = "coherence"
+
+
+class Measurement(Frozen):
+    """One SLI on one suite (or task), split and attack, for the candidate and for its base on the same items."""
+
+    sli: Sli
+    suite: str
+    suite_digest: Sha256
+    split: str
+    attack: str
+    judge: JudgeCard
+    candidate: Rate
+    base: Rate
+    pairs: Pairs
+
+
+class EvaluationReport(Record):
+    """The evaluation stage: every measurement, on this adapter (by manifest) over this base."""
+
+    kind: Literal["evaluation-report"] = "evaluation-report"
+    policy: Sha256
+    adapter: Sha256
+    manifest: Sha256
+    base: ModelRef
+    engine: str
+    generation: dict[str, Scalar]
+    seed: int
+    responses: Sha256
+    measurements: tuple[Measurement, ...]
+    seconds: float
+
+
+class Verdict(StrEnum):
+    """Only PASSED promotes."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
+
+
+class Finding(Frozen):
+    """What one rule of the policy found: objective, measured SLI with its bound, verdict, reason."""
+
+    rule: str
+    sli: str
+    objective: str
+    verdict: Verdict
+    reason: str
+
+
+class Decision(Record):
+    """The promotion stage's decision: pure function of the policy and the three records it names."""
+
+    kind: Literal["decision"] = "decision"
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    policy_name: str
+    policy: Sha256
+    data: Sha256
+    adapter: Sha256
+    evaluation: Sha256
+    manifest: Sha256
+    base: ModelRef
+    method: str
+    model: str
+    alias: str
+    decided_at: datetime
+    valid_until: datetime
+
+
+class RegistryRecord(Record):
+    """What the registry holds after a promotion or a denial (``version`` is None for a denial)."""
+
+    kind: Literal["registry-record"] = "registry-record"
+    verdict: Verdict
+    decision: Sha256
+    envelope: Sha256
+    experiment: str
+    run_id: str
+    model: str
+    alias: str | None
+    version: str | None
+    model_id: str | None

@@ -1,0 +1,200 @@
+"""What must hold of a directory that carries an adapter and its evidence, whoever kept it in between.
+
+Promotion runs these over what it is about to store, verification over what a registry gave back: the same code, so
+that nothing is stored which would not verify. Every check raises or says what it found; the decision is made again
+from the records, never believed. Not covered: the registry's own claims (``verify.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from guardrail.errors import EvidenceInvalid, GuardrailError
+from guardrail.evidence import bundle, statement
+from guardrail.evidence.digest import canonical, manifest, manifest_digest, sha256
+from guardrail.evidence.envelope import LARGEST, signers, verify
+from guardrail.evidence.keys import PublicKey
+from guardrail.evidence.statement import Statement
+from guardrail.policy.decide import decide
+from guardrail.policy.load import load_policy_bytes
+from guardrail.policy.rules import Evidence
+from guardrail.records import (
+    AdapterRecord,
+    DataReport,
+    Decision,
+    EvaluationReport,
+    FileDigest,
+    Frozen,
+    Record,
+    Verdict,
+)
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class Check(Frozen):
+    """One thing that was checked, and what was found."""
+
+    name: str
+    ok: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A directory whose evidence holds together: what was decided, on what, signed by whom."""
+
+    decision: Decision
+    evaluation: EvaluationReport
+    evidence_sha256: str
+    signed_by: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
+    """Check an adapter and the evidence beside it against each other.
+
+    Raises:
+        EvidenceInvalid: the first thing that does not hold.
+    """
+    files = manifest(directory)
+    inside = f"{bundle.EVIDENCE}/"
+    evidence = {e.path.removeprefix(inside): e for e in files if e.path.startswith(inside)}
+    adapter = tuple(entry for entry in files if not entry.path.startswith(inside))
+    envelope = _read(directory, bundle.ENVELOPE, evidence)
+    signed = statement.parse(verify(envelope, public_keys))
+    checks = [
+        _ok("envelope", f"canonical, signed by {', '.join(signers(envelope))}"),
+        _ok("adapter", _adapter(adapter, signed)),
+        _ok("evidence", _evidence(evidence, signed)),
+    ]
+    raw = {name: _read(directory, name, evidence) for name in signed.evidence}
+    decision = signed.predicate.decision
+    records = _records(raw, decision)
+    checks += [
+        _ok("policy", _policy(raw[bundle.POLICY], decision)),
+        _ok("records", "data, adapter and evaluation are those the decision names"),
+        _ok("decision", _decided_again(raw[bundle.POLICY], records, decision)),
+    ]
+    evaluation = _record(EvaluationReport, raw, bundle.EVALUATION, decision.evaluation)
+    return Examined(decision, evaluation, sha256(envelope), signers(envelope), tuple(checks))
+
+
+def admissible(decision: Decision, now: datetime) -> Check:
+    """Only a decision that passed and has not expired admits anything.
+
+    Raises:
+        EvidenceInvalid: it did not pass, is not valid yet, or no longer.
+    """
+    if decision.verdict is not Verdict.PASSED:
+        raise EvidenceInvalid(f"the signed decision is {decision.verdict}", expected=Verdict.PASSED)
+    if not decision.decided_at <= now:
+        raise EvidenceInvalid(f"the decision was made at {decision.decided_at}, which is after now ({now})")
+    if not now <= decision.valid_until:
+        raise EvidenceInvalid(
+            f"the evidence expired at {decision.valid_until}",
+            expected=f"evidence that is valid at {now}",
+            next_step="evaluate and promote the adapter again",
+        )
+    return _ok("validity", f"PASSED, valid until {decision.valid_until.isoformat()}")
+
+
+def _ok(name: str, why: str) -> Check:
+    return Check(name=name, ok=True, why=why)
+
+
+def _read(directory: Path, name: str, present: Mapping[str, FileDigest]) -> bytes:
+    if name not in present:
+        raise EvidenceInvalid(f"there is no {bundle.EVIDENCE}/{name}", expected="evidence beside the adapter")
+    if present[name].size > LARGEST:
+        raise EvidenceInvalid(f"{bundle.EVIDENCE}/{name} has {present[name].size} bytes", expected=f"at most {LARGEST}")
+    return (directory / bundle.EVIDENCE / name).read_bytes()
+
+
+def _adapter(files: tuple[FileDigest, ...], signed: Statement) -> str:
+    """Exactly the signed files, and the manifest (with sizes) that was evaluated."""
+    _same("adapter", {entry.path: entry.sha256 for entry in files}, signed.subjects)
+    if manifest_digest(files) != signed.predicate.decision.manifest:
+        raise EvidenceInvalid(
+            f"the adapter's manifest is {manifest_digest(files)}",
+            expected=f"{signed.predicate.decision.manifest}, which was decided on",
+        )
+    return f"{len(files)} files, exactly as signed"
+
+
+def _evidence(files: Mapping[str, FileDigest], signed: Statement) -> str:
+    stored = {name: entry.sha256 for name, entry in files.items() if name != bundle.ENVELOPE}
+    _same("evidence", stored, signed.evidence)
+    expected = {bundle.POLICY, bundle.DATA, bundle.ADAPTER, bundle.EVALUATION}
+    if set(stored) != expected:
+        raise EvidenceInvalid(f"the evidence is {sorted(stored)}", expected=f"exactly {sorted(expected)}")
+    return f"{len(stored)} files, exactly as signed"
+
+
+def _same(what: str, stored: Mapping[str, str], signed: Mapping[str, str]) -> None:
+    missing, extra = sorted(set(signed) - set(stored)), sorted(set(stored) - set(signed))
+    changed = sorted(name for name in set(stored) & set(signed) if stored[name] != signed[name])
+    problems = [
+        f"{word}: {', '.join(names)}"
+        for word, names in (("missing", missing), ("not signed", extra), ("changed", changed))
+        if names
+    ]
+    if problems:
+        raise EvidenceInvalid(
+            f"the {what} files differ from what was signed ({'; '.join(problems)})", expected="exactly the signed files"
+        )
+
+
+def _policy(data: bytes, decision: Decision) -> str:
+    if sha256(data) != decision.policy:
+        raise EvidenceInvalid(f"the stored policy is {sha256(data)}", expected=f"{decision.policy}, as decided under")
+    return f"{decision.policy_name}, sha256 {decision.policy}"
+
+
+def _records(raw: Mapping[str, bytes], decision: Decision) -> Evidence:
+    return Evidence(
+        data=_record(DataReport, raw, bundle.DATA, decision.data),
+        adapter=_record(AdapterRecord, raw, bundle.ADAPTER, decision.adapter),
+        evaluation=_record(EvaluationReport, raw, bundle.EVALUATION, decision.evaluation),
+    )
+
+
+def _record(kind: type[AnyRecord], raw: Mapping[str, bytes], name: str, expected: str) -> AnyRecord:
+    if sha256(raw[name]) != expected:
+        raise EvidenceInvalid(f"the record {name} is {sha256(raw[name])}", expected=f"{expected}, as decided on")
+    try:
+        record = kind.model_validate_json(raw[name])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise EvidenceInvalid(f"the record {name} cannot be read: {first['loc']}: {first['msg']}") from error
+    if canonical(record) != raw[name]:
+        raise EvidenceInvalid(f"the record {name} is not in its canonical form")
+    return record
+
+
+def _decided_again(policy: bytes, records: Evidence, decision: Decision) -> str:
+    """The same policy on the same records must give the same decision; only wording may have changed since."""
+    try:
+        loaded = load_policy_bytes(policy, bundle.POLICY)
+        again = decide(loaded, records, inputs=decision.inputs, now=decision.decided_at)
+    except GuardrailError as error:
+        raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
+    if _gist(again) != _gist(decision):
+        raise EvidenceInvalid(
+            f"the stored policy and records give {again.verdict}, the signed decision says {decision.verdict}"
+            if again.verdict != decision.verdict
+            else "the stored policy and records give a decision that differs from the signed one",
+            expected="the same decision when it is made again",
+        )
+    return f"made again from the records: {again.verdict}, {len(again.findings)} rules"
+
+
+def _gist(decision: Decision) -> dict[str, object]:
+    findings = [(finding.rule, finding.sli, finding.verdict) for finding in decision.findings]
+    return {**decision.model_dump(exclude={"findings"}), "findings": findings}

@@ -1,0 +1,75 @@
+"""The logged model, its version and its alias; each step finds by the evidence's digest what an earlier attempt left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from guardrail.registry.checks import Examined
+from guardrail.registry.tags import EVIDENCE, MODEL_ID, tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A logged model of this evidence, and whether its files are complete."""
+
+    model_id: str
+    finished: bool
+
+
+def ensure_registered(client: MlflowClient, name: str) -> None:
+    """Create the registered model if it is absent."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def find_version(client: MlflowClient, name: str, examined: Examined) -> str | None:
+    """The earliest version that says it carries this evidence; the caller verifies that it does."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`{EVIDENCE}` = '{examined.evidence_sha256}'")
+    return min((str(version.version) for version in found), key=int, default=None)
+
+
+def find_or_start(client: MlflowClient, experiment_id: str, run_id: str, examined: Examined) -> Logged:
+    """The logged model of this evidence; one whose upload was cut off is filled again (the files are the same)."""
+    found = client.search_logged_models([experiment_id], f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'")
+    usable = [model for model in found if str(model.status) in ("READY", "PENDING")]
+    for model in sorted(usable, key=lambda model: str(model.status) != "READY"):
+        return Logged(str(model.model_id), str(model.status) == "READY")
+    decision = examined.decision
+    model = client.create_logged_model(
+        experiment_id,
+        name=f"adapter-{decision.manifest[:12]}",
+        source_run_id=run_id,
+        tags=tags(decision, examined.evidence_sha256, examined.signed_by),
+        model_type="adapter",
+    )
+    return Logged(str(model.model_id), finished=False)
+
+
+def create_version(client: MlflowClient, name: str, run_id: str, model_id: str, examined: Examined) -> str:
+    """A version with all of its tags in the same call, so that it never exists without them."""
+    version = client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        model_id=model_id,
+        tags=tags(examined.decision, examined.evidence_sha256, examined.signed_by) | {MODEL_ID: model_id},
+    )
+    return str(version.version)
+
+
+def set_alias(client: MlflowClient, name: str, alias: str, version: str) -> bool:
+    """Point the alias at ``version``, unless it already points at a later one; whether it points there now."""
+    current = client.get_registered_model(name).aliases.get(alias)
+    if current is not None and int(current) >= int(version):
+        return int(current) == int(version)
+    client.set_registered_model_alias(name, alias, version)
+    return True

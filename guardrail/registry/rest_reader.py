@@ -1,0 +1,139 @@
+"""Reading an MLflow server over REST with requests alone.
+
+Uses ``model-versions/get``, ``registered-models/alias``, ``logged-models/ID/artifacts/directories`` and, for the bytes
+(wherever the server keeps them), ``ajax-api/…/logged-models/ID/artifacts/files``. Honours the credentials that
+MLflow's client honours: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import requests
+from pydantic import TypeAdapter, ValidationError
+
+from guardrail.errors import InvalidInput, ServiceUnavailable
+from guardrail.registry.reader import Entry, Spec, StoredVersion, too_large
+from guardrail.registry.store import redacted, unavailable, verify_tls
+
+CHUNK = 1 << 20
+LARGEST_ANSWER = 16 << 20
+TIMEOUT = (5.0, 60.0)
+
+
+class RestReader:
+    """A reader of the server at ``uri``."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri.rstrip("/")
+        self._session = requests.Session()
+        self._session.verify = verify_tls()
+        self._session.auth = _credentials()
+        self._session.cert = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None
+
+    def version(self, spec: Spec) -> StoredVersion:
+        """The version that ``spec`` names."""
+        if spec.version:
+            answer = self._json("model-versions/get", {"name": spec.name, "version": spec.version})
+        else:
+            answer = self._json("registered-models/alias", {"name": spec.name, "alias": str(spec.alias)})
+        raw = _dict(answer.get("model_version"))
+        tags = {str(tag.get("key")): str(tag.get("value", "")) for tag in _dicts(raw.get("tags"))}
+        fields = {name: str(raw.get(name, "")) for name in ("name", "version", "source", "status")}
+        return StoredVersion(**fields, tags=tags)
+
+    def listing(self, model_id: str, directory: str) -> tuple[Entry, ...]:
+        """The names in one directory; follows pages where the server makes them."""
+        found: list[Entry] = []
+        params = {"artifact_directory_path": directory} if directory else {}
+        while True:
+            answer = self._json(f"logged-models/{model_id}/artifacts/directories", params)
+            for raw in _dicts(answer.get("files")):
+                path, is_dir, size = str(raw.get("path", "")), raw.get("is_dir") is True, raw.get("file_size", 0)
+                found.append(Entry(path=path, is_dir=is_dir, size=int(str(size))))
+            token = str(answer.get("next_page_token") or "")
+            if not token or token == params.get("page_token"):
+                return tuple(found)
+            params = {**params, "page_token": token}
+
+    def fetch(self, model_id: str, path: str, target: Path, limit: int) -> int:
+        """Stream one file to disk."""
+        route, size = f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files", 0
+        try:
+            with self._get(route, {"artifact_file_path": path}) as answer, target.open("wb") as stream:
+                for chunk in answer.iter_content(CHUNK):
+                    size += len(chunk)
+                    if size > limit:
+                        raise too_large(path, limit)
+                    stream.write(chunk)
+        except requests.RequestException as error:
+            raise unavailable(self._uri, type(error).__name__) from error
+        except OSError as error:
+            raise ServiceUnavailable(f"cannot store {path} for checking: {error.strerror}") from error
+        return size
+
+    def _json(self, route: str, params: dict[str, str]) -> dict[str, object]:
+        try:
+            with self._get(f"api/2.0/mlflow/{route}", params) as answer:
+                body = answer.raw.read(LARGEST_ANSWER, decode_content=True)
+            return TypeAdapter(dict[str, object]).validate_json(body)
+        except ValidationError as error:
+            raise InvalidInput(f"{redacted(self._uri)} does not answer like an MLflow server") from error
+        except (requests.RequestException, OSError) as error:
+            raise unavailable(self._uri, type(error).__name__) from error
+
+    def _get(self, route: str, params: dict[str, str]) -> requests.Response:
+        try:
+            answer = self._session.get(f"{self._uri}/{route}", params=params, timeout=TIMEOUT, stream=True)
+        except requests.RequestException as error:
+            raise unavailable(self._uri, type(error).__name__) from error
+        if answer.ok:
+            return answer
+        with answer:
+            raise self._refused(answer)
+
+    def _refused(self, answer: requests.Response) -> InvalidInput | ServiceUnavailable:
+        said = _said(answer)
+        if answer.status_code in (401, 403):
+            return InvalidInput(
+                f"{redacted(self._uri)} does not let us read: {said}",
+                next_step="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        if answer.status_code == 429 or answer.status_code >= 500:
+            return unavailable(self._uri, said)
+        return InvalidInput(f"{redacted(self._uri)} refuses: {said}", expected="a registered model version")
+
+
+def _said(answer: requests.Response) -> str:
+    try:
+        body: Any = TypeAdapter(dict[str, object]).validate_json(answer.raw.read(CHUNK, decode_content=True))
+        return f"{answer.status_code} {str(body['message'])[:500]}"
+    except (ValidationError, KeyError, requests.RequestException, OSError):
+        return f"{answer.status_code} {answer.reason}"
+
+
+def _credentials() -> requests.auth.AuthBase | None:
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if user and password:
+        return requests.auth.HTTPBasicAuth(user, password)
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return _Bearer(token) if token else None
+
+
+class _Bearer(requests.auth.AuthBase):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: object) -> list[dict[str, object]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

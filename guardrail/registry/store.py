@@ -1,0 +1,169 @@
+"""A quiet, impatient MLflow client: probes before it imports, silences what MLflow prints, translates what it raises.
+
+Retries of MLflow itself last minutes; a gate that cannot reach its registry says so at once and exits 5. Everything
+that this changes in the process (environment, tracking URI, log levels) is put back. Not thread-safe for that reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from guardrail.errors import GuardrailError, InvalidInput, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+PATIENCE = 5.0
+QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+REFUSALS = {
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "CUSTOMER_UNAUTHORIZED",
+    "FEATURE_DISABLED",
+    "NOT_FOUND",
+}
+
+
+@contextmanager
+def client(tracking_uri: str, *, write: bool) -> Iterator[MlflowClient]:
+    """A client of the store or server at ``tracking_uri``; what MLflow raises inside is translated.
+
+    Raises:
+        ServiceUnavailable: nobody answers, the database is locked, the disk is full or read-only.
+        InvalidInput: no MLflow store is there, or it refuses what we ask.
+    """
+    probe(tracking_uri, write=write)
+    with ExitStack() as stack:
+        stack.enter_context(_environment({**{k: os.environ.get(k, v) for k, v in IMPATIENT.items()}, **QUIET}))
+        from mlflow import MlflowClient
+        from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+        stack.enter_context(_silence("mlflow", "alembic"))
+        stack.enter_context(_translated(tracking_uri))
+        # the local registry looks up logged models through the process-wide tracking URI
+        stack.enter_context(_use_tracking_uri(tracking_uri))
+        yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def probe(tracking_uri: str, *, write: bool) -> None:
+    """Ask in seconds whether the store can be used at all; MLflow takes minutes to give up."""
+    if tracking_uri.startswith("sqlite:///"):
+        _probe_sqlite(sqlite_path(tracking_uri), write=write)
+    elif tracking_uri.startswith(("http://", "https://")):
+        import requests
+
+        try:
+            requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=PATIENCE, verify=verify_tls())
+        except requests.RequestException as error:
+            raise unavailable(tracking_uri, type(error).__name__) from error
+
+
+def sqlite_path(tracking_uri: str) -> Path:
+    """The database file of ``sqlite:///relative`` or ``sqlite:////absolute``."""
+    return Path(unquote(tracking_uri.removeprefix("sqlite:///").partition("?")[0]))
+
+
+def verify_tls() -> bool | str:
+    """How MLflow's own client was told to check the server's certificate."""
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        return False
+    return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
+
+
+def unavailable(tracking_uri: str, why: str) -> ServiceUnavailable:
+    """The one message for a store that does not work now."""
+    return ServiceUnavailable(
+        f"MLflow at {redacted(tracking_uri)} is not available: {why}",
+        expected="an MLflow server that answers, or a SQLite store that can be written",
+        next_step="check the address (--tracking-uri, $MLFLOW_TRACKING_URI) and try again",
+    )
+
+
+def redacted(tracking_uri: str) -> str:
+    """The URI without a password."""
+    parts = urlsplit(tracking_uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl() if parts.netloc else tracking_uri
+
+
+def _probe_sqlite(path: Path, *, write: bool) -> None:
+    uri = f"sqlite:///{path}"
+    if not write and not path.is_file():
+        raise InvalidInput(f"there is no MLflow store {path}", expected="the store that the adapter was promoted to")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"there is no directory {path.parent}", expected=f"a directory for {path.name}")
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
+            connection.execute("BEGIN IMMEDIATE" if write else "SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise InvalidInput(f"{path} is not a SQLite database", expected="an MLflow store") from error
+        raise unavailable(uri, str(error)) from error
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    # MLflow's own setter removes this one on the way out, so it is put back with the others
+    names = {*values, "MLFLOW_TRACKING_URI"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _silence(*names: str) -> Iterator[None]:
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _translated(tracking_uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except MlflowException as error:
+        raise _meaning(tracking_uri, error) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise unavailable(tracking_uri, _first_line(error)) from error
+
+
+def _meaning(tracking_uri: str, error: MlflowException) -> GuardrailError:
+    if error.error_code not in REFUSALS:
+        return unavailable(tracking_uri, _first_line(error))
+    return InvalidInput(f"MLflow at {redacted(tracking_uri)} refuses ({error.error_code}): {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:500]

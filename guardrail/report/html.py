@@ -1,0 +1,35 @@
+"""A decision as one self-contained HTML page: no script, no network, light and dark, fit to print and to archive.
+
+It shows what the records say and computes nothing (bars are drawn where the recorded bounds are). Names in records
+come from outside: the template escapes everything, and the page forbids itself scripts and any connection.
+The template lies beside this file, in ``templates/decision.html.j2``.
+"""
+
+from __future__ import annotations
+
+from guardrail.policy.rules import Evidence
+from guardrail.records import Decision, Sli, Verdict
+
+HEADLINES = {
+    Verdict.PASSED: ("✓", "Passed", "The adapter may be promoted."),
+    Verdict.FAILED: ("✗", "Failed", "The adapter is denied: a measurement violates the policy."),
+    Verdict.INCONCLUSIVE: ("?", "Inconclusive", "The adapter is blocked: the evidence does not suffice."),
+    Verdict.AWAITING_APPROVAL: ("…", "Awaiting approval", "The policy holds; a person still has to sign."),
+}
+GOOD = (Sli.UTILITY, Sli.COHERENCE)
+
+
+def render(decision: Decision, evidence: Evidence | None = None) -> str:
+    """The page; the records of ``evidence`` add the measurements, the training and the data where they are there."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("guardrail.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{share:.1%}"
+    page = environment.get_template("decision.html.j2")
+    return page.render(decision=decision, evidence=evidence or Evidence(), headlines=HEADLINES, good=GOOD)

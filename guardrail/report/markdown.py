@@ -1,0 +1,79 @@
+"""A decision as Markdown, short enough for the step summary of a CI job.
+
+It shows what the records say and computes nothing. Names in records come from outside, so everything is escaped:
+no cell can open a table row, a link or HTML. The page for people is ``report/html.py``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from guardrail.policy.rules import Evidence
+from guardrail.records import Decision, Measurement, Rate, Verdict
+
+HEADLINES = {
+    Verdict.PASSED: "✅ PASSED: may be promoted",
+    Verdict.FAILED: "❌ FAILED: denied",
+    Verdict.INCONCLUSIVE: "⚠️ INCONCLUSIVE: blocked, the evidence does not suffice",
+    Verdict.AWAITING_APPROVAL: "⏳ AWAITING APPROVAL: a person still has to sign",
+}
+MARKS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.INCONCLUSIVE: "⚠️", Verdict.AWAITING_APPROVAL: "⏳"}
+SPECIAL = re.compile(r"([\\`*_{}\[\]()#!|~:@])")
+
+
+def render(decision: Decision, evidence: Evidence | None = None) -> str:
+    """The decision, and the measurements where ``evidence`` holds an evaluation; ends with a newline."""
+    lines = [
+        f"## {HEADLINES[decision.verdict]}",
+        "",
+        f"{_text(decision.base.name)} fine-tuned by **{_text(decision.method)}**, for"
+        f" **{_text(decision.model)}**, alias **{_text(decision.alias)}**, under the policy"
+        f" **{_text(decision.policy_name)}**. Decided {decision.decided_at:%Y-%m-%d %H:%M} UTC, valid until"
+        f" {decision.valid_until:%Y-%m-%d %H:%M} UTC.",
+        "",
+        *_findings(decision),
+    ]
+    if evidence is not None and evidence.evaluation is not None:
+        lines += ["", *_measurements(evidence.evaluation.measurements)]
+    return "\n".join([*lines, "", *_digests(decision)]) + "\n"
+
+
+def _findings(decision: Decision) -> list[str]:
+    rows = ["| | Rule | Measured | Objective | Found |", "|---|---|---|---|---|"]
+    for finding in decision.findings:
+        cells = (finding.rule, finding.sli, finding.objective, finding.reason)
+        rows.append(f"| {MARKS[finding.verdict]} {finding.verdict} | " + " | ".join(map(_text, cells)) + " |")
+    return rows
+
+
+def _measurements(measurements: tuple[Measurement, ...]) -> list[str]:
+    rows = ["| Measurement | Attack | n | Adapter (bounds) | Base (bounds) | Judge |", "|---|---|--:|--:|--:|---|"]
+    for one in measurements:
+        rows.append(
+            f"| {_text(one.sli.value)} on {_text(one.suite)} | {_text(one.attack) or '-'} | {one.candidate.n}"
+            f" | {_rate(one.candidate)} | {_rate(one.base)} | {_text(one.judge.name)} |"
+        )
+    return rows
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.value:.1%} ({rate.lower:.1%} to {rate.upper:.1%})"
+
+
+def _digests(decision: Decision) -> list[str]:
+    pairs = (
+        ("policy", decision.policy),
+        ("data report", decision.data),
+        ("adapter record", decision.adapter),
+        ("adapter files", decision.manifest),
+        ("base model", decision.base.digest),
+        ("evaluation report", decision.evaluation),
+    )
+    body = [f"- {name}: `{value}`" for name, value in pairs]
+    return ["<details><summary>SHA-256 of everything the decision rests on</summary>", "", *body, "", "</details>"]
+
+
+def _text(value: str) -> str:
+    """One line of plain text in which no character means anything to Markdown or HTML."""
+    flat = re.sub(r"\s+", " ", value).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return SPECIAL.sub(r"\\\1", flat)

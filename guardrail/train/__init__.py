@@ -1,0 +1,1 @@
+"""The training stage: LoRA adapters under continual-learning methods."""

@@ -1,0 +1,71 @@
+"""The rules about records other than the evaluation: flagged samples and the training method."""
+
+from __future__ import annotations
+
+import pytest
+from policy_evidence import chain
+
+from guardrail.evidence.digest import sha256
+from guardrail.plugins import names
+from guardrail.policy.rules import PACKAGE, Evidence, load_rule
+from guardrail.records import Finding, Verdict
+
+POLICY = sha256(b"policy")
+BOTH = ("known_harm", "harmful_compliance")
+
+
+def flagged(evidence: Evidence, max_left_in: int = 0, detectors: tuple[str, ...] = ()) -> Finding:
+    rule = load_rule("flagged_samples")
+    given = {"rule": "flagged_samples", "max_left_in": max_left_in, "detectors": detectors}
+    return rule.check(evidence, rule.Limits.model_validate(given))
+
+
+def method(evidence: Evidence, *allowed: str) -> Finding:
+    rule = load_rule("training_method")
+    return rule.check(evidence, rule.Limits.model_validate({"rule": "training_method", "allowed": allowed}))
+
+
+@pytest.mark.parametrize(("left", "limit", "expected"), [
+    (0, 0, Verdict.PASSED), (1, 0, Verdict.FAILED), (5, 5, Verdict.PASSED), (6, 5, Verdict.FAILED),
+])  # fmt: skip
+def test_the_count_left_in_decides(left: int, limit: int, expected: Verdict) -> None:
+    assert flagged(chain(POLICY, left_in=left), limit).verdict is expected
+
+
+@pytest.mark.parametrize("by", ["rule", "policy"])
+def test_a_detector_that_did_not_run_is_inconclusive(by: str) -> None:
+    evidence = chain(POLICY)
+    asked = (*BOTH, "spectral")
+    if by == "rule":
+        finding = flagged(evidence, detectors=asked)
+    else:
+        finding = flagged(evidence.model_copy(update={"detectors": asked}))
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert finding.reason == "detectors that did not run: spectral"
+
+
+def test_too_many_left_in_fail_whichever_detectors_ran() -> None:
+    assert flagged(chain(POLICY, left_in=3), detectors=("spectral",)).verdict is Verdict.FAILED
+
+
+def test_the_method_must_be_an_allowed_one() -> None:
+    assert method(chain(POLICY, method="der"), "der", "replay").verdict is Verdict.PASSED
+    assert method(chain(POLICY, method="finetune"), "der", "replay").verdict is Verdict.FAILED
+
+
+def test_no_record_is_inconclusive() -> None:
+    assert flagged(Evidence()).verdict is Verdict.INCONCLUSIVE
+    assert method(Evidence(), "der").verdict is Verdict.INCONCLUSIVE
+
+
+def test_an_empty_list_of_methods_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        load_rule("training_method").Limits.model_validate({"rule": "training_method", "allowed": ()})
+
+
+@pytest.mark.parametrize("name", names(PACKAGE))
+def test_every_rule_file_offers_the_whole_interface_under_its_own_name(name: str) -> None:
+    rule = load_rule(name)
+    assert rule.__doc__
+    assert rule.Limits.model_json_schema()["properties"]["rule"]["const"] == name
+    assert all(callable(getattr(rule, part)) for part in ("needs", "unprovable", "check"))
