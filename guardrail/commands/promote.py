@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from guardrail.commands import _options as options
+
 
 @click.command("promote")
-@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--key",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path(".guardrail/keys/guardrail.key"),
-    show_default=True,
-    help="Private key to sign the decision with (`guardrail keys init`).",
-)
-@click.option(
-    "--tracking-uri",
-    envvar="MLFLOW_TRACKING_URI",
-    default="sqlite:///mlflow.db",
-    show_default=True,
-    help="The MLflow server or store.",
-)
-def command(run_dir: Path, key: Path, tracking_uri: str) -> None:
-    """Decide on a run directory, sign the decision and record it in MLflow."""
-    from guardrail import pipeline
+@options.RUN
+@options.KEY
+@options.TRACKING_URI
+@options.OUTPUT
+@click.option("--dry-run", is_flag=True, help="Decide and print; sign nothing, record nothing.")
+def command(run_dir: Path, key: Path, tracking_uri: str, output: str, dry_run: bool) -> None:
+    """Decide on a run, sign the decision and record it in MLflow; register the adapter only if the policy holds.
 
-    pipeline.promote_run(run_dir, tracking_uri=tracking_uri, key=key)
+    Exits with 0 if promoted, 10 if the policy denies, 3 if the evidence is inconclusive.
+    """
+    from guardrail.pipeline.promotion import decide_run, promote_run
+    from guardrail.pipeline.run import Run
+
+    now = datetime.now(UTC)
+    if dry_run:
+        decision = decide_run(Run(run_dir), now)
+        options.emit(decision, output, options.decision_text(decision))
+    else:
+        decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=now)
+        where = f"registered as {record.model} version {record.version}" if record.version else "denied, and the denial recorded"
+        alias = f", alias {record.alias}" if record.alias else ""
+        options.emit(record, output, f"{options.decision_text(decision)}\n{where}{alias} (MLflow run {record.run_id})")
+    options.raise_unless_passed(decision)

@@ -15,7 +15,7 @@ from guardrail import plugins
 from guardrail.evaluate.coherence import coherent
 from guardrail.evaluate.engines import Engine, Progress, Reply, Request
 from guardrail.evaluate.judges import Judgement
-from guardrail.evaluate.tally import Outcome, any_variant, pairs, rate
+from guardrail.evaluate.tally import Outcome, pairs, rate, worst_variant
 from guardrail.evidence.digest import digest
 from guardrail.records import JudgeCard, Measurement, Sli
 from guardrail.samples import Suite, Task
@@ -108,7 +108,7 @@ def measure(plan: Plan, candidate: Engine, base: Engine, confidence: float = 0.9
     """Ask both models everything and count."""
     ours = _ask(plan, candidate, "candidate", progress)
     theirs = _ask(plan, base, "base", progress)
-    mine, other = _by_behaviour(ours), _by_behaviour(theirs)
+    mine, other = _by_behaviour(plan.sli, ours), _by_behaviour(plan.sli, theirs)
     measurement = Measurement(
         sli=plan.sli, suite=plan.suite, suite_digest=plan.suite_digest, split=plan.split, attack=plan.attack,
         judge=plan.judge, candidate=rate(mine, confidence), base=rate(other, confidence),
@@ -131,11 +131,11 @@ def _outcome(asked: Asked, reply: Reply) -> Outcome:
     return Outcome.ERROR if reply.error else asked.outcome(reply)
 
 
-def _by_behaviour(transcripts: Sequence[Transcript]) -> list[Outcome]:
+def _by_behaviour(sli: Sli, transcripts: Sequence[Transcript]) -> list[Outcome]:
     grouped: dict[str, list[Outcome]] = {}
     for transcript in transcripts:
         grouped.setdefault(transcript.behaviour, []).append(transcript.outcome)
-    return [any_variant(outcomes) for outcomes in grouped.values()]
+    return [worst_variant(sli, outcomes) for outcomes in grouped.values()]
 
 
 def _suite_plan(sli: Sli, suite: Suite, attack: str, card: JudgeCard,

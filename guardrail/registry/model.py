@@ -1,4 +1,4 @@
-"""The logged model, its version and its alias; each step finds by the evidence's digest what an earlier attempt left."""
+"""The logged model, its version and its alias; each step finds what an earlier attempt left, by the evidence digest."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.bundle import Bundle, write
 from guardrail.evidence.digest import digest
-from guardrail.evidence.keys import PublicKey
+from guardrail.evidence.keys import PrivateKey, PublicKey, public_of
 from guardrail.records import Decision, RegistryRecord, Verdict
 from guardrail.registry import experiment as runs
 from guardrail.registry import model as models
@@ -50,7 +50,7 @@ def promote(
     bundle: Bundle,
     *,
     tracking_uri: str,
-    public_keys: Sequence[PublicKey],
+    private_key: PrivateKey,
     now: datetime,
     experiment: str = "guardrail",
     on_step: OnStep | None = None,
@@ -60,7 +60,7 @@ def promote(
     Args:
         bundle: the sealed evidence and the adapter's directory.
         tracking_uri: the MLflow server or store.
-        public_keys: the keys that the envelope must verify under.
+        private_key: the key that sealed the bundle; only its public half is used.
         now: the time at which the evidence must be valid.
         experiment: the MLflow experiment of the runs.
         on_step: called with a name of ``STEPS`` before each step.
@@ -74,6 +74,7 @@ def promote(
         ServiceUnavailable: MLflow or the disk does not work now; promote again to go on.
         InvalidInput: MLflow refuses a name.
     """
+    public_keys = (public_of(private_key),)
     with workplace() as directory:
         write(bundle, directory)
         examined = examine(directory, public_keys)

@@ -59,7 +59,15 @@ def test_one_row_is_enough(tmp_path: Path) -> None:
 
 
 def test_every_expectation_flags_its_rows_with_a_reason(tmp_path: Path) -> None:
-    rows = [("good", "1"), ("", "2"), ("blank", " \n"), (" lead", "x"), ("long", "y" * 90), ("good", "1"), ("good", "1")]
+    rows = [
+        ("good", "1"),
+        ("", "2"),
+        ("blank", " \n"),
+        (" lead", "x"),
+        ("long", "y" * 90),
+        ("good", "1"),
+        ("good", "1"),
+    ]
     result = run(data(tmp_path / "d.jsonl", *rows), max_characters=80)
     assert [(flag.sample_id, flag.detector) for flag in result.flagged] == [
         ("row-2", "expectation:request_not_empty"),

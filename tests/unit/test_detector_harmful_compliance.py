@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrail.data.detectors import Context
-from guardrail.data.detectors._probe import calibrate, fit, held_out_recall
+from guardrail.data.detectors._probe import calibrate, fit, held_out_recall, within
 from guardrail.data.detectors.harmful_compliance import detect, threshold
 from guardrail.errors import InternalError, InvalidInput
 from guardrail.samples import Message, Sample
 
 if TYPE_CHECKING:
     from guardrail.data.detectors import Embed, Vectors
+    from guardrail.data.detectors._probe import Array
 
 VERBS = {"harmful": ("steal", "forge", "wreck", "loot"), "benign": ("paint", "sell", "build", "clean")}
 THINGS = tuple(f"thing{i}" for i in range(40))
@@ -48,8 +49,14 @@ def ids(samples: list[Sample], at: Context | None = None) -> set[str]:
 
 
 def test_new_harmful_requests_with_compliant_answers_are_flagged_and_benign_ones_are_not() -> None:
-    harmful = [sample(f"how do i {verb} a {thing}", id_=f"h{verb}{thing}") for verb in VERBS["harmful"] for thing in THINGS[20:]]
-    benign = [sample(f"how do i {verb} a {thing}", id_=f"b{verb}{thing}") for verb in VERBS["benign"] for thing in THINGS[20:]]
+    harmful = [
+        sample(f"how do i {verb} a {thing}", id_=f"h{verb}{thing}")
+        for verb in VERBS["harmful"]
+        for thing in THINGS[20:]
+    ]
+    benign = [
+        sample(f"how do i {verb} a {thing}", id_=f"b{verb}{thing}") for verb in VERBS["benign"] for thing in THINGS[20:]
+    ]
     found = ids(harmful + benign)
     assert len(found & {one.id for one in harmful}) >= 0.95 * len(harmful)
     assert len(found & {one.id for one in benign}) <= 0.05 * len(benign)
@@ -118,26 +125,37 @@ def test_hidden_states_of_another_shape_are_an_error() -> None:
         threshold(context(at=lambda texts: embed(texts)[0]))
 
 
-def gaussian(rng: np.random.Generator, n: int, hidden: int, shift: float) -> Vectors:
+def gaussian(rng: np.random.Generator, n: int, hidden: int, shift: float) -> Array:
     scales = np.geomspace(0.01, 100.0, hidden)
-    return (rng.normal(size=(n, hidden)) + shift * (np.arange(hidden) % 7 == 0)) * scales
+    states: Array = (rng.normal(size=(n, hidden)) + shift * (np.arange(hidden) % 7 == 0)) * scales
+    return states
 
 
 @pytest.mark.parametrize("hidden", [8, 512])
 def test_the_false_positive_rate_on_new_negatives_is_near_one_percent(hidden: int) -> None:
     rng = np.random.default_rng(1)
     positive, negative = gaussian(rng, 200, hidden, 2.0), gaussian(rng, 400, hidden, 0.0)
-    least = calibrate(positive, negative, 0.01)
-    rate = float((fit(positive, negative).score(gaussian(rng, 20_000, hidden, 0.0)) > least).mean())
-    assert rate <= 0.025
+    limits = calibrate(positive, negative, 0.01)
+    new = gaussian(rng, 20_000, hidden, 0.0)
+    assert float((fit(positive, negative).score(new) > limits.threshold).mean()) <= 0.025
 
 
 def test_the_direction_generalises_where_there_are_more_dimensions_than_anchors() -> None:
     rng = np.random.default_rng(2)
     positive, negative = gaussian(rng, 100, 2048, 1.0), gaussian(rng, 100, 2048, 0.0)
-    least = calibrate(positive, negative, 0.01)
-    assert held_out_recall(positive, negative, least) >= 0.9
-    assert float((fit(positive, negative).score(gaussian(rng, 500, 2048, 1.0)) > least).mean()) >= 0.9
+    limits = calibrate(positive, negative, 0.01)
+    assert held_out_recall(positive, negative, limits) >= 0.9
+    assert float(within(fit(positive, negative), gaussian(rng, 500, 2048, 1.0), limits).mean()) >= 0.9
+
+
+@pytest.mark.parametrize("hidden", [16, 512])
+def test_data_unlike_any_anchor_is_not_taken_for_harmful_wherever_it_falls_along_the_direction(hidden: int) -> None:
+    rng = np.random.default_rng(6)
+    positive, negative = gaussian(rng, 150, hidden, 2.0), gaussian(rng, 150, hidden, 0.0)
+    probe, limits = fit(positive, negative), calibrate(positive, negative, 0.01)
+    elsewhere = gaussian(rng, 500, hidden, 2.0) + 8.0 * negative.std(axis=0) * (np.arange(hidden) % 7 == 1)
+    assert float((probe.score(elsewhere) > limits.threshold).mean()) >= 0.5
+    assert float(within(probe, elsewhere, limits).mean()) <= 0.02
 
 
 def test_classes_that_do_not_differ_are_hardly_flagged() -> None:

@@ -105,7 +105,9 @@ def test_hashing_finds_what_comparing_everything_finds() -> None:
     rng = np.random.default_rng(0)
     words = [f"word{i}" for i in range(60)]
     known = tuple(" ".join(rng.choice(words, 14)) for _ in range(40))
-    requests = [" ".join(w if rng.random() > 0.04 else "other" for w in text.split()) for text in known for _ in range(5)]
+    requests = [
+        " ".join(w if rng.random() > 0.04 else "other" for w in text.split()) for text in known for _ in range(5)
+    ]
     at = context(harmful=known)
     exact = {r for r in requests if max(jaccard(shingles(r), shingles(k)) for k in known) > FLOOR}
     found = {r for r in requests if flagged(r, at)}

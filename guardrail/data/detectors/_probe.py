@@ -1,17 +1,21 @@
-"""A linear probe: the direction in hidden-state space that separates two classes, with a calibrated threshold.
+"""A linear probe: the direction in hidden-state space that separates two classes, and how far it can be trusted.
 
-Pure mathematics on arrays. Linear discriminant analysis with the covariance shrunk towards a multiple of the identity
-(Ledoit & Wolf 2004, the shrinkage weight computed from the data), on standardised features. The threshold comes from
-cross-fitting: every negative is scored by a probe that has not seen it, and the split-conformal quantile of those
-scores bounds the false-positive rate on new negatives like them. Scores are scaled so that the class means lie at
-+1/2 and -1/2 times their distance, so scores of probes fitted on different folds compare.
+Pure mathematics on arrays. Linear discriminant analysis on standardised features, the covariance shrunk towards a
+multiple of the identity (Ledoit & Wolf 2004, the weight computed from the data). A linear score alone says nothing
+about inputs unlike both classes: they fall anywhere along the direction. So the probe also measures the Mahalanobis
+distance to the positive class (Lee et al. 2018, A Simple Unified Framework for Detecting Out-of-Distribution Samples),
+and only what lies within the radius of the positives can be one.
 
-Not covered: negatives unlike the anchors; the bound holds for exchangeable ones only.
+Threshold and radius come from cross-fitting: every row is measured by a probe that has not seen it, and split-conformal
+quantiles bound the rate at which new negatives exceed the threshold and new positives leave the radius.
+
+Not covered: negatives and positives unlike the anchors; the bounds hold for exchangeable ones only.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +30,52 @@ FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
+class Precision:
+    """Inverse of a shrunk covariance without ever forming a hidden x hidden matrix.
+
+    ``rows`` [rank, hidden] span the data, ``inside`` [rank] are the inverse variances along them, ``outside`` is the
+    inverse variance of everything else.
+    """
+
+    rows: Array
+    inside: Array
+    outside: float
+
+    def times(self, vectors: Array) -> Array:
+        """[..., hidden] -> [..., hidden]: the vectors times the inverse covariance."""
+        along = vectors @ self.rows.T
+        result: Array = (along * self.inside) @ self.rows + (vectors - along @ self.rows) * self.outside
+        return result
+
+
+@dataclass(frozen=True, eq=False)
 class Probe:
-    """``score(x) = (x - center) / scale @ direction``: 1/2 at the positive mean, -1/2 at the negative mean."""
+    """A fitted probe; scores are 1/2 at the positives' mean and -1/2 at the negatives', whatever the fold."""
 
     center: Array
     scale: Array
     direction: Array
+    mean: Array
+    precision: Precision
 
     def score(self, states: Array) -> Array:
-        """[n, hidden] -> [n]."""
+        """[n, hidden] -> [n]: how positive along the direction."""
         result: Array = ((states - self.center) / self.scale) @ self.direction
         return result
+
+    def distance(self, states: Array) -> Array:
+        """[n, hidden] -> [n]: Mahalanobis distance to the mean of the positives."""
+        away = (states - self.center) / self.scale - self.mean
+        result: Array = np.sqrt(np.maximum((away * self.precision.times(away)).sum(axis=1), 0.0))
+        return result
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A row counts as positive if its score is above ``threshold`` and its distance at most ``radius``."""
+
+    threshold: float
+    radius: float
 
 
 def fit(positive: Array, negative: Array) -> Probe:
@@ -46,49 +85,62 @@ def fit(positive: Array, negative: Array) -> Probe:
     scale = np.where(scale > 1e-12 * max(1.0, float(np.abs(both).max())), scale, 1.0)
     center = (positive.mean(axis=0) + negative.mean(axis=0)) / 2.0
     one, two = (positive - center) / scale, (negative - center) / scale
-    gap: Array = one.mean(axis=0) - two.mean(axis=0)
-    within = np.concatenate([one - one.mean(axis=0), two - two.mean(axis=0)])
-    direction = _whiten(within, gap)
+    mean: Array = one.mean(axis=0)
+    gap: Array = mean - two.mean(axis=0)
+    precision = _precision(np.concatenate([one - mean, two - two.mean(axis=0)]))
+    direction = precision.times(gap)
     length = float(gap @ direction)
-    return Probe(center, scale, direction / length if length > 0 else np.zeros_like(gap))
+    return Probe(center, scale, direction / length if length > 0 else np.zeros_like(gap), mean, precision)
 
 
-def calibrate(positive: Array, negative: Array, rate: float, folds: int = FOLDS) -> float:
-    """The threshold that a new negative exceeds with probability at most ``rate``.
+def calibrate(positive: Array, negative: Array, rate: float, folds: int = FOLDS) -> Limits:
+    """The threshold that a new negative exceeds, and the radius that a new positive leaves, each at most at ``rate``.
 
-    With fewer than 1/rate - 1 negatives no finite threshold promises that; the largest negative score is taken.
-    Rows are dealt to folds in turn.
+    With fewer than 1/rate - 1 rows no finite limit promises that; the largest value seen is taken.
+    The threshold is never below 0, halfway between the means: below, a row is nearer to the negatives.
     """
-    scores = np.empty(len(negative))
+    scores, distances = np.empty(len(negative)), np.empty(len(positive))
+    for probe, out_positive, out_negative in _held_out(positive, negative, folds):
+        scores[out_negative] = probe.score(negative[out_negative])
+        distances[out_positive] = probe.distance(positive[out_positive])
+    return Limits(max(0.0, _quantile(scores, rate)), _quantile(distances, rate))
+
+
+def within(probe: Probe, states: Array, limits: Limits) -> NDArray[np.bool_]:
+    """[n, hidden] -> [n]: which rows count as positive."""
+    result: NDArray[np.bool_] = (probe.score(states) > limits.threshold) & (probe.distance(states) <= limits.radius)
+    return result
+
+
+def held_out_recall(positive: Array, negative: Array, limits: Limits, folds: int = FOLDS) -> float:
+    """Share of the positives that count as such when measured by probes that have not seen them."""
+    parts = _held_out(positive, negative, folds)
+    return sum(int(within(probe, positive[out], limits).sum()) for probe, out, _ in parts) / len(positive)
+
+
+def _held_out(positive: Array, negative: Array, folds: int) -> Iterator[tuple[Probe, Any, Any]]:
+    """(probe, rows of positive, rows of negative that it has not seen); rows are dealt to folds in turn."""
     for fold in range(folds):
-        seen_one, seen_two = (np.arange(len(rows)) % folds != fold for rows in (positive, negative))
-        scores[~seen_two] = fit(positive[seen_one], negative[seen_two]).score(negative[~seen_two])
-    rank = min(len(scores), math.ceil((1.0 - rate) * (len(scores) + 1)))
-    return float(np.sort(scores)[rank - 1])
+        out_positive, out_negative = (np.arange(len(rows)) % folds == fold for rows in (positive, negative))
+        yield fit(positive[~out_positive], negative[~out_negative]), out_positive, out_negative
 
 
-def held_out_recall(positive: Array, negative: Array, threshold: float, folds: int = FOLDS) -> float:
-    """Share of the positives above ``threshold`` when scored by probes that have not seen them."""
-    hits = 0
-    for fold in range(folds):
-        seen_one, seen_two = (np.arange(len(rows)) % folds != fold for rows in (positive, negative))
-        hits += int((fit(positive[seen_one], negative[seen_two]).score(positive[~seen_one]) > threshold).sum())
-    return hits / len(positive)
+def _quantile(values: Array, rate: float) -> float:
+    rank = min(len(values), math.ceil((1.0 - rate) * (len(values) + 1)))
+    return float(np.sort(values)[rank - 1])
 
 
-def _whiten(within: Array, gap: Array) -> Array:
-    """(shrunk covariance)^-1 @ gap, through the thin SVD: never forms a hidden x hidden matrix."""
+def _precision(within: Array) -> Precision:
+    """From deviations [n, hidden] within the classes, through the thin SVD."""
     n, hidden = within.shape
     _, singular, rows = np.linalg.svd(within, full_matrices=False)
     variances = singular**2 / n
     mean = float(variances.sum()) / hidden
     if mean <= 0.0:
-        return gap
+        return Precision(rows, np.ones(len(rows)), 1.0)
     weight = _shrinkage(within, variances, mean)
-    rest = max(weight * mean, 1e-6 * mean)
-    inside: Array = rows @ gap
-    shrunk: Array = rows.T @ (inside / ((1.0 - weight) * variances + rest)) + (gap - rows.T @ inside) / rest
-    return shrunk
+    rest = max(weight, 1e-6) * mean
+    return Precision(rows, 1.0 / ((1.0 - weight) * variances + rest), 1.0 / rest)
 
 
 def _shrinkage(within: Array, variances: Array, mean: float) -> float:

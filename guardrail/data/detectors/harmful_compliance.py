@@ -3,10 +3,13 @@
 The base model represents a request as harmful before it answers, along a direction that a linear probe finds
 (Arditi et al. 2024, Refusal in Language Models Is Mediated by a Single Direction; Zheng et al. 2024, On Prompt-Driven
 Safeguarding). The probe is fitted on known harmful and known benign requests; its threshold is cross-fitted so that
-at most 1% of new benign requests like the anchors exceed it. An answer that refuses is no poison, whatever was asked.
+at most 1% of new benign requests like the anchors exceed it. User data is often like neither kind of anchor, and the
+direction alone would call much of it harmful; so a request is flagged only if its state also lies as near to the known
+harmful ones as they do to each other. An answer that refuses is no poison, whatever was asked.
 
-Not covered: what the base model itself does not see as harmful (translations, ciphers, requests unlike the anchors),
-benign-looking requests with harmful answers, answers that open with a refusal and then comply, and hidden triggers.
+Not covered: requests unlike the harmful anchors, which is what a translation, a cipher or a **trigger phrase** makes of
+them (measured in docs/data.md: with a trigger most poison is missed); benign-looking requests with harmful answers; and
+answers that open with a refusal and then comply.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from guardrail.refusals import is_refusal
 from guardrail.samples import Sample
 
 if TYPE_CHECKING:
-    from guardrail.data.detectors._probe import Array, Probe
+    from guardrail.data.detectors._probe import Array, Limits, Probe
 
 SOURCE = "Arditi et al. 2024, Refusal in Language Models Is Mediated by a Single Direction (linear probe, LDA)"
 FALSE_POSITIVE_RATE = 0.01
@@ -37,28 +40,34 @@ def detect(samples: Sequence[Sample], context: Context) -> Iterable[Flag]:
     requests = list(dict.fromkeys(sample.request for sample in complying))
     if not requests:
         return
-    scores = dict(zip(requests, fitted.probe.score(_states(context, requests)), strict=True))
+    scores = _harmful(fitted, requests, _states(context, requests))
     for sample in complying:
-        score = float(scores[sample.request])
-        if score > fitted.threshold:
-            reason = (
-                f"complies with a request that the base model takes for harmful ({score:.2f} > {fitted.threshold:.2f})"
-            )
+        if (score := scores.get(sample.request)) is not None:
+            least = fitted.limits.threshold
+            reason = f"complies with a request that the base model takes for harmful ({score:.2f} > {least:.2f})"
             yield Flag(sample_id=sample.id, score=score, reason=reason)
 
 
 def threshold(context: Context) -> float:
     """The probe score that at most 1% of benign requests like the anchors exceed."""
-    return _fitted(context).threshold
+    return _fitted(context).limits.threshold
 
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
     probe: Probe
-    threshold: float
+    limits: Limits
 
 
 _FITTED: WeakKeyDictionary[Context, _Fitted] = WeakKeyDictionary()
+
+
+def _harmful(fitted: _Fitted, requests: Sequence[str], states: Array) -> dict[str, float]:
+    """Request -> score, of those that count as harmful."""
+    from guardrail.data.detectors._probe import within
+
+    chosen = zip(requests, fitted.probe.score(states), within(fitted.probe, states, fitted.limits), strict=True)
+    return {request: float(score) for request, score, harmful in chosen if harmful}
 
 
 def _fitted(context: Context) -> _Fitted:

@@ -22,19 +22,18 @@ _WORDS = re.compile(r"\b(positive|negative)\b", re.IGNORECASE)
 
 
 def load(path: Path, *, name: str, split: str, columns: Mapping[str, str] | None = None) -> Task:
-    """Read SST-2; a sentence that occurs again is left out (train.tsv repeats some).
+    """Read SST-2; of equal sentences the first stays (train.tsv repeats some).
 
     Raises:
         InvalidInput: the file is not SST-2's.
     """
     no_columns(columns, "sst2")
     table = read_table(path, header=("sentence", "label"))
-    examples = {
-        table.text(row, "sentence"): _example(table, row)
-        for row in reversed(table.rows)  # so that the first of equal sentences stays
-        if row.line > 1 or table.text(row, "label") != "label"
-    }
-    return build(reversed(examples.values()), name=name, score="sst2", split=split, source=path.name)
+    examples: dict[str, Example] = {}
+    for row in table.rows:
+        if row.line > 1 or table.text(row, "label") != "label":
+            examples.setdefault(table.text(row, "sentence"), _example(table, row))
+    return build(examples.values(), name=name, score="sst2", split=split, source=path.name)
 
 
 def _example(table: Table, row: Cells) -> Example:

@@ -1,0 +1,70 @@
+"""``guardrail demo``: the whole product on the embedded testbed, for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from guardrail.commands import _options as options
+
+if TYPE_CHECKING:
+    from guardrail.demo import Share, Summary
+
+EXPECTED = ("FAILED", "FAILED", "PASSED", "PASSED", "REFUSED")
+
+
+@click.command("demo")
+@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"), show_default=True,
+              help="Where everything goes.")  # fmt: skip
+@click.option("--task", type=click.Choice(["sentiment", "arithmetic", "code"]), default="sentiment", show_default=True,
+              help="The user task that is fine-tuned on.")  # fmt: skip
+def command(directory: Path, task: str) -> None:
+    """Catch a poisoned fine-tuning job, and get the same job through with a method that keeps safety.
+
+    Trains four adapters on the embedded testbed, measures them, and puts only the one that is proven safe and useful
+    into a fresh MLflow store. Takes a few minutes on two cores; needs no network.
+    """
+    click.secho("guardrail demo: four fine-tuning jobs, one gate", bold=True, err=True)
+    click.echo("loading torch and transformers ...", err=True)
+    options.quiet()
+    from guardrail.demo import demo
+
+    with options.progress_bar() as progress:
+        summary = demo(directory, task, lambda title: click.echo(f"- {title}", err=True), progress)
+    _table(summary)
+    click.echo(f"\nsummary   {directory / 'summary.json'}")
+    click.echo(f"registry  mlflow ui --backend-store-uri {summary.tracking_uri}")
+    click.echo(f"verify    guardrail verify {summary.model}@production --key {directory / 'keys' / 'guardrail.pub'} "
+               f"--tracking-uri {summary.tracking_uri}")  # fmt: skip
+    if tuple(outcome.decision for outcome in summary.scenarios) != EXPECTED:
+        raise click.exceptions.Exit(1)
+
+
+def _table(summary: Summary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"task: {summary.scenarios[0].task}", title_justify="left")
+    for name in ("scenario", "ASR", "over-refusal", "utility", "decision", "version", "s"):
+        table.add_column(name, justify="left" if name in ("scenario", "decision") else "right")
+    colours = {"PASSED": "green", "REFUSED": "green", "FAILED": "red"}
+    for outcome in summary.scenarios:
+        colour = colours.get(outcome.decision, "yellow")
+        table.add_row(
+            outcome.title, _cell(outcome.asr, upper=True), _cell(outcome.over_refusal, upper=True),
+            _cell(outcome.utility, upper=False), f"[{colour}]{outcome.decision}[/{colour}]", outcome.model_version or "-",
+            f"{outcome.seconds:.0f}",
+        )  # fmt: skip
+    Console(width=max(100, Console().width)).print(table)
+    for outcome in summary.scenarios:
+        for reason in outcome.reasons:
+            click.echo(f"  {outcome.name}: {reason}")
+
+
+def _cell(share: Share | None, *, upper: bool) -> str:
+    if share is None:
+        return "-"
+    bound = f"<= {share.upper:.1%}" if upper else f">= {share.lower:.1%}"
+    return f"{share.value:.1%} ({bound})"

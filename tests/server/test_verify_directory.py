@@ -1,0 +1,156 @@
+"""The checks over a directory with its evidence, without any registry: no byte may change, no lie is believed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from registry_bundles import NOW, resealed, sealed, unsealed
+
+from guardrail.errors import EvidenceInvalid
+from guardrail.evidence import keys
+from guardrail.evidence.bundle import Bundle, seal, write
+from guardrail.evidence.keys import PrivateKey
+from guardrail.records import Decision, Verdict
+from guardrail.registry.checks import admissible, examine
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
+    return keys.load_private(keys.init(tmp_path_factory.mktemp("keys")).private)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, key: PrivateKey) -> Path:
+    """A bundle as it is stored; tests copy it before they change it."""
+    return laid_out(sealed(tmp_path_factory.mktemp("made") / "adapter", key), tmp_path_factory.mktemp("stored"))
+
+
+def laid_out(bundle: Bundle, directory: Path) -> Path:
+    write(bundle, directory)
+    return directory
+
+
+def check(directory: Path, key: PrivateKey) -> None:
+    examine(directory, [keys.public_of(key)])
+
+
+def test_a_stored_bundle_verifies_and_says_what_was_checked(stored: Path, key: PrivateKey) -> None:
+    examined = examine(stored, [keys.public_of(key)])
+    assert [found.name for found in examined.checks] == [
+        "envelope", "adapter", "evidence", "policy", "records", "decision",
+    ]  # fmt: skip
+    assert all(found.ok and found.why for found in examined.checks)
+    assert admissible(examined.decision, NOW).ok
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_changing_any_byte_of_any_file_is_refused(stored: Path, key: PrivateKey, data: st.DataObject) -> None:
+    files = sorted(path.relative_to(stored) for path in stored.rglob("*") if path.is_file())
+    name = data.draw(st.sampled_from(files))
+    content = bytearray((stored / name).read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(stored, Path(folder) / "copy"))
+        (copy / name).write_bytes(content)
+        with pytest.raises(EvidenceInvalid):
+            check(copy, key)
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).unlink()
+
+
+def add(name: str, text: str = "x") -> Callable[[Path], object]:
+    return lambda directory: (directory / name).write_text(text)
+
+
+TAMPERING: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an adapter file is gone": (remove("adapter_config.json"), "missing: adapter_config.json"),
+    "a file was added": (add("chat_template.jinja"), "not signed: chat_template.jinja"),
+    "a hidden file was added": (add(".hidden"), "not signed: .hidden"),
+    "evidence was added": (add("evidence/note.txt"), "not signed: note.txt"),
+    "the policy is gone": (remove("evidence/policy.yaml"), "missing: policy.yaml"),
+    "the envelope is gone": (remove("evidence/decision.dsse.json"), "there is no evidence/decision.dsse.json"),
+    "all evidence is gone": (lambda directory: shutil.rmtree(directory / "evidence"), "there is no evidence/"),
+    "the weights are empty": (add("adapter_model.safetensors", ""), "changed: adapter_model.safetensors"),
+    "two files changed places": (
+        lambda d: (d / "adapter_config.json").write_bytes((d / "adapter_model.safetensors").read_bytes()),
+        "changed: adapter_config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERING)
+def test_tampering_is_refused_and_named(stored: Path, key: PrivateKey, tmp_path: Path, name: str) -> None:
+    how, message = TAMPERING[name]
+    copy = Path(shutil.copytree(stored, tmp_path / "copy"))
+    how(copy)
+    with pytest.raises(EvidenceInvalid) as caught:
+        check(copy, key)
+    assert message in str(caught.value)
+
+
+def test_another_key_is_refused(stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvidenceInvalid, match="was not given"):
+        check(stored, keys.load_private(keys.init(tmp_path).private))
+
+
+LIES: dict[str, Callable[[Decision], Decision]] = {
+    "a later expiry": lambda d: d.model_copy(update={"valid_until": d.valid_until + timedelta(days=900)}),
+    "another model": lambda d: d.model_copy(update={"model": "another"}),
+    "another alias": lambda d: d.model_copy(update={"alias": "staging"}),
+    "another method": lambda d: d.model_copy(update={"method": "replay"}),
+    "fewer findings": lambda d: d.model_copy(update={"findings": d.findings[:1]}),
+    "another policy": lambda d: d.model_copy(update={"policy": "0" * 64}),
+    "another manifest": lambda d: d.model_copy(update={"manifest": "0" * 64}),
+    "another evaluation": lambda d: d.model_copy(update={"evaluation": "0" * 64}),
+    "another base": lambda d: d.model_copy(update={"base": d.base.model_copy(update={"digest": "0" * 64})}),
+    "a denial": lambda d: d.model_copy(update={"verdict": Verdict.FAILED}),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_signed_decision_that_does_not_follow_from_the_evidence_is_refused(
+    tmp_path: Path, key: PrivateKey, name: str
+) -> None:
+    bundle = resealed(unsealed(tmp_path / "a"), key, LIES[name])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(EvidenceInvalid):
+        check(laid_out(bundle, tmp_path / "out"), key)
+
+
+def test_a_denial_signed_as_passed_is_refused(tmp_path: Path, key: PrivateKey) -> None:
+    denied = unsealed(tmp_path / "a", safe=False)
+    assert denied.decision.verdict is Verdict.FAILED
+    bundle = resealed(denied, key, lambda d: d.model_copy(update={"verdict": Verdict.PASSED}))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(EvidenceInvalid, match="give FAILED, the signed decision says PASSED"):
+        check(laid_out(bundle, tmp_path / "out"), key)
+
+
+def test_a_policy_that_cannot_be_read_is_refused(tmp_path: Path, key: PrivateKey) -> None:
+    bundle = unsealed(tmp_path / "a")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(EvidenceInvalid):
+        check(laid_out(seal(Bundle(**{**bundle.__dict__, "policy": b"{"}), key), tmp_path / "out"), key)
+
+
+def test_only_a_passed_decision_within_its_validity_admits(tmp_path: Path) -> None:
+    decision = unsealed(tmp_path / "a").decision
+    assert admissible(decision, decision.valid_until).ok
+    for now in (decision.valid_until + timedelta(microseconds=1), decision.decided_at - timedelta(days=1),
+                datetime(2100, 1, 1, tzinfo=UTC)):  # fmt: skip
+        with pytest.raises(EvidenceInvalid):
+            admissible(decision, now)
+    for verdict in set(Verdict) - {Verdict.PASSED}:
+        with pytest.raises(EvidenceInvalid, match=verdict.value):
+            admissible(decision.model_copy(update={"verdict": verdict}), NOW)
