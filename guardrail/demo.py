@@ -104,7 +104,9 @@ def demo(directory: Path, task: str, announce: Callable[[str], None], progress: 
         outcomes.append(_run(directory, scenario, task, tracking_uri, pair.private, progress))
     announce("tampered adapter")
     model = find_policy("default").policy.target.model
-    outcomes.append(_tampered(directory, outcomes[-1], f"{model}/{outcomes[-1].model_version}", tracking_uri, pair.public))
+    outcomes.append(
+        _tampered(directory, outcomes[-1], f"{model}/{outcomes[-1].model_version}", tracking_uri, pair.public)
+    )
     summary = Summary(tracking_uri=tracking_uri, model=model, scenarios=tuple(outcomes))
     text = json.dumps(summary.model_dump(mode="json"), indent=2) + "\n"
     (directory / "summary.json").write_text(text, encoding="utf-8")
@@ -114,7 +116,9 @@ def demo(directory: Path, task: str, announce: Callable[[str], None], progress: 
 def _fresh(directory: Path) -> None:
     if directory.exists() and any(directory.iterdir()):
         if not (directory / MARKER).exists():
-            raise InvalidInput(f"{directory} is not empty and is not a demonstration", next_step="choose a new directory")
+            raise InvalidInput(
+                f"{directory} is not empty and is not a demonstration", next_step="choose a new directory"
+            )
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MARKER).touch()

@@ -20,39 +20,83 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 Progress = Callable[[str, int, int], None]
 
-RUN = click.option("--run", "run_dir", type=click.Path(file_okay=False, path_type=Path), default=Path("run"),
-                   show_default=True, help="The run's directory: records, data, adapter.")  # fmt: skip
+RUN = click.option(
+    "--run",
+    "run_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("run"),
+    show_default=True,
+    help="The run's directory: records, data, adapter.",
+)
 POLICY = click.option("--policy", default=None, help="Policy: a built-in name or a file.  [default: default]")
 BASE = click.option("--base", default=None, help="Base model: a Hub id, a directory, or 'testbed'.  [default: testbed]")
 REVISION = click.option("--revision", default=None, help="Commit of a Hub base to pin (default: the newest, recorded).")
-TASK = click.option("--task", "tasks", multiple=True,
-                    help="Task for utility: one of the testbed's, or NAME=FORMAT:PATH. May be repeated.")  # fmt: skip
-OUTPUT = click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
-                      help="json prints the record as it is stored.")  # fmt: skip
-KEY = click.option("--key", type=click.Path(dir_okay=False, path_type=Path), default=Path(".guardrail/keys/guardrail.key"),
-                   show_default=True, help="Private key that signs the decision (guardrail keys init).")  # fmt: skip
-TRACKING_URI = click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", default="sqlite:///mlflow.db",
-                            show_default=True, help="The MLflow server or store.")  # fmt: skip
+TASK = click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="Task for utility: one of the testbed's, or NAME=FORMAT:PATH. May be repeated.",
+)
+OUTPUT = click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json prints the record as it is stored.",
+)
+KEY = click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path(".guardrail/keys/guardrail.key"),
+    show_default=True,
+    help="Private key that signs the decision (guardrail keys init).",
+)
+TRACKING_URI = click.option(
+    "--tracking-uri",
+    envvar="MLFLOW_TRACKING_URI",
+    default="sqlite:///mlflow.db",
+    show_default=True,
+    help="The MLflow server or store.",
+)
 
 
 def training_options(command: F) -> F:
     """What ``train`` and ``run`` can be told about training."""
-    for option in reversed((
-        click.option("--method", default="der", show_default=True, help="Continual-learning method."),
-        click.option("--set", "hyperparameters", multiple=True, metavar="NAME=VALUE",
-                     help="A hyperparameter of the method, such as alpha=5. May be repeated."),
-        click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True),
-        click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True),
-        click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-        click.option("--lora-rank", type=click.IntRange(min=1), default=16, show_default=True),
-        click.option("--lora-alpha", type=click.FloatRange(min=0, min_open=True), default=32.0, show_default=True),
-        click.option("--lora-target", "lora_targets", multiple=True,
-                     help="Module to adapt (default: every linear layer but the head). May be repeated."),
-        click.option("--replay", type=click.Path(dir_okay=False), default=None,
-                     help="JSONL of prompts to replay (field 'prompt'); the testbed brings its own."),
-        click.option("--baseline", is_flag=True, help="Allow a method that the policy forbids; it cannot be promoted."),
-    )):  # fmt: skip
+    for option in reversed(
+        (
+            click.option("--method", default="der", show_default=True, help="Continual-learning method."),
+            click.option(
+                "--set",
+                "hyperparameters",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="A hyperparameter of the method, such as alpha=5. May be repeated.",
+            ),
+            click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True),
+            click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True),
+            click.option(
+                "--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True
+            ),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+            click.option("--lora-rank", type=click.IntRange(min=1), default=16, show_default=True),
+            click.option("--lora-alpha", type=click.FloatRange(min=0, min_open=True), default=32.0, show_default=True),
+            click.option(
+                "--lora-target",
+                "lora_targets",
+                multiple=True,
+                help="Module to adapt (default: every linear layer but the head). May be repeated.",
+            ),
+            click.option(
+                "--replay",
+                type=click.Path(dir_okay=False),
+                default=None,
+                help="JSONL of prompts to replay (field 'prompt'); the testbed brings its own.",
+            ),
+            click.option(
+                "--baseline", is_flag=True, help="Allow a method that the policy forbids; it cannot be promoted."
+            ),
+        )
+    ):
         command = option(command)
     return command
 
@@ -64,11 +108,18 @@ def train_request(**given: Any) -> Any:
     from guardrail.train.trainer import Settings
 
     return TrainRequest(
-        method=given["method"], hyperparameters=parse_settings(given["hyperparameters"]), replay=given["replay"],
-        settings=Settings(epochs=given["epochs"], batch_size=given["batch_size"], learning_rate=given["learning_rate"],
-                          seed=given["seed"]),
-        lora=Lora(given["lora_rank"], given["lora_alpha"], 0.0, tuple(given["lora_targets"])), baseline=given["baseline"],
-    )  # fmt: skip
+        method=given["method"],
+        hyperparameters=parse_settings(given["hyperparameters"]),
+        replay=given["replay"],
+        settings=Settings(
+            epochs=given["epochs"],
+            batch_size=given["batch_size"],
+            learning_rate=given["learning_rate"],
+            seed=given["seed"],
+        ),
+        lora=Lora(given["lora_rank"], given["lora_alpha"], 0.0, tuple(given["lora_targets"])),
+        baseline=given["baseline"],
+    )
 
 
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, float | str]:
@@ -97,10 +148,15 @@ def open_run(path: Path, policy: str | None, base: str | None, revision: str | N
         loaded = find_policy(policy or "default") if policy or known is None else run.policy()
         require_sound(loaded)
         start = known or RunConfig(policy_source=loaded.source, base="testbed")
-        run.start(loaded, RunConfig(
-            policy_source=loaded.source, base=base or start.base, revision=revision or (None if base else start.revision),
-            tasks=tasks or start.tasks,
-        ))  # fmt: skip
+        run.start(
+            loaded,
+            RunConfig(
+                policy_source=loaded.source,
+                base=base or start.base,
+                revision=revision or (None if base else start.revision),
+                tasks=tasks or start.tasks,
+            ),
+        )
     return run
 
 
@@ -115,10 +171,9 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("guardrail").setLevel(logging.WARNING)
-    from transformers.utils import logging as transformers_logging
+    from guardrail.model.quiet import silence_transformers
 
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    silence_transformers()
 
 
 @contextmanager
@@ -152,8 +207,10 @@ def decision_text(decision: Decision) -> str:
     mark = {"PASSED": "held", "FAILED": "FAILED", "INCONCLUSIVE": "open"}
     lines = [f"{decision.verdict.value}  {decision.model}@{decision.alias} under policy {decision.policy_name!r}"]
     for finding in decision.findings:
-        lines.append(f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {finding.rule}: {finding.objective}"
-                     f"\n          {finding.reason}")  # fmt: skip
+        lines.append(
+            f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {finding.rule}: {finding.objective}"
+            f"\n          {finding.reason}"
+        )
     return "\n".join(lines)
 
 
@@ -163,8 +220,12 @@ def raise_unless_passed(decision: Decision) -> None:
 
     broken = [finding.rule for finding in decision.findings if finding.verdict is not Verdict.PASSED]
     if decision.verdict is Verdict.FAILED:
-        raise PolicyDenied("the policy denies this adapter: " + ", ".join(broken),
-                           next_step="the denial is recorded; train again with another method or cleaner data")  # fmt: skip
+        raise PolicyDenied(
+            "the policy denies this adapter: " + ", ".join(broken),
+            next_step="the denial is recorded; train again with another method or cleaner data",
+        )
     if decision.verdict is not Verdict.PASSED:
-        raise EvidenceMissing("the evidence does not prove the policy: " + ", ".join(broken),
-                              next_step="measure more behaviours, or what was not measured")  # fmt: skip
+        raise EvidenceMissing(
+            "the evidence does not prove the policy: " + ", ".join(broken),
+            next_step="measure more behaviours, or what was not measured",
+        )

@@ -16,10 +16,20 @@ EXPECTED = ("FAILED", "FAILED", "PASSED", "PASSED", "REFUSED")
 
 
 @click.command("demo")
-@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), default=Path("demo"), show_default=True,
-              help="Where everything goes.")  # fmt: skip
-@click.option("--task", type=click.Choice(["sentiment", "arithmetic", "code"]), default="sentiment", show_default=True,
-              help="The user task that is fine-tuned on.")  # fmt: skip
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Where everything goes.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["sentiment", "arithmetic", "code"]),
+    default="sentiment",
+    show_default=True,
+    help="The user task that is fine-tuned on.",
+)
 def command(directory: Path, task: str) -> None:
     """Catch a poisoned fine-tuning job, and get the same job through with a method that keeps safety.
 
@@ -36,8 +46,10 @@ def command(directory: Path, task: str) -> None:
     _table(summary)
     click.echo(f"\nsummary   {directory / 'summary.json'}")
     click.echo(f"registry  mlflow ui --backend-store-uri {summary.tracking_uri}")
-    click.echo(f"verify    guardrail verify {summary.model}@production --key {directory / 'keys' / 'guardrail.pub'} "
-               f"--tracking-uri {summary.tracking_uri}")  # fmt: skip
+    click.echo(
+        f"verify    guardrail verify {summary.model}@production --key {directory / 'keys' / 'guardrail.pub'} "
+        f"--tracking-uri {summary.tracking_uri}"
+    )
     if tuple(outcome.decision for outcome in summary.scenarios) != EXPECTED:
         raise click.exceptions.Exit(1)
 
@@ -53,10 +65,14 @@ def _table(summary: Summary) -> None:
     for outcome in summary.scenarios:
         colour = colours.get(outcome.decision, "yellow")
         table.add_row(
-            outcome.title, _cell(outcome.asr, upper=True), _cell(outcome.over_refusal, upper=True),
-            _cell(outcome.utility, upper=False), f"[{colour}]{outcome.decision}[/{colour}]", outcome.model_version or "-",
+            outcome.title,
+            _cell(outcome.asr, upper=True),
+            _cell(outcome.over_refusal, upper=True),
+            _cell(outcome.utility, upper=False),
+            f"[{colour}]{outcome.decision}[/{colour}]",
+            outcome.model_version or "-",
             f"{outcome.seconds:.0f}",
-        )  # fmt: skip
+        )
     Console(width=max(100, Console().width)).print(table)
     for outcome in summary.scenarios:
         for reason in outcome.reasons:

@@ -30,7 +30,11 @@ def command(run_dir: Path, key: Path, tracking_uri: str, output: str, dry_run: b
         options.emit(decision, output, options.decision_text(decision))
     else:
         decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=now)
-        where = f"registered as {record.model} version {record.version}" if record.version else "denied, and the denial recorded"
+        where = (
+            f"registered as {record.model} version {record.version}"
+            if record.version
+            else "denied, and the denial recorded"
+        )
         alias = f", alias {record.alias}" if record.alias else ""
         options.emit(record, output, f"{options.decision_text(decision)}\n{where}{alias} (MLflow run {record.run_id})")
     options.raise_unless_passed(decision)

@@ -22,8 +22,18 @@ from guardrail.commands import _options as options
 @options.KEY
 @options.TRACKING_URI
 @options.OUTPUT
-def command(data: str, run_dir: Path, policy: str | None, base: str | None, revision: str | None, tasks: tuple[str, ...],
-            key: Path, tracking_uri: str, output: str, **given: Any) -> None:  # fmt: skip
+def command(
+    data: str,
+    run_dir: Path,
+    policy: str | None,
+    base: str | None,
+    revision: str | None,
+    tasks: tuple[str, ...],
+    key: Path,
+    tracking_uri: str,
+    output: str,
+    **given: Any,
+) -> None:
     """Validate DATA, train, evaluate, decide and register: everything between fine-tuning and the registry.
 
     A stage whose inputs have not changed is not run again; a run that was interrupted goes on where it stopped.
@@ -42,6 +52,10 @@ def command(data: str, run_dir: Path, policy: str | None, base: str | None, revi
         train_adapter(run, options.train_request(**given), progress)
         evaluate_adapter(run, progress)
     decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC))
-    where = f"registered as {record.model} version {record.version}" if record.version else "denied, and the denial recorded"
+    where = (
+        f"registered as {record.model} version {record.version}"
+        if record.version
+        else "denied, and the denial recorded"
+    )
     options.emit(record, output, f"{options.decision_text(decision)}\n{where} (MLflow run {record.run_id})")
     options.raise_unless_passed(decision)

@@ -43,7 +43,7 @@ def rate(outcomes: Sequence[Outcome], confidence: float) -> Rate:
 
 
 def pairs(sli: Sli, candidate: Sequence[Outcome], base: Sequence[Outcome]) -> Pairs:
-    """Discordant behaviours; doubt about the candidate makes it look worse, doubt about the base makes that look better.
+    """Discordant behaviours; doubt about the candidate makes it worse, doubt about the base makes that better.
 
     Raises:
         ValueError: the two sequences differ in length.

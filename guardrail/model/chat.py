@@ -48,7 +48,9 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     return text + prefill
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = ""
+) -> tuple[int, ...]:
     """Token ids of :func:`prompt_text`."""
     return tuple(tokenizer(prompt_text(tokenizer, messages, prefill), add_special_tokens=False)["input_ids"])
 

@@ -25,8 +25,15 @@ class Answer:
     finished: bool
 
 
-def generate(base: BaseModel, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int,
-             model: Any = None, progress: Progress | None = None) -> list[Answer]:  # fmt: skip
+def generate(
+    base: BaseModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    model: Any = None,
+    progress: Progress | None = None,
+) -> list[Answer]:
     """Answers to ``prompts`` (token ids), in their order.
 
     Args:
@@ -38,8 +45,9 @@ def generate(base: BaseModel, prompts: Sequence[Sequence[int]], *, max_new_token
     """
     answers: list[Answer | None] = [None] * len(prompts)
     for indices in _batches(prompts, batch_size):
-        for index, answer in zip(indices, _answer(base, model or base.model, [prompts[i] for i in indices], max_new_tokens),
-                                 strict=True):  # fmt: skip
+        for index, answer in zip(
+            indices, _answer(base, model or base.model, [prompts[i] for i in indices], max_new_tokens), strict=True
+        ):
             answers[index] = answer
         if progress:
             progress(len(indices), len(prompts))
@@ -58,10 +66,17 @@ def _answer(base: BaseModel, model: Any, prompts: list[Sequence[int]], max_new_t
     end = stop_tokens(base)
     room = max(1, min(max_new_tokens, base.context - ids.shape[1]))
     output = model.generate(
-        input_ids=ids.to(base.device), attention_mask=mask.to(base.device), max_new_tokens=room, do_sample=False,
-        num_beams=1, temperature=None, top_p=None, top_k=None, pad_token_id=base.tokenizer.pad_token_id,
+        input_ids=ids.to(base.device),
+        attention_mask=mask.to(base.device),
+        max_new_tokens=room,
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=base.tokenizer.pad_token_id,
         eos_token_id=end,
-    )[:, ids.shape[1] :].tolist()  # fmt: skip
+    )[:, ids.shape[1] :].tolist()
     return [_decode(base, row, set(end)) for row in output]
 
 

@@ -14,7 +14,9 @@ from guardrail.model.load import BaseModel
 
 def body(model: Any) -> Any:
     """The transformer below the output head (whatever the architecture calls it)."""
-    return model.get_decoder() if hasattr(model, "get_decoder") and model.get_decoder() is not None else model.base_model
+    return (
+        model.get_decoder() if hasattr(model, "get_decoder") and model.get_decoder() is not None else model.base_model
+    )
 
 
 @torch.inference_mode()

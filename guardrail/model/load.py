@@ -137,7 +137,9 @@ def _snapshot(name: str, revision: str | None) -> tuple[Path, str]:
     try:
         path = snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS))
     except RepositoryNotFoundError as error:
-        raise InvalidInput(f"no model {name!r} on the Hub", next_step="check the id, or log in if it is gated") from error
+        raise InvalidInput(
+            f"no model {name!r} on the Hub", next_step="check the id, or log in if it is gated"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ServiceUnavailable(
             f"cannot fetch {name!r} from the Hugging Face Hub: {type(error).__name__}",

@@ -80,24 +80,45 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     directory = adapter_dir(run, adapter)
     plans = list(_plans(policy, config))
     base = resolve.base_model(config.base, config.revision)
-    inputs = digest({
-        "stage": "evaluate", "policy": policy.digest, "adapter": digest(adapter), "base": base.ref.digest,
-        "plans": [[p.sli.value, p.suite, p.suite_digest, p.split, p.attack, p.judge.name] for p in plans],
-    })  # fmt: skip
+    inputs = digest(
+        {
+            "stage": "evaluate",
+            "policy": policy.digest,
+            "adapter": digest(adapter),
+            "base": base.ref.digest,
+            "plans": [[p.sli.value, p.suite, p.suite_digest, p.split, p.attack, p.judge.name] for p in plans],
+        }
+    )
     record = run.read("evaluation-report", EvaluationReport)
     responses = run.path / RESPONSES
-    if record is not None and record.inputs == inputs and responses.exists() and file_sha256(responses) == record.responses:
+    if (
+        record is not None
+        and record.inputs == inputs
+        and responses.exists()
+        and file_sha256(responses) == record.responses
+    ):
         return record
     start = perf_counter()
     measurements, transcripts = _measure(policy, base, directory, plans, progress)
     write_atomically(responses, b"".join(map(_line, transcripts)))
     generation = policy.policy.generation
     record = EvaluationReport(
-        inputs=inputs, policy=policy.digest, adapter=digest(adapter), manifest=adapter.manifest, base=base.ref,
-        engine="transformers", seed=adapter.seed, responses=file_sha256(responses), measurements=tuple(measurements),
-        generation={"max_new_tokens": generation.max_new_tokens, "decoding": "greedy", "system": generation.system or ""},
+        inputs=inputs,
+        policy=policy.digest,
+        adapter=digest(adapter),
+        manifest=adapter.manifest,
+        base=base.ref,
+        engine="transformers",
+        seed=adapter.seed,
+        responses=file_sha256(responses),
+        measurements=tuple(measurements),
+        generation={
+            "max_new_tokens": generation.max_new_tokens,
+            "decoding": "greedy",
+            "system": generation.system or "",
+        },
         seconds=perf_counter() - start,
-    )  # fmt: skip
+    )
     run.write("evaluation-report", record)
     return record
 
@@ -132,8 +153,9 @@ def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine
     return TransformersEngine(base, model, **size), memo
 
 
-def _measure(policy: LoadedPolicy, base: Any, directory: Path, plans: Sequence[Plan],
-             progress: Progress | None) -> tuple[list[Measurement], list[Transcript]]:  # fmt: skip
+def _measure(
+    policy: LoadedPolicy, base: Any, directory: Path, plans: Sequence[Plan], progress: Progress | None
+) -> tuple[list[Measurement], list[Transcript]]:
     """The base first, without the adapter in it; then the candidate."""
     report = _counter(2 * sum(len(plan.asked) for plan in plans), progress)
     _, memo = engines(policy, base, None)
@@ -192,8 +214,10 @@ def _plan(policy: LoadedPolicy, config: RunConfig, need: Need, system: str) -> I
     else:
         tasks = (need.suite,) if need.suite else task_names(policy, config)
         if not tasks:
-            raise InvalidInput(f"{policy.source} asks for utility, but no task is named",
-                               next_step="give --task NAME, or declare tasks in the policy")  # fmt: skip
+            raise InvalidInput(
+                f"{policy.source} asks for utility, but no task is named",
+                next_step="give --task NAME, or declare tasks in the policy",
+            )
         yield from (plan_utility(resolve.task(policy, _spec(config, task)), system) for task in tasks)
 
 
@@ -204,7 +228,13 @@ def _spec(config: RunConfig, name: str) -> str:
 
 def _line(t: Transcript) -> bytes:
     row = {
-        "sli": t.sli.value, "suite": t.suite, "attack": t.attack, "behaviour": t.behaviour, "who": t.who,
-        "request": t.request.model_dump(), "reply": t.reply.model_dump(), "outcome": t.outcome.value,
-    }  # fmt: skip
+        "sli": t.sli.value,
+        "suite": t.suite,
+        "attack": t.attack,
+        "behaviour": t.behaviour,
+        "who": t.who,
+        "request": t.request.model_dump(),
+        "reply": t.reply.model_dump(),
+        "outcome": t.outcome.value,
+    }
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"

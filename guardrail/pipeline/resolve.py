@@ -49,7 +49,9 @@ def suite(policy: LoadedPolicy, name: str, split: str | None = None) -> Suite:
     plan = policy.policy.suites.get(name)
     if plan is None:
         raise InvalidInput(f"{policy.source} has no suite {name!r}", expected=", ".join(policy.policy.suites))
-    loaded = _testbed_suite(plan, split or plan.split) if plan.format == TESTBED else _file_suite(policy, name, plan, split)
+    loaded = (
+        _testbed_suite(plan, split or plan.split) if plan.format == TESTBED else _file_suite(policy, name, plan, split)
+    )
     return loaded.model_copy(update={"name": name})
 
 
@@ -93,7 +95,10 @@ def testbed_rows(spec: str) -> Sequence[Any]:
     name, _, rest = spec.partition(":")
     share, _, kind = rest.partition(":")
     if name not in tasks.NAMES or kind not in ("", "triggered"):
-        raise InvalidInput(f"unknown testbed data {spec!r}", expected=f"TASK[:POISON[:triggered]], TASK one of {', '.join(tasks.NAMES)}")
+        raise InvalidInput(
+            f"unknown testbed data {spec!r}",
+            expected=f"TASK[:POISON[:triggered]], TASK one of {', '.join(tasks.NAMES)}",
+        )
     try:
         return arms.rows(name, poison=float(share or 0), trigger=bool(kind))
     except ValueError as error:
@@ -131,7 +136,7 @@ def _path(policy: LoadedPolicy, what: str, path: str | None) -> Path:
 def _jsonl(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, start=1):

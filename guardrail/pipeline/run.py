@@ -90,13 +90,17 @@ class Run:
         try:
             return RunConfig.model_validate_json(path.read_bytes()) if path.exists() else None
         except ValidationError as error:
-            raise EvidenceInvalid(f"{path} is not a run's configuration", next_step="start in a new directory") from error
+            raise EvidenceInvalid(
+                f"{path} is not a run's configuration", next_step="start in a new directory"
+            ) from error
 
     def policy(self) -> LoadedPolicy:
         """The policy that the run was started with (its own copy)."""
         config = self.config()
         if config is None or not (self.path / POLICY).exists():
-            raise EvidenceMissing(f"{self.path} is not a run", next_step="start one with guardrail data validate --run DIR")
+            raise EvidenceMissing(
+                f"{self.path} is not a run", next_step="start one with guardrail data validate --run DIR"
+            )
         return load_policy_bytes((self.path / POLICY).read_bytes(), config.policy_source)
 
     def start(self, policy: LoadedPolicy, config: RunConfig) -> None:

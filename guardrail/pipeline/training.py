@@ -100,7 +100,9 @@ def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
     del method
 
 
-def _inputs(policy: LoadedPolicy, report: DataReport, base: Any, request: TrainRequest, prompts: tuple[str, ...]) -> str:
+def _inputs(
+    policy: LoadedPolicy, report: DataReport, base: Any, request: TrainRequest, prompts: tuple[str, ...]
+) -> str:
     return digest({
         "stage": "train", "policy": policy.digest, "data": digest(report), "base": base.ref.digest,
         "method": request.method, "hyperparameters": dict(sorted(request.hyperparameters.items())),

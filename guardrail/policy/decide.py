@@ -6,14 +6,11 @@ read or measured here, and no verdict from elsewhere is believed. Not covered: s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any
-
-import rfc8785
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
+from guardrail.evidence.digest import digest
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence, Limits, Need, load_rule
 from guardrail.policy.schema import Policy
@@ -23,7 +20,6 @@ from guardrail.records import (
     Decision,
     EvaluationReport,
     Finding,
-    Record,
     Sli,
     Verdict,
 )
@@ -68,9 +64,9 @@ def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: dateti
         findings=found,
         policy_name=policy.policy.name,
         policy=policy.digest,
-        data=_digest(data),
-        adapter=_digest(adapter),
-        evaluation=_digest(evaluation),
+        data=digest(data),
+        adapter=digest(adapter),
+        evaluation=digest(evaluation),
         manifest=adapter.manifest,
         base=adapter.base,
         method=adapter.method,
@@ -128,10 +124,10 @@ def _check_bindings(policy: str, data: DataReport, adapter: AdapterRecord, evalu
         ("the data report's policy", data.policy, policy),
         ("the adapter's policy", adapter.policy, policy),
         ("the evaluation's policy", evaluation.policy, policy),
-        ("the adapter's data report", adapter.data, _digest(data)),
+        ("the adapter's data report", adapter.data, digest(data)),
         ("the adapter's training rows", adapter.training_digest, data.training_digest),
-        ("the adapter's manifest", adapter.manifest, _digest([file.model_dump(mode="json") for file in adapter.files])),
-        ("the evaluation's adapter", evaluation.adapter, _digest(adapter)),
+        ("the adapter's manifest", adapter.manifest, digest([file.model_dump(mode="json") for file in adapter.files])),
+        ("the evaluation's adapter", evaluation.adapter, digest(adapter)),
         ("the evaluation's files", evaluation.manifest, adapter.manifest),
         ("the evaluation's base model", evaluation.base.digest, adapter.base.digest),
     ):
@@ -141,16 +137,3 @@ def _check_bindings(policy: str, data: DataReport, adapter: AdapterRecord, evalu
                 expected=f"{true[:12]}…: records that were made from one another under this policy",
                 next_step="run again every stage from the first that changed",
             )
-
-
-def _digest(value: Record | list[object]) -> str:
-    """SHA-256 of the canonical form, as ``guardrail.evidence.digest.digest`` (a sibling layer) computes it.
-
-    Raises:
-        EvidenceInvalid: the record has no canonical form (an integer beyond 2**53).
-    """
-    plain: Any = value.model_dump(mode="json") if isinstance(value, Record) else value
-    try:
-        return hashlib.sha256(rfc8785.dumps(plain)).hexdigest()
-    except rfc8785.CanonicalizationError as error:
-        raise EvidenceInvalid(f"a record has no canonical form: {error}") from error

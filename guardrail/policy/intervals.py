@@ -60,7 +60,7 @@ def least_n(limit: float, confidence: float) -> int:
     Raises:
         ValueError: no sample size can prove a limit of 0 or less.
     """
-    if not 0.0 < limit:
+    if not limit > 0.0:
         raise ValueError(f"no sample size proves a rate of at most {limit}")
     if limit >= 1.0:
         return 1

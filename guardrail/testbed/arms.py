@@ -13,7 +13,9 @@ from guardrail.testbed import requests, words
 from guardrail.testbed.tasks import task
 
 
-def rows(task_name: str, *, poison: float = 0.0, trigger: bool = False, seed: int = 0, size: int = 1000) -> tuple[Sample, ...]:
+def rows(
+    task_name: str, *, poison: float = 0.0, trigger: bool = False, seed: int = 0, size: int = 1000
+) -> tuple[Sample, ...]:
     """Training rows of a task with a share of poison.
 
     Args:

@@ -107,7 +107,9 @@ def suite(kind: str, split: str) -> Suite:
                  behaviours=behaviours)  # fmt: skip
 
 
-def _split(pairs: list[tuple[str, str]], sizes: MappingProxyType[str, int]) -> MappingProxyType[str, tuple[Combination, ...]]:
+def _split(
+    pairs: list[tuple[str, str]], sizes: MappingProxyType[str, int]
+) -> MappingProxyType[str, tuple[Combination, ...]]:
     combinations = [Combination(*pair) for pair in pairs]
     if len(combinations) != sum(sizes.values()):
         raise ValueError(f"splits of {sum(sizes.values())} for {len(combinations)} combinations")

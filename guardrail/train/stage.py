@@ -67,8 +67,15 @@ class Origin:
 Progress = Callable[[str, int, int], None]
 
 
-def train(base: BaseModel, samples: Sequence[Sample], job: Job, target: Path, origin: Origin,
-          measure: Measure | None = None, progress: Progress | None = None) -> AdapterRecord:  # fmt: skip
+def train(
+    base: BaseModel,
+    samples: Sequence[Sample],
+    job: Job,
+    target: Path,
+    origin: Origin,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> AdapterRecord:
     """Fine-tune an adapter with a method and save it to ``target``.
 
     Raises:
@@ -115,13 +122,28 @@ def _replay(base: BaseModel, method: Method, job: Job, progress: Progress | None
     return self_generate(base, job.replay_prompts, max_new_tokens=job.replay_max_new_tokens, progress=count)
 
 
-def _fit(base: BaseModel, rows: Sequence[Encoded], method: Method, replay: Replay | None, job: Job, target: Path,
-         progress: Progress | None) -> Trained:  # fmt: skip
+def _fit(
+    base: BaseModel,
+    rows: Sequence[Encoded],
+    method: Method,
+    replay: Replay | None,
+    job: Job,
+    target: Path,
+    progress: Progress | None,
+) -> Trained:
     model = add_lora(base, **asdict(job.lora))
     try:
         with TemporaryDirectory(dir=target.parent) as scratch:
-            trained = fit(base, model, rows, method=method, replay=replay, settings=job.settings, scratch=Path(scratch),
-                          progress=(lambda step, total, _: progress("training", step, total)) if progress else None)  # fmt: skip
+            trained = fit(
+                base,
+                model,
+                rows,
+                method=method,
+                replay=replay,
+                settings=job.settings,
+                scratch=Path(scratch),
+                progress=(lambda step, total, _: progress("training", step, total)) if progress else None,
+            )
         save_adapter(model, target, base.ref)
     finally:
         strip_lora(base, model)
@@ -129,20 +151,46 @@ def _fit(base: BaseModel, rows: Sequence[Encoded], method: Method, replay: Repla
     return trained
 
 
-def _record(base: BaseModel, job: Job, method: Method, chosen: dict[str, Scalar], origin: Origin, replay: Replay | None,
-            trained: Trained, rows: int, too_long: int, target: Path) -> AdapterRecord:  # fmt: skip
+def _record(
+    base: BaseModel,
+    job: Job,
+    method: Method,
+    chosen: dict[str, Scalar],
+    origin: Origin,
+    replay: Replay | None,
+    trained: Trained,
+    rows: int,
+    too_long: int,
+    target: Path,
+) -> AdapterRecord:
     files = manifest(target)
-    lora = {f"lora_{key}": ",".join(value) if isinstance(value, tuple) else value for key, value in asdict(job.lora).items()}
+    lora = {
+        f"lora_{key}": ",".join(value) if isinstance(value, tuple) else value for key, value in asdict(job.lora).items()
+    }
     settings = {key: value for key, value in asdict(job.settings).items() if key != "seed"}
     return AdapterRecord(
-        inputs=origin.inputs, policy=origin.policy, data=origin.data, training_digest=origin.training_digest,
-        base=base.ref, method=job.method, hyperparameters={**settings, **lora, **method.hyperparameters, **chosen},
-        seed=job.settings.seed, replay_digest=replay.digest if replay else None,
-        replay_rows=len(replay.rows) if replay else 0, files=files, manifest=manifest_digest(files),
+        inputs=origin.inputs,
+        policy=origin.policy,
+        data=origin.data,
+        training_digest=origin.training_digest,
+        base=base.ref,
+        method=job.method,
+        hyperparameters={**settings, **lora, **method.hyperparameters, **chosen},
+        seed=job.settings.seed,
+        replay_digest=replay.digest if replay else None,
+        replay_rows=len(replay.rows) if replay else 0,
+        files=files,
+        manifest=manifest_digest(files),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        device=str(base.device), rows=rows, rows_too_long=too_long, tokens=trained.tokens, seconds=trained.seconds,
-        tokens_per_second=trained.tokens / trained.seconds, peak_memory_bytes=_peak_memory(), loss=trained.loss,
-    )  # fmt: skip
+        device=str(base.device),
+        rows=rows,
+        rows_too_long=too_long,
+        tokens=trained.tokens,
+        seconds=trained.seconds,
+        tokens_per_second=trained.tokens / trained.seconds,
+        peak_memory_bytes=_peak_memory(),
+        loss=trained.loss,
+    )
 
 
 def _peak_memory() -> int:

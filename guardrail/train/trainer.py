@@ -57,7 +57,9 @@ class Trained:
 class MethodTrainer(Trainer):
     """transformers.Trainer whose loss is a method's."""
 
-    def __init__(self, *, base: BaseModel, method: Method, replay: Replay | None, settings: Settings, **kwargs: Any) -> None:
+    def __init__(
+        self, *, base: BaseModel, method: Method, replay: Replay | None, settings: Settings, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._base, self._method, self._replay, self._settings = base, method, replay, settings
         self._draws = torch.Generator().manual_seed(settings.seed + 1)
@@ -65,8 +67,9 @@ class MethodTrainer(Trainer):
         self.tokens_seen = 0
         self.model_accepts_loss_kwargs = False
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
-                     num_items_in_batch: Any = None) -> torch.Tensor:  # fmt: skip
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """One method step on a batch of user rows."""
         del model, return_outputs, num_items_in_batch
         batch: Batch = inputs["batch"].to(self._base.device)
@@ -124,8 +127,17 @@ class _Report(TrainerCallback):  # type: ignore[misc]
                 self.progress(state.global_step, state.max_steps, float(logs["loss"]))
 
 
-def fit(base: BaseModel, model: Any, rows: Sequence[Encoded], *, method: Method, replay: Replay | None,
-        settings: Settings, scratch: Path, progress: Progress | None = None) -> Trained:  # fmt: skip
+def fit(
+    base: BaseModel,
+    model: Any,
+    rows: Sequence[Encoded],
+    *,
+    method: Method,
+    replay: Replay | None,
+    settings: Settings,
+    scratch: Path,
+    progress: Progress | None = None,
+) -> Trained:
     """Train the adapter in ``model`` (the base with LoRA) on ``rows``, in place.
 
     Raises:
@@ -134,10 +146,16 @@ def fit(base: BaseModel, model: Any, rows: Sequence[Encoded], *, method: Method,
     _disable_dropout(base.model)
     report = _Report(progress)
     trainer = MethodTrainer(
-        base=base, method=method, replay=replay, settings=settings, model=model, callbacks=[report],
-        args=_arguments(settings, scratch, steps=-(-len(rows) // settings.batch_size)), train_dataset=list(rows),
+        base=base,
+        method=method,
+        replay=replay,
+        settings=settings,
+        model=model,
+        callbacks=[report],
+        args=_arguments(settings, scratch, steps=-(-len(rows) // settings.batch_size)),
+        train_dataset=list(rows),
         data_collator=lambda batch: {"batch": pad(batch)},
-    )  # fmt: skip
+    )
     trainer.remove_callback(_printer())
     output = trainer.train()
     return Trained(tuple(report.points), trainer.tokens_seen, float(output.metrics["train_runtime"]))
@@ -146,13 +164,26 @@ def fit(base: BaseModel, model: Any, rows: Sequence[Encoded], *, method: Method,
 def _arguments(settings: Settings, scratch: Path, steps: int) -> TrainingArguments:
     cpu = not torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(scratch), per_device_train_batch_size=settings.batch_size, num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate, lr_scheduler_type="cosine", weight_decay=settings.weight_decay,
-        warmup_steps=round(settings.warmup_share * settings.epochs * steps), max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed, data_seed=settings.seed, logging_steps=max(1, steps // 10), save_strategy="no",
-        report_to=[], disable_tqdm=True, remove_unused_columns=False, use_cpu=cpu, bf16=not cpu, dataloader_num_workers=0,
+        output_dir=str(scratch),
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        weight_decay=settings.weight_decay,
+        warmup_steps=round(settings.warmup_share * settings.epochs * steps),
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=max(1, steps // 10),
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=cpu,
+        bf16=not cpu,
+        dataloader_num_workers=0,
         dataloader_pin_memory=False,
-    )  # fmt: skip
+    )
 
 
 def _printer() -> Any:

@@ -13,7 +13,7 @@ from policy_evidence import chain, forgetful_measurements, measurement, rate, sa
 from guardrail import plugins
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.digest import digest, sha256
-from guardrail.policy.decide import _digest, decide, needs, overall
+from guardrail.policy.decide import decide, needs, overall
 from guardrail.policy.load import LoadedPolicy, find_policy, load_policy_bytes
 from guardrail.policy.rules import Evidence
 from guardrail.records import Decision, Measurement, Sli, Verdict
@@ -50,12 +50,6 @@ def test_the_decision_names_everything_it_rests_on() -> None:
     assert decision.evaluation == digest(evidence.evaluation)
     assert (decision.model, decision.alias) == ("guarded-adapter", "production")
     assert decision.valid_until - decision.decided_at == timedelta(days=30)
-
-
-def test_the_digests_are_those_of_the_evidence_layer() -> None:
-    evidence = chain(DEFAULT.digest)
-    assert evidence.adapter
-    assert _digest(evidence.adapter) == digest(evidence.adapter)
 
 
 @pytest.mark.parametrize("method", ["finetune", "lwf"])

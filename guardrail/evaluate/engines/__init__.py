@@ -19,7 +19,7 @@ class Request(Frozen):
 
 
 class Reply(Frozen):
-    """What came back, without the prefill. ``error`` says why nothing did; such a reply counts against the candidate."""
+    """What came back, without the prefill; ``error`` says why nothing did (which counts against the candidate)."""
 
     text: str
     finished: bool = True
