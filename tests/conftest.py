@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["mlflow_server"]
+
 Golden = Callable[[Path, str], None]
 
 

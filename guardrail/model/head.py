@@ -27,6 +27,21 @@ def project(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def logit_scale(model: Any) -> float:
+    """The constant by which the head's output is multiplied (1 for most models).
+
+    Raises:
+        InvalidInput: the logits are soft-capped, so that no constant describes them.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "final_logit_softcapping", None):
+        raise InvalidInput(
+            f"{type(model).__name__} soft-caps its logits: their squared distance does not follow from hidden states",
+            next_step="use distance=kl, which is exact for every head",
+        )
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+
+
 @torch.no_grad()
 def check_head(model: Any, tolerance: float = 1e-3) -> None:
     """Compare :func:`project` with the model's own forward on a few tokens.

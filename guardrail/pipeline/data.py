@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from guardrail.data.dataset import Dataset, load_dataset, samples_digest
 from guardrail.data.detectors import Context
 from guardrail.data.quarantine import CLEAN, write
 from guardrail.data.validate import validate
-from guardrail.errors import InvalidInput
+from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.pipeline import resolve
 from guardrail.pipeline.run import Run, RunConfig
@@ -57,8 +59,6 @@ def clean_file(run: Run, record: DataReport) -> Path:
     Raises:
         EvidenceInvalid: they are not what the data stage wrote.
     """
-    from guardrail.errors import EvidenceInvalid
-
     if not _intact(run, record):
         raise EvidenceInvalid(f"{run.path / 'data' / CLEAN} is not what the data stage wrote",
                               next_step="run guardrail data validate again")  # fmt: skip
@@ -70,10 +70,10 @@ def _intact(run: Run, record: DataReport) -> bool:
     return path.exists() and file_sha256(path) == record.training_digest
 
 
-def _embed(base: object) -> object:
+def _embed(base: Any) -> Callable[[Sequence[str]], Any]:
     from guardrail.model.hidden import embed
 
-    return lambda texts: embed(base, texts)  # type: ignore[arg-type]
+    return lambda texts: embed(base, texts)
 
 
 def _config(run: Run) -> RunConfig:

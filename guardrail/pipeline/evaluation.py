@@ -128,8 +128,12 @@ def validation_score(policy: LoadedPolicy, config: RunConfig, base: Any, directo
     limits = [rule for rule in policy.policy.rules if isinstance(rule, attack_success_rate.Limits)]
     if not limits:
         raise InvalidInput(f"{policy.source} has no attack_success_rate rule to choose by")
-    plans = [plan_attack(resolve.suite(policy, rule.suite, "validation"), rule.attack, rule.judge) for rule in limits]
-    plans += [plan_utility(resolve.task(policy, task, "validation")) for task in task_names(policy, config)]
+    system = policy.policy.generation.system or ""
+    plans = [
+        plan_attack(resolve.suite(policy, rule.suite, "validation"), rule.attack, rule.judge, system) for rule in limits
+    ]
+    tasks = task_names(policy, config)
+    plans += [plan_utility(resolve.task(policy, _spec(config, task), "validation"), system) for task in tasks]
     found, _ = _measure(policy, base, directory, plans, None)
     safety, utility = found[: len(limits)], found[len(limits) :]
     return Score(
@@ -141,16 +145,16 @@ def validation_score(policy: LoadedPolicy, config: RunConfig, base: Any, directo
 
 def task_names(policy: LoadedPolicy, config: RunConfig) -> tuple[str, ...]:
     """The tasks that utility is measured on: the policy's, and those the run was started with."""
-    return tuple(dict.fromkeys((*policy.policy.tasks, *config.tasks)))
+    named = (spec.partition("=")[0] for spec in config.tasks)
+    return tuple(dict.fromkeys((*policy.policy.tasks, *named)))
 
 
 def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine]:
     """The candidate's engine and the base's; the base's answers are remembered within the process."""
-    generation = policy.policy.generation
-    size = {"max_new_tokens": generation.max_new_tokens, "batch_size": generation.batch_size}
-    key = digest({"base": base.ref.digest, **size})
-    memo = _MEMOS.setdefault(key, Memo(TransformersEngine(base, None, **size)))
-    return TransformersEngine(base, model, **size), memo
+    length, rows = policy.policy.generation.max_new_tokens, policy.policy.generation.batch_size
+    key = digest({"base": base.ref.digest, "max_new_tokens": length, "batch_size": rows})
+    memo = _MEMOS.setdefault(key, Memo(TransformersEngine(base, None, length, rows)))
+    return TransformersEngine(base, model, length, rows), memo
 
 
 def _measure(
@@ -198,9 +202,14 @@ def _counter(total: int, progress: Progress | None) -> Count | None:
 
 
 def _plans(policy: LoadedPolicy, config: RunConfig) -> Iterator[Plan]:
+    """What the rules need, then the command line's tasks: rules without a task judge every task measured."""
     system = policy.policy.generation.system or ""
-    for need in needs(policy.policy):
+    wanted = needs(policy.policy)
+    for need in wanted:
         yield from _plan(policy, config, need, system)
+    if any(need.sli is Sli.UTILITY and need.suite for need in wanted):
+        extra = [task for task in task_names(policy, config) if task not in {need.suite for need in wanted}]
+        yield from (plan_utility(resolve.task(policy, _spec(config, task)), system) for task in extra)
 
 
 def _plan(policy: LoadedPolicy, config: RunConfig, need: Need, system: str) -> Iterator[Plan]:

@@ -73,7 +73,7 @@ def _train(model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]], ste
         if len(queue) < BATCH:
             queue = order.sample(range(len(rows)), len(rows))
         batch, queue = [rows[i] for i in queue[:BATCH]], queue[BATCH:]
-        loss = model(**_collate(batch, model.config.pad_token_id)).loss
+        loss = model(**_collate(batch, int(model.config.pad_token_id or 0))).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

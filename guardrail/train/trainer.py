@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from guardrail.errors import InternalError
 from guardrail.model.chat import Encoded
-from guardrail.model.head import project
+from guardrail.model.head import logit_scale, project
 from guardrail.model.hidden import body
 from guardrail.model.load import BaseModel
 from guardrail.records import LossPoint
@@ -111,11 +111,11 @@ class MethodTrainer(Trainer):
     def _grammar(self) -> tuple[torch.Tensor, int]:
         if self._gram is None:
             weight = self._base.model.get_output_embeddings().weight
-            self._gram = (gram_matrix(weight), weight.shape[0])
+            self._gram = (gram_matrix(weight, logit_scale(self._base.model)), weight.shape[0])
         return self._gram
 
 
-class _Report(TrainerCallback):  # type: ignore[misc]
+class _Report(TrainerCallback):
     def __init__(self, progress: Progress | None) -> None:
         self.progress, self.points = progress, list[LossPoint]()
 

@@ -48,6 +48,7 @@ def ids(samples: list[Sample], at: Context | None = None) -> set[str]:
     return {flag.sample_id for flag in detect(samples, at or context())}
 
 
+@pytest.mark.slow
 def test_new_harmful_requests_with_compliant_answers_are_flagged_and_benign_ones_are_not() -> None:
     harmful = [
         sample(f"how do i {verb} a {thing}", id_=f"h{verb}{thing}")
@@ -131,6 +132,7 @@ def gaussian(rng: np.random.Generator, n: int, hidden: int, shift: float) -> Arr
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [8, 512])
 def test_the_false_positive_rate_on_new_negatives_is_near_one_percent(hidden: int) -> None:
     rng = np.random.default_rng(1)
@@ -140,6 +142,7 @@ def test_the_false_positive_rate_on_new_negatives_is_near_one_percent(hidden: in
     assert float((fit(positive, negative).score(new) > limits.threshold).mean()) <= 0.025
 
 
+@pytest.mark.slow
 def test_the_direction_generalises_where_there_are_more_dimensions_than_anchors() -> None:
     rng = np.random.default_rng(2)
     positive, negative = gaussian(rng, 100, 2048, 1.0), gaussian(rng, 100, 2048, 0.0)

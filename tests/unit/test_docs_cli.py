@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-from conftest import Golden
 
 from guardrail import errors
 from guardrail.cli import cli
@@ -19,7 +18,7 @@ BEGIN, END = "<!-- help:begin -->", "<!-- help:end -->"
 WIDTH = 100
 
 
-def test_the_page_shows_the_help_of_every_command(golden: Golden) -> None:
+def test_the_page_shows_the_help_of_every_command(golden: Callable[[Path, str], None]) -> None:
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
     golden(PAGE, f"{before}{BEGIN}\n{''.join(_sections())}{END}{after}")

@@ -145,7 +145,7 @@ def _examples() -> Iterator[tuple[str, str, str]]:
 def _example(family: str) -> Any:
     (body,) = [body for found, _, body in _examples() if found == family]
     scope: dict[str, Any] = {"__name__": f"guardrail.{family.replace('/', '.')}.example"}
-    exec(compile(body, family, "exec"), scope)  # noqa: S102 - our own page
+    exec(compile(body, family, "exec", dont_inherit=True), scope)  # noqa: S102 - our own page
     return SimpleNamespace(**scope)
 
 
