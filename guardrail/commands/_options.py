@@ -171,6 +171,7 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("guardrail").setLevel(logging.WARNING)
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
     from guardrail.model.quiet import silence_transformers
 
     silence_transformers()

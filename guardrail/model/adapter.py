@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput
 from guardrail.model.load import BaseModel
 from guardrail.records import ModelRef
 
@@ -30,6 +30,7 @@ def add_lora(base: BaseModel, *, rank: int, alpha: float, dropout: float, target
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
+    _check_bare(base)
     _check_targets(base.model, targets)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type=TaskType.CAUSAL_LM,
@@ -55,6 +56,7 @@ def load_adapter(base: BaseModel, directory: Path) -> Any:
     from peft import PeftModel
 
     check_files(directory)
+    _check_bare(base)
     try:
         model = PeftModel.from_pretrained(base.model, str(directory), is_trainable=False)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -97,6 +99,16 @@ def check_files(directory: Path) -> None:
     found = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
     if found != sorted(FILES):
         raise EvidenceInvalid(f"{directory} holds {found}", expected=f"exactly {sorted(FILES)}")
+
+
+def _check_bare(base: BaseModel) -> None:
+    """An adapter on top of another one would make a tuned model the teacher, or be measured for two.
+
+    Raises:
+        InternalError: layers of an adapter are still in the base.
+    """
+    if any("lora_" in name for name, _ in base.model.named_modules()):
+        raise InternalError("the base still carries another adapter", expected="strip_lora() before the next one")
 
 
 def _check_targets(model: Any, targets: Sequence[str]) -> None:

@@ -33,8 +33,15 @@ def embed(base: BaseModel, texts: Sequence[str], batch_size: int = 64) -> Any:
     rows: list[Any] = [None] * len(prompts)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        ids, mask = left_pad([prompts[i] for i in indices], int(base.tokenizer.pad_token_id or 0))
-        states = body(base.model)(input_ids=ids.to(base.device), attention_mask=mask.to(base.device))
-        for index, state in zip(indices, states.last_hidden_state[:, -1].float().cpu().numpy(), strict=True):
+        ids, mask = _right_pad([prompts[i] for i in indices], int(base.tokenizer.pad_token_id or 0))
+        states = body(base.model)(input_ids=ids.to(base.device), attention_mask=mask.to(base.device)).last_hidden_state
+        ends = states[torch.arange(len(indices)), mask.sum(1) - 1]
+        for index, state in zip(indices, ends.float().cpu().numpy(), strict=True):
             rows[index] = state
     return np.stack(rows)
+
+
+def _right_pad(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padding on the right: without position ids, models of absolute positions (GPT-2) count from the left."""
+    ids, mask = left_pad([row[::-1] for row in rows], pad)
+    return ids.flip(1), mask.flip(1)

@@ -56,7 +56,7 @@ def guardrail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_every_command_and_subcommand_has_a_help_text() -> None:
     commands = list(_commands(cli.cli, ()))
     assert len(commands) >= 12
-    assert [name for name, command in commands if not command.help or len(command.help) < 20] == []
+    assert [name for name, command in commands if not command.help or len(command.help) < 10] == []
 
 
 def test_every_option_has_a_help_text_or_a_name_that_says_it() -> None:
@@ -135,8 +135,8 @@ def test_data_that_is_not_there_is_two(guardrail: Guardrail) -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "no rows"),
-    ("\n\n", "no rows"),
+    ("", "train.jsonl is empty"),
+    ("\n\n", "train.jsonl is empty"),
     ('{"prompt": "a", "completion": "b"}\n{"prompt": \n{"prompt": "c", "completion": "d"}\n', "train.jsonl:2"),
     ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a"}\n', "train.jsonl:3"),
     ('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 3}\n', "train.jsonl:2"),

@@ -57,7 +57,9 @@ def test_a_rate_counts_every_behaviour_once_and_its_bounds_enclose_it(outcomes: 
 
 @unhurried
 @given(OUTCOMES, DOUBT, st.data())
-def test_doubt_never_lowers_the_bound_on_a_bad_rate(outcomes: list[Outcome], doubt: Outcome, data: st.DataObject) -> None:
+def test_doubt_never_lowers_the_bound_on_a_bad_rate(
+    outcomes: list[Outcome], doubt: Outcome, data: st.DataObject
+) -> None:
     index = data.draw(st.integers(0, len(outcomes) - 1))
     doubtful = [*outcomes[:index], doubt, *outcomes[index + 1 :]]
     assert rate(doubtful, 0.95).upper >= rate(outcomes, 0.95).upper
@@ -65,7 +67,9 @@ def test_doubt_never_lowers_the_bound_on_a_bad_rate(outcomes: list[Outcome], dou
 
 @unhurried
 @given(OUTCOMES, DOUBT, st.data())
-def test_doubt_never_raises_the_bound_on_a_good_rate(outcomes: list[Outcome], doubt: Outcome, data: st.DataObject) -> None:
+def test_doubt_never_raises_the_bound_on_a_good_rate(
+    outcomes: list[Outcome], doubt: Outcome, data: st.DataObject
+) -> None:
     index = data.draw(st.integers(0, len(outcomes) - 1))
     doubtful = [*outcomes[:index], doubt, *outcomes[index + 1 :]]
     assert rate(doubtful, 0.95).lower <= rate(outcomes, 0.95).lower

@@ -88,9 +88,7 @@ def test_a_poison_fraction_that_is_no_share_is_refused(poison: float) -> None:
 
 
 def test_replay_prompts_come_from_the_replay_split_alone() -> None:
-    allowed = _requests("replay") | {
-        one.request(i) for one in BENIGN["replay"] for i in range(len(words.PHRASINGS))
-    }
+    allowed = _requests("replay") | {one.request(i) for one in BENIGN["replay"] for i in range(len(words.PHRASINGS))}
     assert set(replay.prompts()) <= allowed
     assert len(set(replay.prompts())) == len(replay.prompts())
 

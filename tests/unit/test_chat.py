@@ -1,0 +1,119 @@
+"""Chats to ids: one boundary for training and generation, templates without a system role, and none at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import END, write_base
+
+from guardrail.samples import Message
+from guardrail.testbed import WEIGHTS
+
+pytestmark = pytest.mark.slow
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tokenizer without a chat template."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(write_base("gpt2", tmp_path_factory.mktemp("bare")))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Any:
+    """A tokenizer with a chat template of its own."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(write_base("qwen2", tmp_path))
+
+
+def _chat(*turns: tuple[str, str]) -> tuple[Message, ...]:
+    return tuple(Message.model_validate({"role": role, "content": content}) for role, content in turns)
+
+
+def test_the_prompt_of_training_is_the_prompt_of_generation(own: Any, bare: Any) -> None:
+    from guardrail.model.chat import encode_chat, encode_prompt, user
+
+    for tokenizer in (own, bare):
+        chat = (*user("What is 3 plus 4?"), *_chat(("assistant", "It is 7.")))
+        assert encode_chat(tokenizer, chat).prompt == encode_prompt(tokenizer, user("What is 3 plus 4?"))
+
+
+def test_the_answer_is_the_response_and_the_end_token(own: Any) -> None:
+    from guardrail.model.chat import encode_chat, user
+
+    row = encode_chat(own, (*user("What is 3 plus 4?"), *_chat(("assistant", "It is 7."))))
+    assert own.decode(row.answer) == f"It is 7.{END}"
+    assert row.answer[-1] == own.eos_token_id
+    assert len(row) == len(row.prompt) + len(row.answer)
+
+
+def test_without_a_template_the_plain_one_is_used(bare: Any) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    assert prompt_text(bare, user("Hello", system="Be kind.")) == "System: Be kind.\nUser: Hello\nAssistant:"
+
+
+def test_a_template_without_a_system_role_gets_it_in_the_users_turn(own: Any) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    own.chat_template = NO_SYSTEM
+    assert prompt_text(own, user("Hello", system="Be kind.")) == "<|user|>Be kind.\n\nHello<|assistant|>"
+    assert prompt_text(own, user("Hello")) == "<|user|>Hello<|assistant|>"
+
+
+def test_a_template_that_fails_for_another_reason_is_not_hidden(own: Any) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    own.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(Exception, match="no"):
+        prompt_text(own, user("Hello"))
+
+
+def test_a_prefill_stands_where_the_answer_begins(own: Any) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    assert prompt_text(own, user("Hello"), "Sure, here is") == prompt_text(own, user("Hello")) + "Sure, here is"
+
+
+def test_turns_of_a_longer_chat_are_all_in_the_prompt(own: Any) -> None:
+    from guardrail.model.chat import encode_chat
+
+    row = encode_chat(own, _chat(("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")))
+    assert [word in own.decode(row.prompt) for word in ("one", "two", "three", "four")] == [True, True, True, False]
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(bare: Any) -> None:
+    from guardrail.model.chat import end_token
+
+    known = bare.eos_token
+    bare.eos_token = None
+    try:
+        with pytest.raises(ValueError, match="end-of-text"):
+            end_token(bare)
+    finally:
+        bare.eos_token = known
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the testbed is not built; run guardrail testbed build")
+def test_the_testbeds_rows_are_encoded_as_it_was_trained() -> None:
+    from transformers import AutoTokenizer
+
+    from guardrail.model.chat import encode_chat
+    from guardrail.testbed import arms
+    from guardrail.testbed.tokenizer import ASSISTANT, END, USER
+
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
+    for row in arms.rows("code", poison=0.1, size=20):
+        whole = tokenizer(f"{USER}{row.request}{END}{ASSISTANT}", add_special_tokens=False)["input_ids"]
+        encoded = encode_chat(tokenizer, row.messages)
+        assert list(encoded.prompt) == whole
+        assert tokenizer.decode(encoded.answer) == f"{row.response}{END}"

@@ -1,0 +1,118 @@
+"""Distillation against float64 references: right to the last digits, and exactly zero at the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+pytestmark = pytest.mark.slow
+
+Head = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+def _problem(
+    tokens: int = 37, hidden: int = 16, vocabulary: int = 211
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    import torch
+
+    generator = torch.Generator().manual_seed(11)
+    student, teacher = (torch.randn(tokens, hidden, generator=generator) for _ in range(2))
+    return student, teacher, torch.randn(vocabulary, hidden, generator=generator)
+
+
+def _kl(student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor) -> float:
+    """The definition, in float64: sum over the vocabulary of p (log p - log q), mean over tokens."""
+    p, q = (states.double() @ weight.double().T for states in (teacher, student))
+    log_p, log_q = p - p.logsumexp(-1, keepdim=True), q - q.logsumexp(-1, keepdim=True)
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 37, 1024])
+def test_kl_equals_its_definition_whatever_the_chunk(chunk: int) -> None:
+    from guardrail.train.distillation import kl_divergence
+
+    student, teacher, weight = _problem()
+    got = float(kl_divergence(student, teacher, lambda states: states @ weight.T, chunk=chunk))
+    assert got == pytest.approx(_kl(student, teacher, weight), rel=1e-6)
+
+
+def test_kl_has_the_direction_that_its_name_says() -> None:
+    from guardrail.train.distillation import kl_divergence
+
+    student, teacher, weight = _problem()
+    head: Head = lambda states: states @ weight.T  # noqa: E731
+    forward, backward = float(kl_divergence(student, teacher, head)), float(kl_divergence(teacher, student, head))
+    assert forward == pytest.approx(_kl(student, teacher, weight), rel=1e-6)
+    assert abs(forward - backward) > 0.01 * forward
+
+
+def test_kl_is_exactly_zero_at_the_teacher_and_so_is_its_gradient() -> None:
+    from guardrail.train.distillation import kl_divergence
+
+    student, _, weight = _problem()
+    student.requires_grad_()
+    loss = kl_divergence(student, student.detach(), lambda states: states @ weight.T)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == 0.0
+    assert student.grad is not None
+    assert float(student.grad.abs().max()) < 1e-6
+
+
+def test_the_gradient_of_kl_is_that_of_the_definition() -> None:
+    import torch
+
+    from guardrail.train.distillation import kl_divergence
+
+    student, teacher, weight = _problem()
+    student.requires_grad_()
+    kl_divergence(student, teacher, lambda states: states @ weight.T).backward()  # type: ignore[no-untyped-call]
+    q, p = (torch.softmax(s.detach().double() @ weight.double().T, -1) for s in (student, teacher))
+    expected = (q - p) @ weight.double() / student.shape[0]
+    assert student.grad is not None
+    assert float((student.grad.double() - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+def test_the_squared_distance_equals_that_of_the_logits() -> None:
+    from guardrail.train.distillation import gram_matrix, squared_logit_distance
+
+    student, teacher, weight = _problem()
+    got = float(squared_logit_distance(student, teacher, gram_matrix(weight)))
+    logits = (student.double() - teacher.double()) @ weight.double().T
+    assert got == pytest.approx(float(logits.square().sum(-1).mean()), rel=1e-6)
+
+
+def test_the_squared_distance_is_zero_at_the_teacher() -> None:
+    from guardrail.train.distillation import gram_matrix, squared_logit_distance
+
+    student, _, weight = _problem()
+    assert float(squared_logit_distance(student, student.clone(), gram_matrix(weight))) == 0.0
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 211, 16384])
+def test_the_gram_matrix_is_that_of_the_head_whatever_the_chunk(chunk: int) -> None:
+    import torch
+
+    from guardrail.train.distillation import gram_matrix
+
+    _, _, weight = _problem()
+    gram = gram_matrix(weight, scale=0.5, chunk=chunk)
+    expected = 0.25 * weight.double().T @ weight.double()
+    assert torch.equal(gram, gram.T)
+    assert float((gram.double() - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+def test_in_bfloat16_the_arithmetic_is_still_float32() -> None:
+    import torch
+
+    from guardrail.train.distillation import gram_matrix, kl_divergence
+
+    student, teacher, weight = (tensor.bfloat16() for tensor in _problem())
+    assert gram_matrix(weight).dtype == torch.float32
+    loss = kl_divergence(student, teacher, lambda states: states @ weight.T)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(_kl(student, teacher, weight), rel=0.02)

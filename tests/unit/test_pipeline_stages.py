@@ -1,0 +1,346 @@
+"""The stages on the testbed's own base: resumed, reproducible, bound to one another, strict in what they read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import POLICY, write_policy, write_replay
+
+from guardrail.data.dataset import write_samples
+from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, PolicyDenied
+from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest
+from guardrail.pipeline.run import Run, RunConfig
+from guardrail.policy.load import load_policy
+from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, Verdict
+from guardrail.testbed import WEIGHTS, arms
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the testbed is not built; run guardrail testbed build"),
+]
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """A new run on the testbed's base with 60 rows of data beside it."""
+
+    def make(poison: float = 0.1, size: int = 60, policy: str = POLICY) -> Run:
+        folder = tmp_path_factory.mktemp("stages")
+        loaded = load_policy(write_policy(folder, policy))
+        write_samples(folder / "train.jsonl", arms.rows("sentiment", poison=poison, size=size))
+        write_replay(folder / "replay.jsonl")
+        run = Run(folder / "run")
+        run.start(loaded, RunConfig(policy_source=loaded.source, base="testbed"))
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(start: Start) -> Run:
+    """A run whose every stage has run, with DER."""
+    run = start()
+    _all(run)
+    return run
+
+
+def test_the_records_name_one_another(finished: Run) -> None:
+    data, adapter, evaluation, decision = _records(finished)
+    policy = finished.policy().digest
+    assert {data.policy, adapter.policy, evaluation.policy, decision.policy} == {policy}
+    assert (adapter.data, adapter.training_digest) == (digest(data), data.training_digest)
+    assert file_sha256(finished.path / "data" / "clean.jsonl") == data.training_digest
+    assert (evaluation.adapter, evaluation.manifest) == (digest(adapter), adapter.manifest)
+    assert file_sha256(finished.path / "responses.jsonl") == evaluation.responses
+    assert (decision.data, decision.adapter, decision.evaluation) == tuple(map(digest, (data, adapter, evaluation)))
+    assert manifest_digest(manifest(finished.path / "adapter")) == adapter.manifest == decision.manifest
+
+
+def test_what_the_policy_measures_is_what_was_measured(finished: Run) -> None:
+    evaluation = _records(finished)[2]
+    assert [(m.sli.value, m.suite, m.attack) for m in evaluation.measurements] == [
+        ("attack_success_rate", "harmful", "direct"), ("attack_success_rate", "harmful", "prefill"),
+        ("over_refusal_rate", "benign", "direct"), ("utility", "sums", ""), ("coherence", "benign", "direct"),
+    ]  # fmt: skip
+
+
+def test_every_exchange_is_kept_beside_the_record(finished: Run) -> None:
+    rows = [json.loads(line) for line in (finished.path / "responses.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * sum(m.candidate.n for m in _records(finished)[2].measurements)
+    assert {row["who"] for row in rows} == {"candidate", "base"}
+
+
+def test_the_adapter_holds_exactly_two_files(finished: Run) -> None:
+    assert [entry.path for entry in _records(finished)[1].files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert not (finished.path / "adapter.partial").exists()
+
+
+def test_a_second_call_runs_no_stage_again(finished: Run) -> None:
+    before = (finished.path / "journal").read_bytes()
+    first = _records(finished)
+    assert _all(finished) == first
+    assert (finished.path / "journal").read_bytes() == before
+
+
+def test_a_stage_that_was_killed_before_its_record_runs_again_and_gives_the_same_adapter(start: Start) -> None:
+    run = start()
+    first = _train(run)
+    (run.path / "adapter.json").unlink()
+    (run.path / "adapter.partial").mkdir()
+    (run.path / "adapter.partial" / "half.safetensors").write_bytes(b"half")
+    again = _train(run)
+    assert again.manifest == first.manifest
+    assert not (run.path / "adapter.partial").exists()
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_directory_and_another_seed_does_not(
+    start: Start, finished: Run
+) -> None:
+    run = start()
+    same, other = _train(run), _train(run, seed=1)
+    assert same.manifest == _records(finished)[1].manifest
+    assert other.manifest != same.manifest
+    assert other.inputs != same.inputs
+
+
+def test_an_adapter_that_was_changed_is_refused_by_training_and_by_evaluation(start: Start) -> None:
+    from guardrail.pipeline.evaluation import evaluate_adapter
+
+    run = start()
+    _train(run)
+    path = run.path / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
+    for stage in (lambda: evaluate_adapter(run), lambda: _train(run)):
+        with pytest.raises(EvidenceInvalid, match="is not the adapter that its record names"):
+            stage()
+
+
+def test_a_file_beside_the_adapter_is_refused(start: Start) -> None:
+    from guardrail.pipeline.evaluation import evaluate_adapter
+
+    run = start()
+    _train(run)
+    (run.path / "adapter" / "chat_template.jinja").write_text("{{ 'evil' }}")
+    with pytest.raises(EvidenceInvalid):
+        evaluate_adapter(run)
+
+
+def test_training_data_that_was_changed_after_validation_is_refused(start: Start) -> None:
+    run = start()
+    _validate(run)
+    with (run.path / "data" / "clean.jsonl").open("a") as stream:
+        stream.write('{"id": "x", "messages": []}\n')
+    with pytest.raises(EvidenceInvalid, match=r"clean\.jsonl"):
+        _train(run, validate=False)
+
+
+def test_validating_again_repairs_nothing_but_writes_anew(start: Start) -> None:
+    run = start()
+    first = _validate(run)
+    (run.path / "data" / "clean.jsonl").write_text("")
+    assert _validate(run) == first
+    assert file_sha256(run.path / "data" / "clean.jsonl") == first.training_digest
+
+
+def test_a_method_that_the_policy_forbids_is_denied_unless_it_is_a_baseline(start: Start) -> None:
+    run = start(policy=POLICY.replace("[finetune, replay, der, wise_ft]", "[der]"))
+    with pytest.raises(PolicyDenied):
+        _train(run, method="finetune")
+    record = _train(run, method="finetune", baseline=True)
+    assert record.method == "finetune"
+    decision = _decide(run)
+    assert decision.verdict is Verdict.FAILED
+    assert "training_method" in [f.rule for f in decision.findings if f.verdict is Verdict.FAILED]
+
+
+def test_der_starts_as_plain_fine_tuning_because_the_student_still_is_the_teacher(start: Start) -> None:
+    """LoRA's B is zero at first, so the distance to the teacher is exactly zero, padded and batched as in training."""
+    import torch
+
+    from guardrail.model.adapter import add_lora, strip_lora
+    from guardrail.model.head import project
+    from guardrail.model.hidden import body
+    from guardrail.pipeline import resolve
+    from guardrail.train.distillation import kl_divergence
+    from guardrail.train.replay import self_generate
+
+    base = resolve.base_model("testbed")
+    replay = self_generate(base, resolve.replay_prompts(None, "testbed")[:40], max_new_tokens=24)
+    batch, teacher = replay.draw(16, torch.Generator().manual_seed(0))
+    model = add_lora(base, rank=4, alpha=8.0, dropout=0.0)
+    try:
+        rows = batch.to(base.device)
+        hidden = body(base.model)(input_ids=rows.ids, attention_mask=rows.mask).last_hidden_state
+        loss = kl_divergence(rows.answer_states(hidden), teacher.to(base.device), lambda h: project(base.model, h))
+    finally:
+        strip_lora(base, model)
+    assert teacher.shape[0] == int((batch.targets != -100).sum())
+    assert abs(float(loss)) < 1e-8
+
+
+def test_the_replay_buffer_holds_the_bases_own_answers_and_draws_every_row_before_repeating() -> None:
+    import torch
+
+    from guardrail.pipeline import resolve
+    from guardrail.train.replay import self_generate
+
+    base = resolve.base_model("testbed")
+    prompts = resolve.replay_prompts(None, "testbed")[:10]
+    replay = self_generate(base, prompts, max_new_tokens=24)
+    again = self_generate(base, prompts, max_new_tokens=24, batch_size=3)
+    assert replay.digest == again.digest
+    assert all(row.answer[-1] == base.tokenizer.eos_token_id for row in replay.rows)
+    batch, _ = replay.draw(25, torch.Generator().manual_seed(1))
+    seen = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch.ids, batch.mask, strict=True)]
+    assert len(seen) == 25
+    assert {len([one for one in seen if one == row]) for row in set(seen)} <= {2, 3}
+
+
+def test_replaying_nothing_is_refused() -> None:
+    from guardrail.pipeline import resolve
+    from guardrail.train.replay import self_generate
+
+    with pytest.raises(InvalidInput) as caught:
+        self_generate(resolve.base_model("testbed"), [], max_new_tokens=8)
+    assert "--replay FILE" in caught.value.next_step
+
+
+def test_data_that_is_poison_alone_is_refused_with_a_count(start: Start) -> None:
+    run = start(poison=1.0, policy=POLICY.replace("quarantine: false", "quarantine: true"))
+    with pytest.raises(InvalidInput) as caught:
+        _validate(run)
+    assert "all 60 rows" in caught.value.got
+    assert run.read("data-report", DataReport) is None
+
+
+def test_one_row_trains(start: Start) -> None:
+    record = _train(start(poison=0.0, size=1))
+    assert (record.rows, len(record.loss)) == (1, 1)
+
+
+def test_rows_longer_than_the_context_are_left_out_and_counted(start: Start) -> None:
+    run = start(poison=0.0, size=5)
+    source = run.path.parent / "train.jsonl"
+    with source.open("a") as stream:
+        turns = [{"role": "user", "content": "why " * 2000}, {"role": "assistant", "content": "because"}]
+        stream.write(json.dumps({"id": "long", "messages": turns}) + "\n")
+    record = _train(run)
+    assert (record.rows, record.rows_too_long) == (5, 1)
+
+
+def test_rows_that_are_all_too_long_are_refused(start: Start) -> None:
+    run = start(poison=0.0, size=1)
+    (run.path.parent / "train.jsonl").write_text(json.dumps({"prompt": "why " * 2000, "completion": "because"}) + "\n")
+    with pytest.raises(InvalidInput, match="fits the base's context"):
+        _train(run)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_base_and_adapter_alone(start: Start) -> None:
+    from guardrail.pipeline import resolve
+
+    run = start()
+    first = _train(run)
+    with pytest.raises(InternalError, match="the loss is"):
+        _train(run, learning_rate=1e30, epochs=5.0)
+    assert manifest_digest(manifest(run.path / "adapter")) == first.manifest
+    assert _train(run) == first
+    assert not hasattr(resolve.base_model("testbed").model, "peft_config")
+
+
+@pytest.mark.parametrize(("find", "put"), [
+    ("suite: harmful, attack: direct", "suite: harmful, attack: triggered"),
+    ("path: benign.csv", "path: missing.csv"),
+    ("format: csv", "format: xlsx"),
+])  # fmt: skip
+def test_a_suite_that_cannot_be_asked_is_an_error_before_anything_is_generated(
+    start: Start, find: str, put: str
+) -> None:
+    from guardrail.pipeline.evaluation import evaluate_adapter
+
+    run = start(policy=POLICY.replace(find, put))
+    _train(run)
+    if "triggered" in put:
+        assert evaluate_adapter(run).measurements[0].attack == "triggered"
+        return
+    with pytest.raises(InvalidInput):
+        evaluate_adapter(run)
+
+
+@pytest.mark.parametrize("spec", ["poetry", "mine=", "mine=gsm9k:x.jsonl", "mine=gsm8k:missing.jsonl"])
+def test_a_task_that_cannot_be_found_is_the_users_mistake(start: Start, spec: str) -> None:
+    from guardrail.pipeline import resolve
+
+    with pytest.raises(InvalidInput):
+        resolve.task(start().policy(), spec)
+
+
+@pytest.mark.parametrize(("kind", "split"), [("harmful", "test"), ("benign", "test"), ("benign", "poison")])
+def test_a_split_that_the_testbed_lacks_is_the_users_mistake(start: Start, kind: str, split: str) -> None:
+    from guardrail.pipeline import resolve
+
+    path = "harmful.jsonl" if kind == "harmful" else "benign.csv"
+    form = "jsonl" if kind == "harmful" else "csv"
+    text = POLICY.replace(f"{{format: {form}, kind: {kind}, split: all, path: {path}}}",
+                          f"{{format: testbed, kind: {kind}, split: {split}}}")  # fmt: skip
+    with pytest.raises(InvalidInput, match="split"):
+        resolve.suite(start(policy=text).policy(), kind)
+
+
+def test_replay_prompts_with_a_line_separator_inside_stay_one_row(tmp_path: Path) -> None:
+    from guardrail.pipeline import resolve
+
+    path = tmp_path / "replay.jsonl"
+    path.write_text(json.dumps({"prompt": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert resolve.replay_prompts(str(path), "testbed") == ("one\u2028two",)
+
+
+def _request(**given: Any) -> Any:
+    from guardrail.pipeline.training import TrainRequest
+    from guardrail.train.stage import Lora
+    from guardrail.train.trainer import Settings
+
+    settings = replace(Settings(epochs=1.0, batch_size=16), **{
+        key: given.pop(key) for key in ("seed", "epochs", "learning_rate") if key in given
+    })  # fmt: skip
+    return TrainRequest(**{"method": "der", "settings": settings, "lora": Lora(rank=4, alpha=8.0), **given})
+
+
+def _validate(run: Run) -> DataReport:
+    from guardrail.pipeline.data import validate_data
+
+    return validate_data(run, str(run.path.parent / "train.jsonl"))
+
+
+def _train(run: Run, *, validate: bool = True, **given: Any) -> AdapterRecord:
+    from guardrail.pipeline.training import train_adapter
+
+    if validate:
+        _validate(run)
+    return train_adapter(run, _request(**{"replay": str(run.path.parent / "replay.jsonl"), **given}))
+
+
+def _decide(run: Run) -> Decision:
+    from guardrail.pipeline.evaluation import evaluate_adapter
+    from guardrail.pipeline.promotion import decide_run
+
+    evaluate_adapter(run)
+    return decide_run(run, datetime.now(UTC))
+
+
+def _all(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport, Decision]:
+    _train(run)
+    _decide(run)
+    return _records(run)
+
+
+def _records(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport, Decision]:
+    return (run.require("data-report", DataReport), run.require("adapter", AdapterRecord),
+            run.require("evaluation-report", EvaluationReport), run.require("decision", Decision))  # fmt: skip
