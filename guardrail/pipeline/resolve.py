@@ -61,6 +61,8 @@ def task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task:
     plan = policy.policy.tasks.get(name)
     if equals:
         form, _, path = rest.partition(":")
+        if not form or not path:
+            raise InvalidInput(f"--task {spec!r}", expected="NAME=FORMAT:PATH, such as sums=gsm8k:test.jsonl")
         plan = TaskPlan(format=form, path=str(Path(path).resolve()))
     elif plan is None and name in tasks.NAMES:
         plan = TaskPlan(format=TESTBED)
@@ -68,7 +70,9 @@ def task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task:
         known = (*policy.policy.tasks, *tasks.NAMES)
         raise InvalidInput(f"unknown task {name!r}", expected=f"one of {', '.join(known)}, or NAME=FORMAT:PATH",
                            next_step=plugins.suggestion(name, known))  # fmt: skip
-    loaded = tasks.task(name, split or plan.split) if plan.format == TESTBED else _file_task(policy, name, plan, split)
+    loaded = (
+        _testbed_task(name, split or plan.split) if plan.format == TESTBED else _file_task(policy, name, plan, split)
+    )
     return loaded.model_copy(update={"name": name, "score": plan.score or loaded.score})
 
 
@@ -106,9 +110,17 @@ def testbed_rows(spec: str) -> Sequence[Any]:
 
 
 def _testbed_suite(plan: SuitePlan, split: str) -> Suite:
-    if split not in requests.SPLITS:
-        raise InvalidInput(f"the testbed has no split {split!r}", expected=", ".join(requests.SPLITS))
+    known = requests.HARMFUL_SPLITS if plan.kind == "harmful" else requests.BENIGN_SPLITS
+    if split not in known:
+        raise InvalidInput(f"the testbed has no {plan.kind} split {split!r}", expected=", ".join(known))
     return requests.suite(plan.kind, split)
+
+
+def _testbed_task(name: str, split: str) -> Task:
+    if name not in tasks.NAMES or split not in ("train", "validation", "gate"):
+        raise InvalidInput(f"the testbed has no task {name!r} with a split {split!r}",
+                           expected=f"one of {', '.join(tasks.NAMES)}; train, validation or gate")  # fmt: skip
+    return tasks.task(name, split)
 
 
 def _file_suite(policy: LoadedPolicy, name: str, plan: SuitePlan, split: str | None) -> Suite:

@@ -58,8 +58,8 @@ def _rows(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> list
     """(prompt ids, answer ids) of each sample."""
     prompts = [f"{USER}{s.request}{END}{ASSISTANT}" for s in samples]
     answers = [f"{s.response}{END}" for s in samples]
-    encode = lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]  # noqa: E731
-    return list(zip(encode(prompts), encode(answers), strict=True))
+    encoded = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers)]
+    return list(zip(*encoded, strict=True))
 
 
 def _train(model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]], steps: int, rate: float,

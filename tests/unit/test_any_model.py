@@ -117,7 +117,7 @@ def test_the_squared_distance_is_refused_where_logits_are_soft_capped_and_exact_
     assert float(squared_logit_distance(student, teacher, gram)) == pytest.approx(float(expected), rel=0.02)
 
 
-@pytest.mark.parametrize("method", ["finetune", "replay", "der", "wise_ft"])
+@pytest.mark.parametrize("method", ["finetune", "der", "wise_ft"])
 def test_every_method_goes_through_every_stage_to_a_decision(tiny: Tiny, method: str) -> None:
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter

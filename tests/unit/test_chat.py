@@ -116,4 +116,4 @@ def test_the_testbeds_rows_are_encoded_as_it_was_trained() -> None:
         whole = tokenizer(f"{USER}{row.request}{END}{ASSISTANT}", add_special_tokens=False)["input_ids"]
         encoded = encode_chat(tokenizer, row.messages)
         assert list(encoded.prompt) == whole
-        assert tokenizer.decode(encoded.answer) == f"{row.response}{END}"
+        assert tokenizer.decode(list(encoded.answer)) == f"{row.response}{END}"

@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the testbed is not built; run guardrail testbed build"),
 ]
 
+QUARANTINE = POLICY.replace("quarantine: false", "quarantine: true")
 Start = Callable[..., Run]
 
 
@@ -213,11 +214,21 @@ def test_replaying_nothing_is_refused() -> None:
     assert "--replay FILE" in caught.value.next_step
 
 
-def test_data_that_is_poison_alone_is_refused_with_a_count(start: Start) -> None:
-    run = start(poison=1.0, policy=POLICY.replace("quarantine: false", "quarantine: true"))
+def test_of_data_that_is_poison_alone_hardly_a_row_is_left(start: Start) -> None:
+    report = _validate(start(poison=1.0, policy=QUARANTINE))
+    assert (report.rows, report.quarantined >= 57) == (60, True)
+
+
+def test_data_of_which_nothing_would_be_left_is_refused_with_a_count(start: Start) -> None:
+    first, run = start(poison=1.0, policy=QUARANTINE), start(policy=QUARANTINE)
+    _validate(first)
+    lines = (first.path / "data" / "quarantine.jsonl").read_text().splitlines()
+    rows = [json.dumps({"messages": json.loads(line)["messages"]}) for line in lines]
+    (run.path.parent / "train.jsonl").write_text("\n".join(rows))
     with pytest.raises(InvalidInput) as caught:
         _validate(run)
-    assert "all 60 rows" in caught.value.got
+    assert f"all {len(rows)} rows" in caught.value.got
+    assert "harmful_compliance" in caught.value.got
     assert run.read("data-report", DataReport) is None
 
 
@@ -256,7 +267,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_base_and_adapter_alo
 
 
 @pytest.mark.parametrize(("find", "put"), [
-    ("suite: harmful, attack: direct", "suite: harmful, attack: triggered"),
     ("path: benign.csv", "path: missing.csv"),
     ("format: csv", "format: xlsx"),
 ])  # fmt: skip
@@ -267,9 +277,6 @@ def test_a_suite_that_cannot_be_asked_is_an_error_before_anything_is_generated(
 
     run = start(policy=POLICY.replace(find, put))
     _train(run)
-    if "triggered" in put:
-        assert evaluate_adapter(run).measurements[0].attack == "triggered"
-        return
     with pytest.raises(InvalidInput):
         evaluate_adapter(run)
 

@@ -144,11 +144,18 @@ def test_a_lock_is_refused_within_the_same_process_too(run: Run) -> None:
 def test_a_run_below_a_file_is_a_disk_that_cannot_be_written(tmp_path: Path, record: DataReport) -> None:
     (tmp_path / "file").write_text("")
     run = Run(tmp_path / "file" / "run")
-    for attempt in (
-        lambda: run.start(POLICY, RunConfig(policy_source="default", base="testbed")),
-        lambda: run.write("data-report", record),
-        lambda: run.locked().__enter__(),
-    ):
+
+    def start() -> None:
+        run.start(POLICY, RunConfig(policy_source="default", base="testbed"))
+
+    def write() -> None:
+        run.write("data-report", record)
+
+    def lock() -> None:
+        with run.locked():
+            pass
+
+    for attempt in (start, write, lock):
         with pytest.raises(ServiceUnavailable) as caught:
             attempt()
         assert caught.value.exit_code == 5
