@@ -9,6 +9,9 @@ TORCH_INDEX ?=
 PIP_FLAGS := --disable-pip-version-check -q -c $(CONSTRAINTS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
 
+# Idle OpenMP threads spin by default and take the cores from whatever else runs.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: install demo test fast lint types contracts check campaign clean
 
 install: $(STAMP)

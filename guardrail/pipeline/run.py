@@ -75,7 +75,7 @@ class Run:
         try:
             return kind.model_validate_json(data)
         except ValidationError as error:
-            raise EvidenceInvalid(f"{path} is not a {name}: {error.error_count()} errors") from error
+            raise EvidenceInvalid(f"{path} is no {name}: {error.error_count()} errors") from error
 
     def require(self, name: str, kind: type[R]) -> R:
         """Like :meth:`read`, but a missing record is an error that names the command to run."""
