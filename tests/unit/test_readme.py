@@ -55,7 +55,7 @@ def _words(line: str) -> list[str]:
 def _parse(words: list[str]) -> None:
     """Raise UsageError where the words are no command line of ours."""
     command: click.Command = cli
-    context = click.Context(cli, info_name="guardrail")
+    context = click.Context(cli, info_name="guardrail", **cli.context_settings)
     while isinstance(command, click.Group):
         _, words, _ = command.make_parser(context).parse_args(words)
         if not words:
@@ -90,7 +90,7 @@ def test_every_command_that_is_named_in_running_text_exists(path: Path) -> None:
     for span in re.findall(r"`guardrail ([a-z][^`]*)`", path.read_text(encoding="utf-8")):
         words, command = shlex.split(span), cli
         while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z]+", words[0]):
-            found = command.get_command(click.Context(command), words[0])
+            found = command.get_command(click.Context(command, **command.context_settings), words[0])
             assert found is not None, span
             command, words = found, words[1:]  # type: ignore[assignment]
 
