@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from guardrail.samples import Message
@@ -39,11 +40,10 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     turns: list[dict[str, Any]] = [message.model_dump() for message in messages]
     try:
         text = _render(tokenizer, turns)
-    except Exception as error:  # templates raise jinja2's TemplateError by calling raise_exception()
+    except TemplateError:  # what raise_exception() in a template raises
         if turns[0]["role"] != "system" or len(turns) < 2:
             raise
         merged = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-        del error
         text = _render(tokenizer, [merged, *turns[2:]])
     return text + prefill
 
