@@ -21,7 +21,7 @@ from guardrail.pipeline.data import validate_data
 from guardrail.pipeline.evaluation import evaluate_adapter
 from guardrail.pipeline.promotion import decide_run, promote_run
 from guardrail.pipeline.run import Run, RunConfig
-from guardrail.pipeline.training import TrainRequest, train_adapter
+from guardrail.pipeline.training import TrainRequest, train_adapter, usual_settings
 from guardrail.policy.load import find_policy
 from guardrail.records import Decision, EvaluationReport, Frozen, Sli
 from guardrail.registry.verify import verify
@@ -131,7 +131,7 @@ def _run(directory: Path, scenario: Scenario, task: str, tracking_uri: str, key:
     run.start(policy, RunConfig(policy_source=policy.source, base="testbed", tasks=(task,)))
     with run.locked():
         data = validate_data(run, f"testbed:{task}:{scenario.poison}")
-        train_adapter(run, TrainRequest(scenario.method, baseline=True), progress)
+        train_adapter(run, TrainRequest(scenario.method, settings=usual_settings("testbed"), baseline=True), progress)
         report = evaluate_adapter(run, progress)
         decision = decide_run(run, datetime.now(UTC))
     version = None
@@ -170,7 +170,7 @@ def _tampered(directory: Path, promoted: Outcome, spec: str, tracking_uri: str, 
         verdict, refusal = _with_a_byte_changed(_stored_weights(directory), lambda: verify(
             spec, tracking_uri=tracking_uri, public_keys=[key], now=datetime.now(UTC)))  # fmt: skip
     return promoted.model_copy(update={
-        "name": TAMPERED, "title": "one byte of the registered adapter changed", "flagged": 0, "quarantined": 0,
+        "name": TAMPERED, "title": "one byte of the adapter changed", "flagged": 0, "quarantined": 0,
         "asr": None, "over_refusal": None, "utility": None, "decision": verdict, "reasons": (refusal,),
         "seconds": round(perf_counter() - start, 1),
     })  # fmt: skip

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from guardrail.errors import EvidenceMissing, InvalidInput, PolicyDenied
+from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
     from guardrail.pipeline.run import Run
-    from guardrail.records import Decision, Record
 
 F = TypeVar("F", bound=Callable[..., Any])
-Progress = Callable[[str, int, int], None]
 
 RUN = click.option(
     "--run",
@@ -75,7 +71,10 @@ def training_options(command: F) -> F:
             click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True),
             click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True),
             click.option(
-                "--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True
+                "--learning-rate",
+                type=click.FloatRange(min=0, min_open=True),
+                default=None,
+                help="Peak rate of AdamW.  [default: 0.0002; for the testbed, which is small, 0.002]",
             ),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
             click.option("--lora-rank", type=click.IntRange(min=1), default=16, show_default=True),
@@ -101,20 +100,22 @@ def training_options(command: F) -> F:
     return command
 
 
-def train_request(**given: Any) -> Any:
-    """The training request that the options of :func:`training_options` describe."""
-    from guardrail.pipeline.training import TrainRequest
+def train_request(run: Run, **given: Any) -> Any:
+    """The training request that the options of :func:`training_options` describe, for the base of ``run``."""
+    from guardrail.pipeline.training import TrainRequest, usual_settings
     from guardrail.train.stage import Lora
-    from guardrail.train.trainer import Settings
 
+    config = run.config()
+    usual = usual_settings(config.base if config else "")
     return TrainRequest(
         method=given["method"],
         hyperparameters=parse_settings(given["hyperparameters"]),
         replay=given["replay"],
-        settings=Settings(
+        settings=replace(
+            usual,
             epochs=given["epochs"],
             batch_size=given["batch_size"],
-            learning_rate=given["learning_rate"],
+            learning_rate=given["learning_rate"] or usual.learning_rate,
             seed=given["seed"],
         ),
         lora=Lora(given["lora_rank"], given["lora_alpha"], 0.0, tuple(given["lora_targets"])),
@@ -158,75 +159,3 @@ def open_run(path: Path, policy: str | None, base: str | None, revision: str | N
             ),
         )
     return run
-
-
-def quiet() -> None:
-    """Keep other libraries' progress bars and chatter off the terminal; our own warnings stay."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import warnings
-
-    warnings.simplefilter("ignore")
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    logging.getLogger("guardrail").setLevel(logging.WARNING)
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    from guardrail.model.quiet import silence_transformers
-
-    silence_transformers()
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Progress on standard error: a bar in a terminal, nothing elsewhere (logs keep the results alone)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total, visible=done < total)
-
-        yield report
-
-
-def emit(record: Record, output: str, text: str) -> None:
-    """Print a record as it is stored, or a text about it."""
-    from guardrail.evidence.digest import canonical
-
-    click.echo(canonical(record).decode() if output == "json" else text)
-
-
-def decision_text(decision: Decision) -> str:
-    """The decision and its findings, a line each."""
-    mark = {"PASSED": "held", "FAILED": "FAILED", "INCONCLUSIVE": "open"}
-    lines = [f"{decision.verdict.value}  {decision.model}@{decision.alias} under policy {decision.policy_name!r}"]
-    for finding in decision.findings:
-        lines.append(
-            f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {finding.rule}: {finding.objective}"
-            f"\n          {finding.reason}"
-        )
-    return "\n".join(lines)
-
-
-def raise_unless_passed(decision: Decision) -> None:
-    """Turn a verdict into the exit code that it owns."""
-    from guardrail.records import Verdict
-
-    broken = [finding.rule for finding in decision.findings if finding.verdict is not Verdict.PASSED]
-    if decision.verdict is Verdict.FAILED:
-        raise PolicyDenied(
-            "the policy denies this adapter: " + ", ".join(broken),
-            next_step="the denial is recorded; train again with another method or cleaner data",
-        )
-    if decision.verdict is not Verdict.PASSED:
-        raise EvidenceMissing(
-            "the evidence does not prove the policy: " + ", ".join(broken),
-            next_step="measure more behaviours, or what was not measured",
-        )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands import _output as show
 
 
 @click.group("data")
@@ -26,7 +27,7 @@ def validate(data: str, run_dir: Path, policy: str | None, base: str | None, rev
 
     Flagged rows go to quarantine with score and reason (RUN/data/quarantine.jsonl); the rest is what training reads.
     """
-    options.quiet()
+    show.quiet()
     from guardrail.pipeline.data import validate_data
 
     run = options.open_run(run_dir, policy, base, revision, ())
@@ -35,7 +36,7 @@ def validate(data: str, run_dir: Path, policy: str | None, base: str | None, rev
     checks = "".join(f"\n  {c.name}: {'held' if c.passed else f'{c.unexpected} of {c.checked} rows not as expected'}"
                      for c in report.expectations)  # fmt: skip
     found = "".join(f"\n  {d.name}: {d.flagged} flagged (threshold {d.threshold:.3g})" for d in report.detectors)
-    options.emit(report, output, (
+    show.emit(report, output, (
         f"{report.source}: {report.rows} rows, {report.flagged} flagged, {report.quarantined} quarantined, "
         f"{report.flagged_left_in} flagged left in{checks}{found}\n  training reads {report.training_rows} rows"
     ))  # fmt: skip

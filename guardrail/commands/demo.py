@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from guardrail.commands import _options as options
+from guardrail.commands import _output as show
 
 if TYPE_CHECKING:
     from guardrail.demo import Share, Summary
@@ -38,13 +38,15 @@ def command(directory: Path, task: str) -> None:
     """
     click.secho("guardrail demo: four fine-tuning jobs, one gate", bold=True, err=True)
     click.echo("loading torch and transformers ...", err=True)
-    options.quiet()
+    show.quiet()
     from guardrail.demo import demo
 
-    with options.progress_bar() as progress:
+    with show.progress_bar() as progress:
         summary = demo(directory, task, lambda title: click.echo(f"- {title}", err=True), progress)
     _table(summary)
     click.echo(f"\nsummary   {directory / 'summary.json'}")
+    reports = [directory / outcome.name / show.PAGE for outcome in summary.scenarios]
+    click.echo("reports   " + "\n          ".join(str(path) for path in reports if path.exists()))
     click.echo(f"registry  mlflow ui --backend-store-uri {summary.tracking_uri}")
     click.echo(
         f"verify    guardrail verify {summary.model}@production --key {directory / 'keys' / 'guardrail.pub'} "
@@ -55,12 +57,15 @@ def command(directory: Path, task: str) -> None:
 
 
 def _table(summary: Summary) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"task: {summary.scenarios[0].task}", title_justify="left")
-    for name in ("scenario", "ASR", "over-refusal", "utility", "decision", "version", "s"):
-        table.add_column(name, justify="left" if name in ("scenario", "decision") else "right")
+    task = summary.scenarios[0].task
+    title = f"task: {task}; in brackets one-sided 95% bounds, upper for rates, lower for utility"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("scenario", "ASR", "over-refusal", "utility", "decision", "v", "s"):
+        table.add_column(name, justify="left" if name in ("scenario", "decision") else "right", no_wrap=True)
     colours = {"PASSED": "green", "REFUSED": "green", "FAILED": "red"}
     for outcome in summary.scenarios:
         colour = colours.get(outcome.decision, "yellow")
@@ -82,5 +87,4 @@ def _table(summary: Summary) -> None:
 def _cell(share: Share | None, *, upper: bool) -> str:
     if share is None:
         return "-"
-    bound = f"<= {share.upper:.1%}" if upper else f">= {share.lower:.1%}"
-    return f"{share.value:.1%} ({bound})"
+    return f"{share.value:.1%} \\[{share.upper if upper else share.lower:.1%}]"

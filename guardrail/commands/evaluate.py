@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands import _output as show
 
 
 @click.command("evaluate")
@@ -15,15 +16,15 @@ from guardrail.commands import _options as options
 @options.OUTPUT
 def command(run_dir: Path, tasks: tuple[str, ...], output: str) -> None:
     """Measure attack success, over-refusal, utility and coherence, candidate and base on the same items."""
-    options.quiet()
+    show.quiet()
     from guardrail.pipeline.evaluation import evaluate_adapter
 
     run = options.open_run(run_dir, None, None, None, tasks)
-    with run.locked(), options.progress_bar() as progress:
+    with run.locked(), show.progress_bar() as progress:
         report = evaluate_adapter(run, progress)
     lines = [f"{'measured':<22}{'on':<12}{'attack':<10}{'candidate':>11}{'bounds':>17}{'base':>9}"]
     for m in report.measurements:
         bounds = f"{m.candidate.lower:.1%} - {m.candidate.upper:.1%}"
         lines.append(f"{m.sli.value:<22}{m.suite:<12}{m.attack or '-':<10}{m.candidate.hits:>5}/{m.candidate.n:<5}"
                      f"{bounds:>17}{m.base.value:>9.1%}")  # fmt: skip
-    options.emit(report, output, "\n".join(lines))
+    show.emit(report, output, "\n".join(lines))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands import _output as show
 
 
 @click.command("promote")
@@ -27,14 +28,8 @@ def command(run_dir: Path, key: Path, tracking_uri: str, output: str, dry_run: b
     now = datetime.now(UTC)
     if dry_run:
         decision = decide_run(Run(run_dir), now)
-        options.emit(decision, output, options.decision_text(decision))
+        show.emit(decision, output, f"{show.decision_text(decision)}\nreport      {run_dir / show.PAGE}")
     else:
         decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=now)
-        where = (
-            f"registered as {record.model} version {record.version}"
-            if record.version
-            else "denied, and the denial recorded"
-        )
-        alias = f", alias {record.alias}" if record.alias else ""
-        options.emit(record, output, f"{options.decision_text(decision)}\n{where}{alias} (MLflow run {record.run_id})")
-    options.raise_unless_passed(decision)
+        show.emit(record, output, show.registered_text(decision, record, run_dir))
+    show.raise_unless_passed(decision)

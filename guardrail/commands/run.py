@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands import _output as show
 
 
 @click.command("run")
@@ -38,24 +39,21 @@ def command(
 
     A stage whose inputs have not changed is not run again; a run that was interrupted goes on where it stopped.
     """
-    options.quiet()
+    show.quiet()
     from guardrail.evidence.keys import load_private
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter
     from guardrail.pipeline.promotion import promote_run
-    from guardrail.pipeline.training import train_adapter
+    from guardrail.pipeline.training import check_request, train_adapter
 
-    load_private(key)  # before an hour of training, not after
     run = options.open_run(run_dir, policy, base, revision, tasks)
-    with run.locked(), options.progress_bar() as progress:
+    load_private(key)  # what can be refused is refused before an hour of training, not after
+    request = options.train_request(run, **given)
+    check_request(run, request)
+    with run.locked(), show.progress_bar() as progress:
         validate_data(run, data)
-        train_adapter(run, options.train_request(**given), progress)
+        train_adapter(run, request, progress)
         evaluate_adapter(run, progress)
     decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC))
-    where = (
-        f"registered as {record.model} version {record.version}"
-        if record.version
-        else "denied, and the denial recorded"
-    )
-    options.emit(record, output, f"{options.decision_text(decision)}\n{where} (MLflow run {record.run_id})")
-    options.raise_unless_passed(decision)
+    show.emit(record, output, show.registered_text(decision, record, run_dir))
+    show.raise_unless_passed(decision)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from guardrail.commands import _options as options
+from guardrail.commands import _output as show
 
 
 @click.group("testbed")
@@ -19,10 +19,10 @@ def command() -> None:
               show_default=True, help="Where the model goes.")  # fmt: skip
 def build(directory: Path) -> None:
     """Train the testbed's base model from nothing (a few minutes on two cores)."""
-    options.quiet()
+    show.quiet()
     from guardrail.testbed.build import build as build_base
 
-    with options.progress_bar() as progress:
+    with show.progress_bar() as progress:
         build_base(directory, lambda stage, step, total, loss: progress(f"{stage} {loss:.3f}"[:7], step, total))
     click.echo(f"the testbed's base lies in {directory}")
 

@@ -10,6 +10,7 @@ and languages.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,7 @@ def _run(frame: DataFrame, max_characters: int) -> dict[str, Any]:
 
 
 def _quiet_context(get_context: Callable[..., Any]) -> Any:
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets INFO itself
     context = get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput
+from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, ServiceUnavailable
 from guardrail.model.load import BaseModel
 from guardrail.records import ModelRef
 
@@ -66,16 +68,34 @@ def load_adapter(base: BaseModel, directory: Path) -> Any:
 
 
 def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
-    """Write the adapter's two files into ``directory`` (emptied first)."""
+    """Write the adapter's two files into ``directory`` (emptied first).
+
+    Raises:
+        ServiceUnavailable: the disk is full, read-only or otherwise refuses.
+    """
     shutil.rmtree(directory, ignore_errors=True)
-    model.save_pretrained(str(directory), safe_serialization=True)
-    for path in directory.iterdir():
-        if path.name not in FILES:
-            path.unlink()
-    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    config.update(base_model_name_or_path=base.name, revision=base.revision, inference_mode=True)
-    config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order is not stable
-    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with _disk(directory):
+        model.save_pretrained(str(directory), safe_serialization=True)
+        for path in directory.iterdir():
+            if path.name not in FILES:
+                path.unlink()
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        config.update(base_model_name_or_path=base.name, revision=base.revision, inference_mode=True)
+        config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order is not stable
+        (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _disk(directory: Path) -> Iterator[None]:
+    """Turn what a full disk does to safetensors and to plain files into one error."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ServiceUnavailable(
+            f"cannot write the adapter to {directory}: {error}",
+            expected="a writable disk with room",
+            next_step="free space, then run the same command again",
+        ) from error
 
 
 def scale_adapter(source: Path, target: Path, factor: float) -> None:
@@ -85,13 +105,14 @@ def scale_adapter(source: Path, target: Path, factor: float) -> None:
     """
     from safetensors.torch import load_file, save_file
 
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    shutil.copyfile(source / CONFIG, target / CONFIG)
     tensors = load_file(source / WEIGHTS)
     scaled = {name: tensor * factor if ".lora_B." in name or ".lora_embedding_B" in name else tensor
               for name, tensor in tensors.items()}  # fmt: skip
-    save_file(scaled, target / WEIGHTS, metadata={"format": "pt"})
+    shutil.rmtree(target, ignore_errors=True)
+    with _disk(target):
+        target.mkdir(parents=True)
+        shutil.copyfile(source / CONFIG, target / CONFIG)
+        save_file(scaled, target / WEIGHTS, metadata={"format": "pt"})
 
 
 def check_files(directory: Path) -> None:

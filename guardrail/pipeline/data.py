@@ -8,9 +8,10 @@ from typing import Any
 
 from guardrail.data.dataset import Dataset, load_dataset, samples_digest
 from guardrail.data.detectors import Context
+from guardrail.data.expectations import PREFIX
 from guardrail.data.quarantine import CLEAN, write
-from guardrail.data.validate import validate
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.data.validate import Validated, validate
+from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.pipeline import resolve
 from guardrail.pipeline.run import Run, RunConfig
@@ -31,6 +32,7 @@ def validate_data(run: Run, source: str) -> DataReport:
 
     Raises:
         InvalidInput: the data cannot be read, or nothing would be left of it.
+        PolicyDenied: most of it looks like poison.
     """
     policy, config = run.policy(), _config(run)
     data = dataset(source, policy)
@@ -48,9 +50,22 @@ def validate_data(run: Run, source: str) -> DataReport:
         quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
         policy_digest=policy.digest, inputs=inputs,
     )  # fmt: skip
-    write(run.path / "data", data, result)
+    files = write(run.path / "data", data, result)
+    _require_mostly_clean(policy, result, files.quarantine)
     run.write("data-report", result.report)
     return result.report
+
+
+def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: Path) -> None:
+    """Detectors miss some: of data that is mostly poison, what they leave is not to be trained on either."""
+    suspects = {flag.sample_id for flag in result.flagged if not flag.detector.startswith(PREFIX)}
+    limit, rows = policy.policy.data.max_flagged_share, result.report.rows
+    if policy.policy.data.quarantine and len(suspects) > limit * rows:
+        raise PolicyDenied(
+            f"{len(suspects)} of {rows} rows of {result.report.source} look like poison; the rest is not trained on",
+            expected=f"at most {limit:.0%} (data.max_flagged_share of policy {policy.policy.name!r})",
+            next_step=f"look at {quarantine} and at where this data comes from",
+        )
 
 
 def clean_file(run: Run, record: DataReport) -> Path:

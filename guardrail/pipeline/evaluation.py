@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -19,24 +19,21 @@ from guardrail.evaluate.measure import (
     Transcript,
     measure,
     plan_attack,
-    plan_coherence,
-    plan_over_refusal,
     plan_utility,
 )
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.model.adapter import load_adapter, strip_lora
 from guardrail.pipeline import resolve
+from guardrail.pipeline.plans import plan_all, spec, task_names
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.pipeline.training import adapter_dir
-from guardrail.policy.decide import needs
 from guardrail.policy.load import LoadedPolicy
-from guardrail.policy.rules import Need, attack_success_rate
-from guardrail.records import AdapterRecord, EvaluationReport, Measurement, Sli
+from guardrail.policy.rules import attack_success_rate
+from guardrail.records import AdapterRecord, EvaluationReport, Measurement
 from guardrail.train.methods import Score
 
 Progress = Callable[[str, int, int], None]
 RESPONSES = "responses.jsonl"
-DEFAULT_JUDGE = "refusal"
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
         raise InvalidInput(f"{run.path} is not a run")
     adapter = run.require("adapter", AdapterRecord)
     directory = adapter_dir(run, adapter)
-    plans = list(_plans(policy, config))
+    plans = list(plan_all(policy, config))
     base = resolve.base_model(config.base, config.revision)
     inputs = digest(
         {
@@ -133,7 +130,7 @@ def validation_score(policy: LoadedPolicy, config: RunConfig, base: Any, directo
         plan_attack(resolve.suite(policy, rule.suite, "validation"), rule.attack, rule.judge, system) for rule in limits
     ]
     tasks = task_names(policy, config)
-    plans += [plan_utility(resolve.task(policy, _spec(config, task), "validation"), system) for task in tasks]
+    plans += [plan_utility(resolve.task(policy, spec(config, task), "validation"), system) for task in tasks]
     found, _ = _measure(policy, base, directory, plans, None)
     safety, utility = found[: len(limits)], found[len(limits) :]
     return Score(
@@ -141,12 +138,6 @@ def validation_score(policy: LoadedPolicy, config: RunConfig, base: Any, directo
         utility=sum(m.candidate.value for m in utility) / max(1, len(utility)),
         attack_success_rate=max(m.candidate.value for m in safety),
     )
-
-
-def task_names(policy: LoadedPolicy, config: RunConfig) -> tuple[str, ...]:
-    """The tasks that utility is measured on: the policy's, and those the run was started with."""
-    named = (spec.partition("=")[0] for spec in config.tasks)
-    return tuple(dict.fromkeys((*policy.policy.tasks, *named)))
 
 
 def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine]:
@@ -199,40 +190,6 @@ def _counter(total: int, progress: Progress | None) -> Count | None:
         progress("evaluating", done, total)
 
     return count
-
-
-def _plans(policy: LoadedPolicy, config: RunConfig) -> Iterator[Plan]:
-    """What the rules need, then the command line's tasks: rules without a task judge every task measured."""
-    system = policy.policy.generation.system or ""
-    wanted = needs(policy.policy)
-    for need in wanted:
-        yield from _plan(policy, config, need, system)
-    if any(need.sli is Sli.UTILITY and need.suite for need in wanted):
-        extra = [task for task in task_names(policy, config) if task not in {need.suite for need in wanted}]
-        yield from (plan_utility(resolve.task(policy, _spec(config, task)), system) for task in extra)
-
-
-def _plan(policy: LoadedPolicy, config: RunConfig, need: Need, system: str) -> Iterator[Plan]:
-    judge = need.judge or DEFAULT_JUDGE
-    if need.sli is Sli.ATTACK_SUCCESS_RATE:
-        yield plan_attack(resolve.suite(policy, need.suite), need.attack or "direct", judge, system)
-    elif need.sli is Sli.OVER_REFUSAL_RATE:
-        yield plan_over_refusal(resolve.suite(policy, need.suite), judge, system)
-    elif need.sli is Sli.COHERENCE:
-        yield plan_coherence(resolve.suite(policy, need.suite), system)
-    else:
-        tasks = (need.suite,) if need.suite else task_names(policy, config)
-        if not tasks:
-            raise InvalidInput(
-                f"{policy.source} asks for utility, but no task is named",
-                next_step="give --task NAME, or declare tasks in the policy",
-            )
-        yield from (plan_utility(resolve.task(policy, _spec(config, task)), system) for task in tasks)
-
-
-def _spec(config: RunConfig, name: str) -> str:
-    """The command line's ``NAME=FORMAT:PATH`` for a task name, where there is one."""
-    return next((spec for spec in config.tasks if spec.partition("=")[0] == name), name)
 
 
 def _line(t: Transcript) -> bytes:

@@ -13,10 +13,13 @@ from guardrail.pipeline.run import Run
 from guardrail.policy.decide import decide
 from guardrail.policy.rules import Evidence
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord
+from guardrail.report import html, markdown
+
+PAGE, SUMMARY = "report.html", "report.md"
 
 
 def decide_run(run: Run, now: datetime) -> Decision:
-    """The decision on a run, made anew unless one on the same records is still valid.
+    """The decision on a run, made anew unless one on the same records is still valid; its renderings beside it.
 
     Raises:
         EvidenceMissing: a stage has not run.
@@ -29,11 +32,12 @@ def decide_run(run: Run, now: datetime) -> Decision:
         evaluation=run.require("evaluation-report", EvaluationReport),
     )
     inputs = digest({"stage": "decide", "policy": policy.digest, "evidence": digest(evidence)})
-    known = run.read("decision", Decision)
-    if known is not None and known.inputs == inputs and known.decided_at <= now < known.valid_until:
-        return known
-    decision = decide(policy, evidence, inputs=inputs, now=now)
-    run.write("decision", decision)
+    decision = run.read("decision", Decision)
+    if decision is None or decision.inputs != inputs or not decision.decided_at <= now < decision.valid_until:
+        decision = decide(policy, evidence, inputs=inputs, now=now)
+        run.write("decision", decision)
+    run.render(PAGE, html.render(decision, evidence))
+    run.render(SUMMARY, markdown.render(decision, evidence))
     return decision
 
 
@@ -66,7 +70,8 @@ def promote_run(path: Path, *, tracking_uri: str, key: Path, now: datetime) -> t
     with run.locked():
         decision = decide_run(run, now)
         sealed = bundle(run, decision, key)
-        record = promote(sealed, tracking_uri=tracking_uri, private_key=load_private(key), now=now)
+        page = (run.path / PAGE).read_text(encoding="utf-8")
+        record = promote(sealed, tracking_uri=tracking_uri, private_key=load_private(key), now=now, page=page)
         run.write("registry-record", record)
     return decision, record
 

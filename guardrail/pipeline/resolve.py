@@ -63,6 +63,7 @@ def task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task:
         form, _, path = rest.partition(":")
         if not form or not path:
             raise InvalidInput(f"--task {spec!r}", expected="NAME=FORMAT:PATH, such as sums=gsm8k:test.jsonl")
+        plugins.load(TASKS, form)
         plan = TaskPlan(format=form, path=str(Path(path).resolve()))
     elif plan is None and name in tasks.NAMES:
         plan = TaskPlan(format=TESTBED)

@@ -57,6 +57,11 @@ class Run:
                 journal.write(f"{sha256(data)}  {name}\n")
             write_atomically(self.path / f"{name}.json", data)
 
+    def render(self, name: str, text: str) -> None:
+        """Store something for people to read: made from records, no evidence itself, in no journal."""
+        with _disk(self.path):
+            write_atomically(self.path / name, text.encode())
+
     def read(self, name: str, kind: type[R]) -> R | None:
         """The record called ``name``, or None where its stage has not run.
 

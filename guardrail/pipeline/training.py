@@ -13,11 +13,14 @@ from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline import resolve
 from guardrail.pipeline.data import clean_file
+from guardrail.pipeline.plans import plan_all
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
+from guardrail.testbed import LEARNING_RATE
 from guardrail.train.methods import Measure, Score, create
+from guardrail.train.replay import require_prompts
 from guardrail.train.stage import Job, Lora, Origin, train
 from guardrail.train.trainer import Settings
 
@@ -34,6 +37,11 @@ class TrainRequest:
     lora: Lora = field(default_factory=Lora)
     replay: str | None = None
     baseline: bool = False
+
+
+def usual_settings(base: str) -> Settings:
+    """How to train on ``base`` unless told otherwise: what moves billions of parameters hardly moves the testbed."""
+    return Settings(learning_rate=LEARNING_RATE) if base == resolve.TESTBED else Settings()
 
 
 def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = None) -> AdapterRecord:
@@ -85,9 +93,25 @@ def adapter_dir(run: Run, record: AdapterRecord) -> Path:
     return directory
 
 
+def check_request(run: Run, request: TrainRequest) -> None:
+    """Refuse now what every later stage would refuse: method, hyperparameters, replay, suites and tasks.
+
+    Raises:
+        PolicyDenied: the policy forbids the method.
+        InvalidInput: the method, its replay prompts, a suite or a task are not there, or no task is named.
+    """
+    policy, config = run.policy(), run.config()
+    if config is None:
+        raise InvalidInput(f"{run.path} is not a run")
+    check_method(policy, request)
+    if create(request.method, request.hyperparameters).needs_replay:
+        require_prompts(resolve.replay_prompts(request.replay, config.base))
+    list(plan_all(policy, config))
+
+
 def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
     """Refuse to spend hours on an adapter that can never be promoted."""
-    method = create(request.method, request.hyperparameters)
+    create(request.method, request.hyperparameters)
     if request.baseline:
         return
     for limits in policy.policy.rules:
@@ -97,7 +121,6 @@ def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
                 expected="one of " + ", ".join(limits.allowed),
                 next_step="choose one of these, or add --baseline to measure it anyway (it cannot be promoted)",
             )
-    del method
 
 
 def _inputs(

@@ -52,6 +52,7 @@ class DataPlan(Section):
 
     detectors: tuple[Name, ...]
     quarantine: bool
+    max_flagged_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     max_characters: Annotated[int, Field(ge=1)] = 20_000
     anchors: Text | None = None
     columns: dict[str, Text] | None = None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BATCH = 500
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def find_or_start(client: MlflowClient, experiment_id: str, examined: Examined) 
     return Run(str(run.info.run_id), finished=False)
 
 
-def fill(client: MlflowClient, run_id: str, examined: Examined, directory: Path) -> None:
-    """Metrics (always at the decision's time, so that doing it again changes nothing) and evidence files."""
+def fill(client: MlflowClient, run_id: str, examined: Examined, directory: Path, page: str) -> None:
+    """Metrics (always at the decision's time, so that doing it again changes nothing), evidence files and the page."""
     from mlflow.entities import Metric
 
     when = int(examined.decision.decided_at.timestamp() * 1000)
@@ -59,3 +60,5 @@ def fill(client: MlflowClient, run_id: str, examined: Examined, directory: Path)
     for start in range(0, len(values), BATCH):
         client.log_batch(run_id, metrics=values[start : start + BATCH])
     client.log_artifacts(run_id, str(directory / FOLDER), FOLDER)
+    if page:
+        client.log_text(run_id, page, PAGE)

@@ -53,6 +53,7 @@ def promote(
     private_key: PrivateKey,
     now: datetime,
     experiment: str = "guardrail",
+    page: str = "",
     on_step: OnStep | None = None,
 ) -> RegistryRecord:
     """Record a decision in MLflow and, if it PASSED and is valid, register the adapter with its evidence.
@@ -63,6 +64,7 @@ def promote(
         private_key: the key that sealed the bundle; only its public half is used.
         now: the time at which the evidence must be valid.
         experiment: the MLflow experiment of the runs.
+        page: the decision as HTML for people, kept with the MLflow run; it is no evidence.
         on_step: called with a name of ``STEPS`` before each step.
 
     Returns:
@@ -82,7 +84,7 @@ def promote(
             admissible(examined.decision, now)
         _check_name(examined.decision.model)
         with client(tracking_uri, write=True) as opened:
-            job = _Job(opened, examined, directory, experiment, tracking_uri, on_step or _ignore)
+            job = _Job(opened, examined, directory, experiment, tracking_uri, page, on_step or _ignore)
             run_id = _log_run(job)
             if examined.decision.verdict is not Verdict.PASSED:
                 return _record(job, run_id)
@@ -101,6 +103,7 @@ class _Job:
     directory: Path
     experiment: str
     tracking_uri: str
+    page: str
     step: OnStep
 
     @property
@@ -115,7 +118,7 @@ def _log_run(job: _Job) -> str:
     if run.finished:
         return run.run_id
     job.step("run-artifacts")
-    runs.fill(job.client, run.run_id, job.examined, job.directory)
+    runs.fill(job.client, run.run_id, job.examined, job.directory, job.page)
     job.step("run-end")
     job.client.set_terminated(run.run_id)
     return run.run_id

@@ -43,6 +43,15 @@ class Replay:
         return pad([self.rows[i] for i in chosen]), torch.cat([self.hidden[i] for i in chosen])
 
 
+def require_prompts(prompts: Sequence[str]) -> None:
+    """Raise InvalidInput where a method that replays has nothing to replay."""
+    if not prompts:
+        raise InvalidInput(
+            "the method replays, but there are no replay prompts",
+            next_step="give --replay FILE (JSONL with a 'prompt' field), or use a method without replay",
+        )
+
+
 def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 128,
                   progress: Progress | None = None) -> Replay:  # fmt: skip
     """Ask the base every prompt, keep its answers, and cache its hidden states on them.
@@ -50,11 +59,7 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
     Raises:
         InvalidInput: there are no prompts.
     """
-    if not prompts:
-        raise InvalidInput(
-            "the method replays, but there are no replay prompts",
-            next_step="give --replay FILE (JSONL with a 'prompt' field), or use a method without replay",
-        )
+    require_prompts(prompts)
     encoded = [encode_prompt(base.tokenizer, user(prompt)) for prompt in prompts]
     answers = generate(base, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
     end = (end_token(base.tokenizer),)

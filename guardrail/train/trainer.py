@@ -37,7 +37,7 @@ class Settings:
 
     epochs: float = 3.0
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     warmup_share: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from full_disk import full_disk
 from policy_evidence import POLICIES, chain
 
 from guardrail import cli
@@ -200,7 +201,7 @@ def test_a_method_that_the_policy_forbids_is_ten(guardrail: Guardrail, tmp_path:
     (("--set", "alpha"), "NAME=VALUE"),
     (("--set", "alhpa=3"), "did you mean 'alpha'?"),
     (("--set", "distance=cosine"), "kl or mse"),
-    (("--set", "alpha=much"), "a value like 5.0"),
+    (("--set", "alpha=much"), "a value like 10.0"),
 ])  # fmt: skip
 def test_wrong_training_options_are_two(guardrail: Guardrail, tmp_path: Path, args: tuple[str, ...],
                                         message: str) -> None:  # fmt: skip
@@ -223,8 +224,28 @@ def test_a_dry_run_prints_the_decision_and_records_nothing(guardrail: Guardrail,
     _finish(tmp_path / "run")
     said = guardrail("promote", "--dry-run", "--output", "json")
     assert (said.code, json.loads(said.out)["verdict"]) == (0, "PASSED")
+    assert "run/report.html" in guardrail("promote", "--dry-run").out
+    assert "Passed" in (tmp_path / "run" / "report.html").read_text()
+    assert "PASSED" in (tmp_path / "run" / "report.md").read_text()
     assert not (tmp_path / "mlflow.db").exists()
     assert not list((tmp_path / "run").glob("*envelope*"))
+
+
+def test_a_full_disk_is_five_and_leaves_no_half_file(guardrail: Guardrail, tmp_path: Path) -> None:
+    _finish(tmp_path / "run")
+    with full_disk(6_000):
+        said = guardrail("promote", "--dry-run")
+    assert (said.code, "report.html: File too large" in said.err) == (5, True)
+    assert not list((tmp_path / "run").glob("*report.html*"))
+    assert guardrail("promote", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("task", ["x=bad name:file", "x=gsm9k:file", "x=gsm8k", "nothing"])
+def test_a_task_that_is_none_is_two_before_anything_runs(guardrail: Guardrail, tmp_path: Path, task: str) -> None:
+    assert guardrail("keys", "init", "--directory", "keys").code == 0
+    said = guardrail("run", "testbed:code", "--key", "keys/guardrail.key", "--task", task)
+    assert (said.code, "internal" in said.err) == (2, False)
+    assert not (tmp_path / "run" / "data-report.json").exists()
 
 
 def test_promoting_without_a_key_is_two_and_says_how_to_make_one(guardrail: Guardrail, tmp_path: Path) -> None:

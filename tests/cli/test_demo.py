@@ -77,6 +77,10 @@ def test_the_demo_denies_poison_and_promotes_only_what_kept_its_safety(demo: Dem
     assert scenarios["d"]["quarantined"] >= 90
     assert [name for name, row in scenarios.items() if row["model_version"]] == ["d", "e"]
     assert "mlflow ui" in demo.output
+    assert "ephemeral" not in demo.output
+    assert all(
+        (demo.directory / "demo" / row["name"] / "report.html").exists() for row in demo.summary["scenarios"][:4]
+    )
     assert "Traceback" not in demo.output
 
 

@@ -42,6 +42,9 @@ class Server(Protocol):
     artifacts: Path
 
 
+PAGE = "<!doctype html><title>a page</title>"
+
+
 @dataclass(frozen=True)
 class Pair:
     """A key pair, loaded and on disk."""
@@ -68,7 +71,7 @@ def model(request: pytest.FixtureRequest) -> str:
 
 def go(bundle: Bundle, server: Server, pair: Pair, now: datetime = NOW,
        on_step: Callable[[str], None] | None = None) -> RegistryRecord:  # fmt: skip
-    return promote(bundle, tracking_uri=server.uri, private_key=pair.private, now=now, on_step=on_step)
+    return promote(bundle, tracking_uri=server.uri, private_key=pair.private, now=now, page=PAGE, on_step=on_step)
 
 
 def test_promoting_over_http_twice_gives_one_version_that_verifies_over_rest(
@@ -106,6 +109,7 @@ def test_a_stock_client_lists_the_model_reads_the_tags_and_downloads_the_adapter
     assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
     run = stock.get_run(record.run_id)
     assert run.data.tags["guardrail.evidence_sha256"] == record.envelope
+    assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report.html") == PAGE
 
 
 class Killed(BaseException):

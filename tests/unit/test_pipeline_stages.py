@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import full_disk
 from tiny_models import POLICY, write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
-from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, PolicyDenied
+from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, PolicyDenied, ServiceUnavailable
 from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
@@ -100,6 +101,36 @@ def test_a_stage_that_was_killed_before_its_record_runs_again_and_gives_the_same
     again = _train(run)
     assert again.manifest == first.manifest
     assert not (run.path / "adapter.partial").exists()
+
+
+def test_a_disk_that_fills_up_while_training_saves_leaves_no_adapter_and_the_stage_runs_again(start: Start) -> None:
+    run = start()
+    _validate(run)
+    with full_disk(20_000), pytest.raises(ServiceUnavailable, match="cannot write the adapter"):
+        _train(run, validate=False)
+    assert not (run.path / "adapter").exists()
+    assert run.read("adapter", AdapterRecord) is None
+    assert _train(run, validate=False).manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "derr"}, "did you mean 'der'"),
+        ({"replay": None}, "no task is named"),
+        ({"method": "nothing"}, "expected: one of"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_before_the_first(
+    start: Start, change: dict[str, Any], said: str
+) -> None:
+    from guardrail.pipeline.training import check_request
+
+    run = start(policy=POLICY.replace("  sums: {format: exact, path: sums.jsonl, split: all}\n", "")
+                .replace("tasks:\n", "").replace("task: sums, ", ""))  # fmt: skip
+    with pytest.raises(InvalidInput) as caught:
+        check_request(run, _request(**change))
+    assert said in str(caught.value)
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_directory_and_another_seed_does_not(
@@ -214,14 +245,28 @@ def test_replaying_nothing_is_refused() -> None:
     assert "--replay FILE" in caught.value.next_step
 
 
-def test_of_data_that_is_poison_alone_hardly_a_row_is_left(start: Start) -> None:
-    report = _validate(start(poison=1.0, policy=QUARANTINE))
-    assert (report.rows, report.quarantined >= 57) == (60, True)
+def test_data_that_is_mostly_poison_is_denied_whole_and_its_flags_are_kept(start: Start) -> None:
+    run = start(poison=1.0, policy=QUARANTINE)
+    with pytest.raises(PolicyDenied, match="of 60 rows") as caught:
+        _validate(run)
+    assert "data.max_flagged_share" in caught.value.expected
+    flagged = (run.path / "data" / "quarantine.jsonl").read_text().splitlines()
+    assert len(flagged) >= 57
+    assert run.read("data-report", DataReport) is None
+
+
+def test_repetitions_are_not_taken_for_poison(start: Start) -> None:
+    run = start(policy=QUARANTINE)
+    file = run.path.parent / "train.jsonl"
+    file.write_text(file.read_text() * 3)
+    report = _validate(run)
+    assert (report.rows, report.quarantined >= 120) == (180, True)
 
 
 def test_data_of_which_nothing_would_be_left_is_refused_with_a_count(start: Start) -> None:
     first, run = start(poison=1.0, policy=QUARANTINE), start(policy=QUARANTINE)
-    _validate(first)
+    with pytest.raises(PolicyDenied):
+        _validate(first)
     lines = (first.path / "data" / "quarantine.jsonl").read_text().splitlines()
     rows = [json.dumps({"messages": json.loads(line)["messages"]}) for line in lines]
     (run.path.parent / "train.jsonl").write_text("\n".join(rows))

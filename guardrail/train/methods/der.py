@@ -10,8 +10,8 @@ Reduction, stated because alpha means nothing without it: D is a *mean over answ
   G = W'W without a logit). It is orders of magnitude weaker at equal alpha: see docs/methods.md before using it.
 
 Sources: Buzzega et al., "Dark Experience for General Continual Learning", NeurIPS 2020 (alpha 0.1 to 1 on images);
-"Unforgotten Safety", arXiv 2512.10150, for its use on aligned language models. The default alpha of 5 for ``kl`` was
-chosen on the testbed's validation split (benchmarks/testbed_table.py).
+"Unforgotten Safety", arXiv 2512.10150, for its use on aligned language models. The default alpha of 10 for ``kl`` was
+chosen on the testbed's validation split (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Der(Method):
     """L = CE(user) + alpha D(teacher, student)."""
 
     needs_replay = True
-    defaults = MappingProxyType({"alpha": 5.0, "distance": "kl"})
+    defaults = MappingProxyType({"alpha": 10.0, "distance": "kl"})
 
     def __init__(self, hyperparameters: dict[str, Scalar]) -> None:
         super().__init__(hyperparameters)
