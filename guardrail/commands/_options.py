@@ -66,7 +66,7 @@ def training_options(command: F) -> F:
                 "hyperparameters",
                 multiple=True,
                 metavar="NAME=VALUE",
-                help="A hyperparameter of the method, such as alpha=5. May be repeated.",
+                help="A hyperparameter of the method, such as alpha=10. May be repeated.",
             ),
             click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True),
             click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True),
