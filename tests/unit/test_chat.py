@@ -103,7 +103,6 @@ def test_a_tokenizer_without_an_end_token_is_refused(bare: Any) -> None:
         bare.eos_token = known
 
 
-@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the testbed is not built; run guardrail testbed build")
 def test_the_testbeds_rows_are_encoded_as_it_was_trained() -> None:
     from transformers import AutoTokenizer
 

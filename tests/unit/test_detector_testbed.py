@@ -9,10 +9,7 @@ from guardrail.data.detectors.harmful_compliance import detect
 from guardrail.samples import Message, Sample
 from guardrail.testbed import WEIGHTS, arms, requests, tasks
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the testbed is not built; run guardrail testbed build"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,9 @@ from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_di
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, Verdict
-from guardrail.testbed import WEIGHTS, arms
+from guardrail.testbed import arms
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the testbed is not built; run guardrail testbed build"),
-]
+pytestmark = pytest.mark.slow
 
 QUARANTINE = POLICY.replace("quarantine: false", "quarantine: true")
 Start = Callable[..., Run]
