@@ -63,7 +63,7 @@ def _table(summary: Summary) -> None:
 
     task = summary.scenarios[0].task
     title = f"task: {task}; in brackets one-sided 95% bounds, upper for rates, lower for utility"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("scenario", "ASR", "over-refusal", "utility", "decision", "v", "s"):
         table.add_column(name, justify="left" if name in ("scenario", "decision") else "right", no_wrap=True)
     colours = {"PASSED": "green", "REFUSED": "green", "FAILED": "red"}
