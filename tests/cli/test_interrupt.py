@@ -20,6 +20,11 @@ COMMAND = (
 )  # fmt: skip
 
 
+def _interruptible() -> None:
+    """A shell's background job starts with SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_while_training_is_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
     from guardrail.evidence import keys
 
@@ -30,7 +35,7 @@ def test_ctrl_c_while_training_is_130_and_the_same_command_goes_on(tmp_path: Pat
     write_replay(tmp_path / "replay.jsonl")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
     job = subprocess.Popen((*COMMAND, "--epochs", "100000"), cwd=tmp_path, env=environment, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_interruptible)  # fmt: skip
     record = tmp_path / "run" / "data-report.json"
     while not record.exists() and job.poll() is None:  # training, which would take days, comes next
         with suppress(subprocess.TimeoutExpired):
