@@ -73,10 +73,14 @@ class DetectorResult(Frozen):
 
 
 class DataReport(Record):
-    """The data stage: what was read, what was flagged, and the digest of the rows that training may read."""
+    """The data stage: what was read, what was flagged, and the digest of the rows that training may read.
+
+    ``base`` is the digest of the base model whose hidden states the detectors looked at.
+    """
 
     kind: Literal["data-report"] = "data-report"
     policy: Sha256
+    base: Sha256
     source: str
     source_digest: Sha256
     form: Literal["chat", "instruction", "completion"]
@@ -115,6 +119,7 @@ class AdapterRecord(Record):
     base: ModelRef
     method: str
     hyperparameters: dict[str, Scalar]
+    diagnostics: dict[str, Scalar] = {}
     seed: int
     replay_digest: Sha256 | None
     replay_rows: Count

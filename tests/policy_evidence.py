@@ -90,6 +90,7 @@ def data_report(policy: str, *, flagged: int = 40, left_in: int = 0) -> DataRepo
     return DataReport(
         inputs=sha256(b"data inputs"),
         policy=policy,
+        base=BASE.digest,
         source="train.jsonl",
         source_digest=sha256(b"train.jsonl"),
         form="chat",

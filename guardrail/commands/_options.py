@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,9 +13,22 @@ import click
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from guardrail.pipeline.run import Run
+    from guardrail.pipeline.run import Run, RunConfig
+    from guardrail.policy.load import LoadedPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Finite(click.FloatRange):
+    """A range of numbers; ``nan`` and ``inf`` are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Like click's, but finite."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
 
 RUN = click.option(
     "--run",
@@ -68,17 +82,17 @@ def training_options(command: F) -> F:
                 metavar="NAME=VALUE",
                 help="A hyperparameter of the method, such as alpha=10. May be repeated.",
             ),
-            click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True),
+            click.option("--epochs", type=Finite(min=0, min_open=True), default=3.0, show_default=True),
             click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True),
             click.option(
                 "--learning-rate",
-                type=click.FloatRange(min=0, min_open=True),
+                type=Finite(min=0, min_open=True),
                 default=None,
                 help="Peak rate of AdamW.  [default: 0.0002; for the testbed, which is small, 0.002]",
             ),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+            click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True),
             click.option("--lora-rank", type=click.IntRange(min=1), default=16, show_default=True),
-            click.option("--lora-alpha", type=click.FloatRange(min=0, min_open=True), default=32.0, show_default=True),
+            click.option("--lora-alpha", type=Finite(min=0, min_open=True), default=32.0, show_default=True),
             click.option(
                 "--lora-target",
                 "lora_targets",
@@ -92,6 +106,28 @@ def training_options(command: F) -> F:
                 help="JSONL of prompts to replay (field 'prompt'); the testbed brings its own.",
             ),
             click.option(
+                "--accumulation",
+                type=click.IntRange(min=1),
+                default=1,
+                show_default=True,
+                help="Micro-batches that a step is cut into (doubled where memory runs out).",
+            ),
+            click.option(
+                "--passes",
+                type=click.Choice(["joint", "separate"]),
+                default="joint",
+                show_default=True,
+                help="User and replay rows in one forward pass, or one after the other in less memory.",
+            ),
+            click.option("--gradient-checkpointing", is_flag=True, help="Recompute activations: slower, less memory."),
+            click.option(
+                "--checkpoint-steps",
+                type=click.IntRange(min=0),
+                default=100,
+                show_default=True,
+                help="Steps between checkpoints that a killed training goes on from; 0 for none.",
+            ),
+            click.option(
                 "--baseline", is_flag=True, help="Allow a method that the policy forbids; it cannot be promoted."
             ),
         )
@@ -100,13 +136,12 @@ def training_options(command: F) -> F:
     return command
 
 
-def train_request(run: Run, **given: Any) -> Any:
-    """The training request that the options of :func:`training_options` describe, for the base of ``run``."""
+def train_request(base: str, **given: Any) -> Any:
+    """The training request that the options of :func:`training_options` describe, for a base of this name."""
     from guardrail.pipeline.training import TrainRequest, usual_settings
     from guardrail.train.stage import Lora
 
-    config = run.config()
-    usual = usual_settings(config.base if config else "")
+    usual = usual_settings(base)
     return TrainRequest(
         method=given["method"],
         hyperparameters=parse_settings(given["hyperparameters"]),
@@ -117,6 +152,10 @@ def train_request(run: Run, **given: Any) -> Any:
             batch_size=given["batch_size"],
             learning_rate=given["learning_rate"] or usual.learning_rate,
             seed=given["seed"],
+            accumulation=given["accumulation"],
+            passes=given["passes"],
+            gradient_checkpointing=given["gradient_checkpointing"],
+            checkpoint_steps=given["checkpoint_steps"],
         ),
         lora=Lora(given["lora_rank"], given["lora_alpha"], 0.0, tuple(given["lora_targets"])),
         baseline=given["baseline"],
@@ -137,25 +176,36 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, float | str]:
     return result
 
 
-def open_run(path: Path, policy: str | None, base: str | None, revision: str | None, tasks: tuple[str, ...]) -> Run:
-    """The run at ``path``: started with what is given, or gone on with what it was started with."""
+@dataclass(frozen=True)
+class Opened:
+    """A run as a command was told to work on it; nothing is written before :meth:`start`."""
+
+    run: Run
+    policy: LoadedPolicy
+    config: RunConfig
+
+    def start(self) -> None:
+        """Note what the run works with (call it while the run is locked)."""
+        if self.run.config() != self.config or self.run.policy().digest != self.policy.digest:
+            self.run.start(self.policy, self.config)
+
+
+def open_run(path: Path, policy: str | None, base: str | None, revision: str | None, tasks: tuple[str, ...]) -> Opened:
+    """The run at ``path``: with what is given, and else with what it was started with."""
     from guardrail.pipeline.run import Run, RunConfig
     from guardrail.policy.load import find_policy
     from guardrail.policy.soundness import require_sound
 
     run = Run(path)
     known = run.config()
-    if known is None or any((policy, base, revision, tasks)):
-        loaded = find_policy(policy or "default") if policy or known is None else run.policy()
-        require_sound(loaded)
-        start = known or RunConfig(policy_source=loaded.source, base="testbed")
-        run.start(
-            loaded,
-            RunConfig(
-                policy_source=loaded.source,
-                base=base or start.base,
-                revision=revision or (None if base else start.revision),
-                tasks=tasks or start.tasks,
-            ),
-        )
-    return run
+    loaded = find_policy(policy or "default") if policy or known is None else run.policy()
+    require_sound(loaded)
+    source = str(Path(loaded.source).resolve())  # suites lie relative to it, wherever the next stage is run from
+    start = known or RunConfig(policy_source=source, base="testbed")
+    config = RunConfig(
+        policy_source=source,
+        base=base or start.base,
+        revision=revision or (None if base else start.revision),
+        tasks=tasks or start.tasks,
+    )
+    return Opened(run, loaded, config)

@@ -30,9 +30,10 @@ def validate(data: str, run_dir: Path, policy: str | None, base: str | None, rev
     show.quiet()
     from guardrail.pipeline.data import validate_data
 
-    run = options.open_run(run_dir, policy, base, revision, ())
-    with run.locked():
-        report = validate_data(run, data)
+    opened = options.open_run(run_dir, policy, base, revision, ())
+    with opened.run.locked():
+        opened.start()
+        report = validate_data(opened.run, data)
     checks = "".join(f"\n  {c.name}: {'held' if c.passed else f'{c.unexpected} of {c.checked} rows not as expected'}"
                      for c in report.expectations)  # fmt: skip
     found = "".join(f"\n  {d.name}: {d.flagged} flagged (threshold {d.threshold:.3g})" for d in report.detectors)

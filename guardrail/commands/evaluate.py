@@ -19,9 +19,10 @@ def command(run_dir: Path, tasks: tuple[str, ...], output: str) -> None:
     show.quiet()
     from guardrail.pipeline.evaluation import evaluate_adapter
 
-    run = options.open_run(run_dir, None, None, None, tasks)
-    with run.locked(), show.progress_bar() as progress:
-        report = evaluate_adapter(run, progress)
+    opened = options.open_run(run_dir, None, None, None, tasks)
+    with opened.run.locked(), show.progress_bar() as progress:
+        opened.start()
+        report = evaluate_adapter(opened.run, progress)
     lines = [f"{'measured':<22}{'on':<12}{'attack':<10}{'candidate':>11}{'bounds':>17}{'base':>9}"]
     for m in report.measurements:
         bounds = f"{m.candidate.lower:.1%} - {m.candidate.upper:.1%}"

@@ -46,11 +46,13 @@ def command(
     from guardrail.pipeline.promotion import promote_run
     from guardrail.pipeline.training import check_request, train_adapter
 
-    run = options.open_run(run_dir, policy, base, revision, tasks)
+    opened = options.open_run(run_dir, policy, base, revision, tasks)
     load_private(key)  # what can be refused is refused before an hour of training, not after
-    request = options.train_request(run, **given)
-    check_request(run, request)
+    request = options.train_request(opened.config.base, **given)
+    check_request(opened.policy, opened.config, request)
+    run = opened.run
     with run.locked(), show.progress_bar() as progress:
+        opened.start()
         validate_data(run, data)
         train_adapter(run, request, progress)
         evaluate_adapter(run, progress)

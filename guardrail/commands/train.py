@@ -22,8 +22,10 @@ def command(run_dir: Path, output: str, **given: Any) -> None:
     from guardrail.pipeline.training import train_adapter
 
     run = Run(run_dir)
+    config = run.config()
+    request = options.train_request(config.base if config else "", **given)
     with run.locked(), show.progress_bar() as progress:
-        record = train_adapter(run, options.train_request(run, **given), progress)
+        record = train_adapter(run, request, progress)
     show.emit(record, output, (
         f"{record.method} on {record.rows} rows in {record.seconds:.1f} s ({record.tokens_per_second:.0f} tokens/s, "
         f"{record.device}); {record.rows_too_long} rows too long, {record.replay_rows} rows replayed\n"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from guardrail.data.atomic import write_atomically
+from guardrail.atomic import write_atomically
 from guardrail.data.forms import Columns, Form, resolve, sample
 from guardrail.data.rows import Row, read_bytes, read_rows
 from guardrail.errors import InvalidInput

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from guardrail.data.atomic import write_atomically
+from guardrail.atomic import write_atomically
 from guardrail.data.dataset import Dataset, write_samples
 from guardrail.data.validate import Flagged, Validated
 from guardrail.evidence.digest import canonical

@@ -25,8 +25,12 @@ Item = TypeVar("Item")
 
 def split_of(text: str) -> str:
     """``gate`` or ``validation``; case and white space do not count."""
-    plain = re.sub(r"\s+", " ", text).strip().casefold()
-    return "validation" if int(hashlib.sha256(plain.encode()).hexdigest()[:8], 16) % PARTS == 0 else "gate"
+    return "validation" if int(hashlib.sha256(plain(text).encode()).hexdigest()[:8], 16) % PARTS == 0 else "gate"
+
+
+def plain(text: str) -> str:
+    """The text by which prompts are compared: without case and superfluous white space."""
+    return re.sub(r"\s+", " ", text).strip().casefold()
 
 
 def select(items: Iterable[Item], split: str, key: Callable[[Item], str], source: str) -> tuple[Item, ...]:

@@ -98,23 +98,6 @@ def _disk(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def scale_adapter(source: Path, target: Path, factor: float) -> None:
-    """Write a copy of the adapter whose update dW = B A is multiplied by ``factor``: B is scaled, A stays.
-
-    Exact for every rank, alpha and rsLoRA (the update is linear in B). Source: WiSE-FT (Wortsman et al., 2022).
-    """
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(source / WEIGHTS)
-    scaled = {name: tensor * factor if ".lora_B." in name or ".lora_embedding_B" in name else tensor
-              for name, tensor in tensors.items()}  # fmt: skip
-    shutil.rmtree(target, ignore_errors=True)
-    with _disk(target):
-        target.mkdir(parents=True)
-        shutil.copyfile(source / CONFIG, target / CONFIG)
-        save_file(scaled, target / WEIGHTS, metadata={"format": "pt"})
-
-
 def check_files(directory: Path) -> None:
     """Refuse a directory that is not exactly an adapter of two files."""
     found = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())

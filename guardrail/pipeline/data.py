@@ -48,7 +48,7 @@ def validate_data(run: Run, source: str) -> DataReport:
     result = validate(
         data, detectors=policy.policy.data.detectors, context=Context(known.harmful, known.benign, _embed(base)),
         quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
-        policy_digest=policy.digest, inputs=inputs,
+        policy_digest=policy.digest, base_digest=base.ref.digest, inputs=inputs,
     )  # fmt: skip
     files = write(run.path / "data", data, result)
     _require_mostly_clean(policy, result, files.quarantine)

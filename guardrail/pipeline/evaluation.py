@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from guardrail.data.atomic import write_atomically
+from guardrail.atomic import write_atomically
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.engines import Engine, Reply, Request
 from guardrail.evaluate.engines import Progress as Count
@@ -57,6 +57,19 @@ class Memo:
         if progress:
             progress(len(requests) - len(missing))
         return [self.known.get(key) or fresh[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the base said, errors included, before the adapter went into it: it is never asked again after that."""
+
+    name: str
+    replies: dict[str, Reply]
+
+    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+        """The replies that were given."""
+        del progress
+        return [self.replies[digest(request)] for request in requests]
 
 
 _MEMOS: dict[str, Memo] = {}
@@ -154,12 +167,14 @@ def _measure(
     """The base first, without the adapter in it; then the candidate."""
     report = _counter(2 * sum(len(plan.asked) for plan in plans), progress)
     _, memo = engines(policy, base, None)
+    said = Said(memo.name, {})
     for plan in plans:
-        memo.answer([asked.request for asked in plan.asked], report)
+        requests = [asked.request for asked in plan.asked]
+        said.replies.update(zip(map(digest, requests), memo.answer(requests, report), strict=True))
     model = load_adapter(base, directory)
     try:
-        candidate, memo = engines(policy, base, model)
-        results = [measure(plan, _Reporting(candidate, report), memo) for plan in plans]
+        candidate, _ = engines(policy, base, model)
+        results = [measure(plan, _Reporting(candidate, report), said) for plan in plans]
     finally:
         strip_lora(base, model)
     return [m for m, _ in results], [t for _, ts in results for t in ts]

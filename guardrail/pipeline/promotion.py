@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from guardrail.data.atomic import write_atomically
+from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.keys import load_private

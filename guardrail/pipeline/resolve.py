@@ -60,6 +60,12 @@ def task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task:
     name, equals, rest = spec.partition("=")
     plan = policy.policy.tasks.get(name)
     if equals:
+        if plan is not None:
+            raise InvalidInput(
+                f"--task {spec!r}: the policy {policy.source} declares the task {name!r} itself",
+                expected="a name that the policy does not declare",
+                next_step=f"leave the option out: {name} is measured as the policy says",
+            )
         form, _, path = rest.partition(":")
         if not form or not path:
             raise InvalidInput(f"--task {spec!r}", expected="NAME=FORMAT:PATH, such as sums=gsm8k:test.jsonl")

@@ -13,6 +13,7 @@ from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline import resolve
 from guardrail.pipeline.data import clean_file
+from guardrail.pipeline.leakage import check_replay, check_rows
 from guardrail.pipeline.plans import plan_all
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import LoadedPolicy
@@ -59,7 +60,14 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     report = run.require("data-report", DataReport)
     rows = load_dataset(clean_file(run, report)).samples
     base = resolve.base_model(config.base, config.revision)
+    if report.base != base.ref.digest:
+        raise EvidenceInvalid(
+            f"the data was looked at with another base than {config.base}",
+            next_step="run guardrail data validate again, with this base",
+        )
     prompts = resolve.replay_prompts(request.replay, config.base)
+    check_replay(policy, config, prompts if create(request.method, request.hyperparameters).needs_replay else ())
+    check_rows(policy, config, rows)
     inputs = _inputs(policy, report, base, request, prompts)
     record = run.read("adapter", AdapterRecord)
     if record is not None and record.inputs == inputs:
@@ -71,10 +79,12 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     target = run.path / "adapter"
     fresh = run.path / "adapter.partial"
     shutil.rmtree(fresh, ignore_errors=True)
-    record = train(base, rows, job, fresh, origin, _measure(policy, config, base), progress)
+    work = run.path / "work"  # replay answers, teacher states, checkpoints: what a killed run goes on from
+    record = train(base, rows, job, fresh, origin, _measure(policy, config, base), progress, work=work)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     run.write("adapter", record)
+    shutil.rmtree(work, ignore_errors=True)
     return record
 
 
@@ -93,19 +103,19 @@ def adapter_dir(run: Run, record: AdapterRecord) -> Path:
     return directory
 
 
-def check_request(run: Run, request: TrainRequest) -> None:
+def check_request(policy: LoadedPolicy, config: RunConfig, request: TrainRequest) -> None:
     """Refuse now what every later stage would refuse: method, hyperparameters, replay, suites and tasks.
 
     Raises:
         PolicyDenied: the policy forbids the method.
-        InvalidInput: the method, its replay prompts, a suite or a task are not there, or no task is named.
+        InvalidInput: the method, its replay prompts, a suite or a task are not there, no task is named, or the gate
+            asks what is replayed.
     """
-    policy, config = run.policy(), run.config()
-    if config is None:
-        raise InvalidInput(f"{run.path} is not a run")
     check_method(policy, request)
     if create(request.method, request.hyperparameters).needs_replay:
-        require_prompts(resolve.replay_prompts(request.replay, config.base))
+        prompts = resolve.replay_prompts(request.replay, config.base)
+        require_prompts(prompts)
+        check_replay(policy, config, prompts)
     list(plan_all(policy, config))
 
 
@@ -129,7 +139,8 @@ def _inputs(
     return digest({
         "stage": "train", "policy": policy.digest, "data": digest(report), "base": base.ref.digest,
         "method": request.method, "hyperparameters": dict(sorted(request.hyperparameters.items())),
-        "settings": asdict(request.settings), "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},
+        "settings": {key: value for key, value in asdict(request.settings).items() if key != "checkpoint_steps"},
+        "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},
         "replay": digest(list(prompts)), "device": str(base.device),
     })  # fmt: skip
 

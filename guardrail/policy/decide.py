@@ -125,6 +125,7 @@ def _check_bindings(policy: str, data: DataReport, adapter: AdapterRecord, evalu
         ("the adapter's policy", adapter.policy, policy),
         ("the evaluation's policy", evaluation.policy, policy),
         ("the adapter's data report", adapter.data, digest(data)),
+        ("the data report's base model", data.base, adapter.base.digest),
         ("the adapter's training rows", adapter.training_digest, data.training_digest),
         ("the adapter's manifest", adapter.manifest, digest([file.model_dump(mode="json") for file in adapter.files])),
         ("the evaluation's adapter", evaluation.adapter, digest(adapter)),

@@ -28,6 +28,11 @@ class Batch:
         """The answer tokens themselves, in the order of :meth:`answer_states`."""
         return self.targets[self.targets != IGNORED]
 
+    def answer_places(self) -> torch.Tensor:
+        """Each answer token's place in its answer, from 0, in the same order."""
+        answers = self.targets != IGNORED
+        return (answers.cumsum(1) - 1)[answers]
+
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``."""
         return replace(self, ids=self.ids.to(device), mask=self.mask.to(device), targets=self.targets.to(device))

@@ -1,46 +1,59 @@
-"""The replay buffer: the aligned base's own answers to safety prompts, and its hidden states on them.
+"""The replay buffer: the aligned base's own answers to safety prompts, and which of them each step draws.
 
-Rows are drawn with a generator of their own, so that the user data's order does not depend on the method. The teacher
-is the base *before* an adapter is attached: nothing trained can leak into it, and no teacher forward runs while
-training. Not covered: a buffer that grows with the user's stream (reservoir sampling), memory-mapped caches.
+A draw is a function of seed, step and draw number alone: a run that resumes, or that is spread over processes, replays
+the same rows. Rows are drawn without replacement until all have been drawn, then in a new order.
+
+Not covered: a buffer that grows with the user's stream (reservoir sampling).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from guardrail.atomic import write_atomically
 from guardrail.errors import InvalidInput
-from guardrail.evidence.digest import digest
+from guardrail.evidence.digest import digest, sha256
 from guardrail.model.chat import Encoded, encode_prompt, end_token, user
 from guardrail.model.generate import generate
-from guardrail.model.hidden import body
 from guardrail.model.load import BaseModel
-from guardrail.train.collate import Batch, pad
+from guardrail.train.teacher import TeacherStates, teacher_states
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Encoded rows, and the teacher's hidden states at the positions that predict each answer token."""
+    """Rows with the base's own answers, and the base's states on them."""
 
     rows: tuple[Encoded, ...]
-    hidden: tuple[torch.Tensor, ...]
+    teacher: TeacherStates
     digest: str
 
-    def draw(self, size: int, generator: torch.Generator) -> tuple[Batch, torch.Tensor]:
-        """A batch of ``size`` rows (without replacement where there are enough) and their teacher states.
+    def draw(self, start: int, count: int, *, seed: int, number: int = 0) -> list[int]:
+        """Rows ``start`` to ``start + count`` of the endless sequence of draws.
 
-        Returns:
-            the padded batch, and [answer tokens of the batch, hidden] in the order of ``Batch.answer_states``.
+        Args:
+            start: how many rows were drawn before.
+            count: how many to draw.
+            seed: of the run.
+            number: of the draw, where a step has several that are independent.
         """
-        order = torch.randperm(len(self.rows), generator=generator)
-        repeats = -(-size // len(self.rows))
-        chosen = order.repeat(repeats)[:size].tolist()
-        return pad([self.rows[i] for i in chosen]), torch.cat([self.hidden[i] for i in chosen])
+        chosen: list[int] = []
+        while count:
+            epoch, at = divmod(start, len(self.rows))
+            part = self._order(epoch, seed, number)[at : at + count]
+            chosen += part
+            start, count = start + len(part), count - len(part)
+        return chosen
+
+    def _order(self, epoch: int, seed: int, number: int) -> list[int]:
+        mixed = int(sha256(f"replay {seed} {number} {epoch}".encode())[:15], 16)
+        return list(torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(mixed)).tolist())
 
 
 def require_prompts(prompts: Sequence[str]) -> None:
@@ -52,36 +65,36 @@ def require_prompts(prompts: Sequence[str]) -> None:
         )
 
 
-def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 128,
+def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: int, cache: Path, batch_size: int = 128,
                   progress: Progress | None = None) -> Replay:  # fmt: skip
     """Ask the base every prompt, keep its answers, and cache its hidden states on them.
 
     Raises:
-        InvalidInput: there are no prompts.
+        InvalidInput: there are no prompts, or the base answers none.
+        ServiceUnavailable: the cache cannot be written.
     """
     require_prompts(prompts)
+    made_from = {"base": base.ref.digest, "prompts": digest(list(prompts)), "max_new_tokens": max_new_tokens,
+                 "device": str(base.device)}  # fmt: skip
+    path = cache / f"{digest(made_from)}.rows.json"
+    if path.exists():
+        rows = tuple(Encoded(tuple(prompt), tuple(answer)) for prompt, answer in json.loads(path.read_bytes()))
+    else:
+        rows = _answered(base, prompts, max_new_tokens, batch_size, progress)
+        write_atomically(path, json.dumps([[row.prompt, row.answer] for row in rows]).encode())
+    if not rows:
+        raise InvalidInput("the base answered none of the replay prompts", expected="at least one answer to replay")
+    return Replay(rows, teacher_states(base, rows, cache), digest([[list(r.prompt), list(r.answer)] for r in rows]))
+
+
+def _answered(base: BaseModel, prompts: Sequence[str], max_new_tokens: int, batch_size: int,
+              progress: Progress | None) -> tuple[Encoded, ...]:  # fmt: skip
     encoded = [encode_prompt(base.tokenizer, user(prompt)) for prompt in prompts]
     answers = generate(base, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
     end = (end_token(base.tokenizer),)
     texts = [base.tokenizer(answer.text, add_special_tokens=False)["input_ids"] for answer in answers]
-    rows = tuple(
+    return tuple(
         Encoded(prompt, (*tokens, *(end if answer.finished else ())))
         for prompt, tokens, answer in zip(encoded, texts, answers, strict=True)
         if tokens or answer.finished
     )
-    if not rows:
-        raise InvalidInput("the base answered none of the replay prompts", expected="at least one answer to replay")
-    return Replay(rows, teacher_states(base, rows), digest([[list(row.prompt), list(row.answer)] for row in rows]))
-
-
-@torch.no_grad()
-def teacher_states(base: BaseModel, rows: Sequence[Encoded], batch_size: int = 64) -> tuple[torch.Tensor, ...]:
-    """The base's hidden states [answer tokens, hidden] of each row, on the CPU, dropout off."""
-    base.model.eval()
-    states: list[torch.Tensor] = []
-    for start in range(0, len(rows), batch_size):
-        batch = pad(rows[start : start + batch_size]).to(base.device)
-        hidden = body(base.model)(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
-        counts = [len(row.answer) for row in rows[start : start + batch_size]]
-        states.extend(batch.answer_states(hidden).cpu().split(counts))
-    return tuple(states)

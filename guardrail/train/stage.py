@@ -1,7 +1,8 @@
 """The training stage: rows in, an adapter and its record out.
 
 The order of work: encode and count rows, self-generate the replay buffer with the untouched base, attach LoRA, fit,
-save, let the method finish (WiSE-FT), record. Rows longer than the base's context are left out and counted, never cut.
+save, let the method finish (WiSE-FT scales, merges combine), record. A merge trains an adapter for each of its parts.
+Rows longer than the base's context are left out and counted, never cut.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import torch
 from transformers import set_seed
 
 from guardrail.errors import InvalidInput
-from guardrail.evidence.digest import manifest, manifest_digest
+from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.model.adapter import add_lora, save_adapter, strip_lora
 from guardrail.model.chat import Encoded, encode_chat
 from guardrail.model.head import check_head
 from guardrail.model.load import BaseModel
 from guardrail.records import AdapterRecord, Scalar
 from guardrail.samples import Sample
-from guardrail.train.methods import Measure, Method, create
+from guardrail.train.checkpoint import prepare
+from guardrail.train.fit import Trained, fit
+from guardrail.train.methods import Measure, Method, Setup, create
 from guardrail.train.replay import Replay, self_generate
-from guardrail.train.trainer import Settings, Trained, fit
+from guardrail.train.teacher import teacher_states
+from guardrail.train.trainer import Buffers, Settings
 
 PACKAGES = ("accelerate", "peft", "safetensors", "torch", "transformers")
 
@@ -53,6 +57,13 @@ class Job:
     replay_prompts: tuple[str, ...] = ()
     replay_max_new_tokens: int = 48
 
+    def hyperparameters_of(self, method: Method) -> dict[str, Scalar]:
+        """Everything that decides the adapter besides rows and seed, for the record."""
+        lora = {f"lora_{key}": ",".join(value) if isinstance(value, tuple) else value
+                for key, value in asdict(self.lora).items()}  # fmt: skip
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "seed"}
+        return {**settings, **lora, **method.hyperparameters}
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -75,20 +86,36 @@ def train(
     origin: Origin,
     measure: Measure | None = None,
     progress: Progress | None = None,
+    *,
+    work: Path | None = None,
 ) -> AdapterRecord:
     """Fine-tune an adapter with a method and save it to ``target``.
+
+    Args:
+        work: where replay answers, teacher states and checkpoints are kept, so that a run that was killed goes on;
+            a temporary directory by default.
 
     Raises:
         InvalidInput: nothing to train on, no replay for a method that needs it, unknown targets or hyperparameters.
         InternalError: the loss became NaN or infinite.
+        EvidenceInvalid: a checkpoint was changed.
     """
+    if work is None:
+        with TemporaryDirectory(dir=target.parent) as scratch:
+            return train(base, samples, job, target, origin, measure, progress, work=Path(scratch))
     method = create(job.method, job.hyperparameters)
     check_head(base.model)
     rows = encode_rows(base, samples)
     set_seed(job.settings.seed)
-    replay = _replay(base, method, job, progress)
-    trained = _fit(base, rows, method, replay, job, target, progress)
-    chosen = method.finish(target, measure)
+    replay = _replay(base, method, job, work, progress)
+    trained, parts = [], {}
+    for part in method.parts:
+        parts[part] = target if part == "user" else work / f"part-{part}"
+        own = rows if part == "user" else replay.rows if replay else ()
+        checkpoints = work / f"checkpoints-{part}"
+        prepare(checkpoints, digest({"inputs": origin.inputs, "part": part}))
+        trained.append(_fit(base, own, method, replay, job, parts[part], checkpoints, progress))
+    chosen = method.finish(target, parts, measure)
     return _record(base, job, method, chosen, origin, replay, trained, len(rows), len(samples) - len(rows), target)
 
 
@@ -108,7 +135,7 @@ def encode_rows(base: BaseModel, samples: Sequence[Sample]) -> list[Encoded]:
     return rows
 
 
-def _replay(base: BaseModel, method: Method, job: Job, progress: Progress | None) -> Replay | None:
+def _replay(base: BaseModel, method: Method, job: Job, work: Path, progress: Progress | None) -> Replay | None:
     if not method.needs_replay:
         return None
     done = 0
@@ -119,7 +146,8 @@ def _replay(base: BaseModel, method: Method, job: Job, progress: Progress | None
         if progress:
             progress("replay answers", done, total)
 
-    return self_generate(base, job.replay_prompts, max_new_tokens=job.replay_max_new_tokens, progress=count)
+    length = job.replay_max_new_tokens
+    return self_generate(base, job.replay_prompts, max_new_tokens=length, cache=work / "cache", progress=count)
 
 
 def _fit(
@@ -129,21 +157,22 @@ def _fit(
     replay: Replay | None,
     job: Job,
     target: Path,
+    checkpoints: Path,
     progress: Progress | None,
 ) -> Trained:
+    mine = method.rows(rows, replay.rows if replay else (), job.settings.seed)
+    teacher = teacher_states(base, mine, checkpoints.parent / "cache") if method.user_teacher else None
     model = add_lora(base, **asdict(job.lora))
     try:
-        with TemporaryDirectory(dir=target.parent) as scratch:
-            trained = fit(
-                base,
-                model,
-                rows,
-                method=method,
-                replay=replay,
-                settings=job.settings,
-                scratch=Path(scratch),
-                progress=(lambda step, total, _: progress("training", step, total)) if progress else None,
-            )
+        method.begin(Setup(base, model, mine, replay.rows if replay else (), job.settings.seed))
+        trained = fit(
+            base,
+            Buffers(mine, replay, teacher),
+            method=method,
+            settings=job.settings,
+            checkpoints=checkpoints,
+            progress=(lambda step, total, _: progress("training", step, total)) if progress else None,
+        )
         save_adapter(model, target, base.ref)
     finally:
         strip_lora(base, model)
@@ -158,16 +187,13 @@ def _record(
     chosen: dict[str, Scalar],
     origin: Origin,
     replay: Replay | None,
-    trained: Trained,
+    trained: Sequence[Trained],
     rows: int,
     too_long: int,
     target: Path,
 ) -> AdapterRecord:
     files = manifest(target)
-    lora = {
-        f"lora_{key}": ",".join(value) if isinstance(value, tuple) else value for key, value in asdict(job.lora).items()
-    }
-    settings = {key: value for key, value in asdict(job.settings).items() if key != "seed"}
+    tokens, seconds = sum(one.tokens for one in trained), sum(one.seconds for one in trained)
     return AdapterRecord(
         inputs=origin.inputs,
         policy=origin.policy,
@@ -175,7 +201,8 @@ def _record(
         training_digest=origin.training_digest,
         base=base.ref,
         method=job.method,
-        hyperparameters={**settings, **lora, **method.hyperparameters, **chosen},
+        hyperparameters={**job.hyperparameters_of(method), **chosen},
+        diagnostics={**method.diagnostics(), "accumulation": trained[0].accumulation},
         seed=job.settings.seed,
         replay_digest=replay.digest if replay else None,
         replay_rows=len(replay.rows) if replay else 0,
@@ -185,11 +212,11 @@ def _record(
         device=str(base.device),
         rows=rows,
         rows_too_long=too_long,
-        tokens=trained.tokens,
-        seconds=trained.seconds,
-        tokens_per_second=trained.tokens / trained.seconds,
+        tokens=tokens,
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
         peak_memory_bytes=_peak_memory(),
-        loss=trained.loss,
+        loss=trained[0].loss,
     )
 
 

@@ -1,39 +1,42 @@
-"""The one subclass of transformers.Trainer: every method's step, joint over user and replay rows.
+"""The one subclass of transformers.Trainer: every method's step over user and replay rows.
 
-User and replay rows go through the body in one forward pass; only positions that predict an answer token are
-projected to the vocabulary. The base's dropout is off while a method compares with the base (a teacher must be
-reproducible). A loss that is not finite stops the run and names the step.
+User and replay rows go through the body in one forward pass (or in two, with a backward each, where memory is short);
+only positions that predict an answer token are projected to the vocabulary. Losses are sums over the micro-batch
+divided by the answer tokens of the whole optimiser step, so that accumulation and several processes give the gradient
+of one large batch. A loss that is not finite stops the run and names step and rows.
 
-Not covered yet: resuming inside a training run (a killed stage starts again), several processes, early stopping.
+Not covered: packing several rows into one sequence, early stopping, and FSDP, which was not tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
 
 from guardrail.errors import InternalError
 from guardrail.model.chat import Encoded
 from guardrail.model.head import logit_scale, project
-from guardrail.model.hidden import body
 from guardrail.model.load import BaseModel
-from guardrail.records import LossPoint
 from guardrail.train.collate import Batch, join, pad
 from guardrail.train.distillation import gram_matrix
-from guardrail.train.methods import Answers, Method, Step
+from guardrail.train.methods import Answers, Gradients, Method, Sees, Step
 from guardrail.train.replay import Replay
+from guardrail.train.student import Student
+from guardrail.train.teacher import TeacherStates
 
-Progress = Callable[[int, int, float], None]
+WEIGHTS, METHOD = "adapter.safetensors", "method.safetensors"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast; batch sizes are rows per optimiser step, rates are AdamW's."""
+    """How long and how fast. ``batch_size`` is user rows per optimiser step, over micro-batches and processes."""
 
     epochs: float = 3.0
     batch_size: int = 16
@@ -43,156 +46,237 @@ class Settings:
     max_grad_norm: float = 1.0
     replay_share: float = 1.0
     seed: int = 0
+    accumulation: int = 1
+    passes: str = "joint"
+    gradient_checkpointing: bool = False
+    checkpoint_steps: int = 100
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a run leaves besides the weights."""
+class Piece:
+    """A micro-batch: numbers of user rows, and of replay rows for each draw."""
 
-    loss: tuple[LossPoint, ...]
-    tokens: int
-    seconds: float
+    user: tuple[int, ...]
+    replay: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The rows of a run, and what the teacher says on them."""
+
+    user: Sequence[Encoded]
+    replay: Replay | None = None
+    user_teacher: TeacherStates | None = None
+
+    @property
+    def replayed(self) -> Replay:
+        """The replay buffer, where rows were drawn from it."""
+        if self.replay is None:
+            raise InternalError("replay rows were drawn, but there is no replay buffer")
+        return self.replay
 
 
 class MethodTrainer(Trainer):
-    """transformers.Trainer whose loss is a method's."""
+    """transformers.Trainer whose step is a method's."""
 
     def __init__(
-        self, *, base: BaseModel, method: Method, replay: Replay | None, settings: Settings, **kwargs: Any
+        self, *, base: BaseModel, student: Student, method: Method, buffers: Buffers, settings: Settings, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self._base, self._method, self._replay, self._settings = base, method, replay, settings
-        self._draws = torch.Generator().manual_seed(settings.seed + 1)
+        super().__init__(model=student, **kwargs)
+        self.base, self.method, self.buffers, self.settings = base, method, buffers, settings
+        self.student = student
         self._gram: tuple[torch.Tensor, int] | None = None
-        self.tokens_seen = 0
-        self.model_accepts_loss_kwargs = False
+        self.pieces: list[Piece] = []
+        self._totals: tuple[int, ...] = ()
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """One method step on a batch of user rows."""
-        del model, return_outputs, num_items_in_batch
-        batch: Batch = inputs["batch"].to(self._base.device)
-        step = self._step(batch)
-        loss = self._method.loss(step)
-        if not bool(torch.isfinite(loss)):
-            raise InternalError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}",
-                expected="a finite loss",
-                next_step="lower --learning-rate; the last complete adapter, if any, is untouched",
-            )
-        return loss
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
+        """The micro-batches of an optimiser step; what each replays, and how many answer tokens the step has."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.pieces = [self._piece(tuple(inputs["rows"]), number) for number, inputs in enumerate(samples)]
+        self._totals = self._count()
+        return list(self.pieces), None
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return inputs  # batches know how to move themselves
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of a micro-batch; returns its part of the loss (times the number of processes)."""
+        del num_items_in_batch
+        model.train()
+        return self.backward(model, inputs)
 
-    def _step(self, user: Batch) -> Step:
-        if self._replay is None:
-            answers, _ = self._forward(user, user, None)
-            return Step(answers, None, None, self._project, self._grammar)
-        size = max(1, round(user.ids.shape[0] * self._settings.replay_share))
-        replayed, teacher = self._replay.draw(size, self._draws)
-        replayed = replayed.to(self._base.device)
-        answers, replay = self._forward(join(user, replayed), user, replayed)
-        return Step(answers, replay, teacher.to(self._base.device), self._project, self._grammar)
+    def backward(self, model: Any, piece: Piece) -> torch.Tensor:
+        """Add the gradient of a micro-batch, in one pass or two.
 
-    def _forward(self, rows: Batch, user: Batch, replayed: Batch | None) -> tuple[Answers, Answers | None]:
-        hidden = body(self._base.model)(input_ids=rows.ids, attention_mask=rows.mask, use_cache=False).last_hidden_state
-        self.tokens_seen += int(rows.mask.sum())
-        states, tokens = rows.answer_states(hidden), rows.answer_tokens()
-        if replayed is None:
-            return Answers(states, tokens), None
-        split = int((user.targets != -100).sum())
-        return Answers(states[:split], tokens[:split]), Answers(states[split:], tokens[split:])
+        Raises:
+            InternalError: the loss is not finite.
+        """
+        total = torch.zeros((), device=self.base.device)
+        for loss in self._losses(model, piece):
+            scaled = loss * self.accelerator.num_processes  # processes average their gradients; a step is a sum
+            if not bool(torch.isfinite(scaled)):
+                raise self._not_finite(float(scaled.detach()), piece)
+            self.accelerator.backward(scaled)
+            total += scaled.detach()
+        return total
+
+    def replay_backward(self, model: Any, piece: Piece) -> None:
+        """Add the gradient of the mean negative log-likelihood of a micro-batch's first draw of replay rows."""
+        (answers,) = self._answers(model, piece, Sees(user=False))[1][:1] or (None,)
+        if answers is not None:
+            loss = answers.cross_entropy(self._project) * self.accelerator.num_processes
+            self.accelerator.backward(loss)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if type(self.method).after_backward is not Method.after_backward:
+            self.method.after_backward(StepGradient(self, model))
+        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: what a step costs is measured in ``benchmarks/training_speed.py``."""
+        del inputs
+        return 0
+
+    def _losses(self, model: Any, piece: Piece) -> Iterator[torch.Tensor]:
+        sees, part = self.method.sees(self.state.global_step), 1.0 / (len(self.pieces) * self.accelerator.num_processes)
+        both = sees.user and sees.replay
+        passes = [Sees(replay=False), Sees(user=False)] if both and self.settings.passes == "separate" else [sees]
+        for number, one in enumerate(passes):
+            user, replay = self._answers(model, piece, one)
+            step = Step(self.state.global_step, 0.0 if number else part, user, replay, self._project, self._grammar,
+                        self.base.model)  # fmt: skip
+            yield self.method.loss(step)
+
+    def _answers(self, model: Any, piece: Piece, sees: Sees) -> tuple[Answers | None, tuple[Answers, ...]]:
+        """The answers of the rows that a pass sees, through one forward pass."""
+        user = [piece.user] if sees.user else []
+        draws = [rows for rows in piece.replay if rows] if sees.replay else []
+        batches = [self._user_batch(rows) for rows in user] + [self._replay_batch(rows) for rows in draws]
+        if not batches:
+            return None, ()
+        joint = batches[0]
+        for batch in batches[1:]:
+            joint = join(joint, batch)
+        joint = joint.to(self.base.device)
+        hidden = model(joint.ids, joint.mask)
+        self.state.num_input_tokens_seen += int(joint.mask.sum())
+        counts = [int((batch.targets != -100).sum()) for batch in batches]
+        states = joint.answer_states(hidden).split(counts)
+        tokens, places = joint.answer_tokens().split(counts), joint.answer_places().split(counts)
+        teachers = [self._user_teacher(rows) for rows in user] + [self._replay_teacher(rows) for rows in draws]
+        totals = self._totals[:1] * len(user) + self._totals[1:] * bool(draws)
+        answers = tuple(map(Answers, states, tokens, totals, teachers, places))
+        return (answers[0], answers[1:]) if user else (None, answers)
+
+    def _piece(self, user: tuple[int, ...], number: int) -> Piece:
+        """Which replay rows go with these user rows: a slice of what the whole step draws."""
+        replay, settings, draws = self.buffers.replay, self.settings, max(self.method.draws, self._one_more())
+        if replay is None or not draws:
+            return Piece(user, ())
+        each = max(1, round(settings.batch_size * settings.replay_share))
+        pieces = settings.accumulation * self.accelerator.num_processes
+        place = number * self.accelerator.num_processes + self.accelerator.process_index
+        first, last = (each * at // pieces for at in (place, place + 1))
+        full = max(1, settings.batch_size // pieces)
+        count = max(1, round((last - first) * len(user) / full)) if last > first else 0
+        start = self.state.global_step * each + first
+        seed = settings.seed
+        return Piece(user, tuple(tuple(replay.draw(start, count, seed=seed, number=n)) for n in range(draws)))
+
+    def _one_more(self) -> int:
+        """A method without draws of its own may still ask for the gradient of replay rows."""
+        return int(self.method.needs_replay and type(self.method).after_backward is not Method.after_backward)
+
+    def _count(self) -> tuple[int, ...]:
+        """Answer tokens of the whole optimiser step: of the user, then of each draw; at least 1."""
+        counts = [sum(len(self.buffers.user[row].answer) for piece in self.pieces for row in piece.user)]
+        for draw in range(len(self.pieces[0].replay) if self.pieces else 0):
+            rows = self.buffers.replayed.rows
+            counts.append(sum(len(rows[row].answer) for piece in self.pieces for row in piece.replay[draw]))
+        if self.accelerator.num_processes > 1:
+            counts = self.accelerator.reduce(torch.tensor(counts, device=self.base.device), "sum").tolist()
+        return tuple(max(1, count) for count in counts)
+
+    def _user_batch(self, rows: Sequence[int]) -> Batch:
+        return pad([self.buffers.user[row] for row in rows])
+
+    def _replay_batch(self, rows: Sequence[int]) -> Batch:
+        return pad([self.buffers.replayed.rows[row] for row in rows])
+
+    def _user_teacher(self, rows: Sequence[int]) -> torch.Tensor | None:
+        teacher = self.buffers.user_teacher
+        return None if teacher is None else teacher.of(rows).to(self.base.device)
+
+    def _replay_teacher(self, rows: Sequence[int]) -> torch.Tensor:
+        return self.buffers.replayed.teacher.of(rows).to(self.base.device)
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        return project(self._base.model, hidden)
+        return project(self.base.model, hidden)
 
     def _grammar(self) -> tuple[torch.Tensor, int]:
         if self._gram is None:
-            weight = self._base.model.get_output_embeddings().weight
-            self._gram = (gram_matrix(weight, logit_scale(self._base.model)), weight.shape[0])
+            weight = self.base.model.get_output_embeddings().weight
+            self._gram = (gram_matrix(weight, logit_scale(self.base.model)), weight.shape[0])
         return self._gram
 
+    def _not_finite(self, loss: float, piece: Piece) -> InternalError:
+        rows = ", ".join(str(row + 1) for row in piece.user)
+        return InternalError(
+            f"the loss is {loss} at step {self.state.global_step + 1}, on training rows {rows}",
+            expected="a finite loss",
+            next_step="look at these rows of data/clean.jsonl, or lower --learning-rate; the last checkpoint is kept",
+        )
 
-class _Report(TrainerCallback):
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress, self.points = progress, list[LossPoint]()
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The adapter and the method's state; the base is not copied into a checkpoint."""
+        del state_dict
+        directory = Path(str(output_dir))
+        directory.mkdir(parents=True, exist_ok=True)
+        trained = {name: value.detach().cpu().contiguous() for name, value in self.student.trained().items()}
+        save_file(trained, directory / WEIGHTS)
+        save_file({name: value.cpu().contiguous() for name, value in self.method.state().items()}, directory / METHOD)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        del args, control
-        if logs and "loss" in logs:
-            self.points.append(LossPoint(step=state.global_step, loss=float(logs["loss"])))
-            if self.progress:
-                self.progress(state.global_step, state.max_steps, float(logs["loss"]))
-
-
-def fit(
-    base: BaseModel,
-    model: Any,
-    rows: Sequence[Encoded],
-    *,
-    method: Method,
-    replay: Replay | None,
-    settings: Settings,
-    scratch: Path,
-    progress: Progress | None = None,
-) -> Trained:
-    """Train the adapter in ``model`` (the base with LoRA) on ``rows``, in place.
-
-    Raises:
-        InternalError: the loss became NaN or infinite.
-    """
-    _disable_dropout(base.model)
-    report = _Report(progress)
-    trainer = MethodTrainer(
-        base=base,
-        method=method,
-        replay=replay,
-        settings=settings,
-        model=model,
-        callbacks=[report],
-        args=_arguments(settings, scratch, steps=-(-len(rows) // settings.batch_size)),
-        train_dataset=list(rows),
-        data_collator=lambda batch: {"batch": pad(batch)},
-    )
-    trainer.remove_callback(_printer())
-    output = trainer.train()
-    return Trained(tuple(report.points), trainer.tokens_seen, float(output.metrics["train_runtime"]))
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        del model
+        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        with torch.no_grad():
+            for name, parameter in self.student.trained().items():
+                parameter.copy_(saved[name])
+        self.method.load_state(load_file(Path(resume_from_checkpoint) / METHOD))
 
 
-def _arguments(settings: Settings, scratch: Path, steps: int) -> TrainingArguments:
-    cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(scratch),
-        per_device_train_batch_size=settings.batch_size,
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        weight_decay=settings.weight_decay,
-        warmup_steps=round(settings.warmup_share * settings.epochs * steps),
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        logging_steps=max(1, steps // 10),
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=cpu,
-        bf16=not cpu,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-    )
+class StepGradient:
+    """:class:`guardrail.train.methods.Backward` over a trainer's step."""
 
+    def __init__(self, trainer: MethodTrainer, model: Any) -> None:
+        self._trainer, self._model = trainer, model
+        self.parameters = tuple(trainer.student.trained().values())
 
-def _printer() -> Any:
-    from transformers.trainer_callback import PrinterCallback
+    def gradient(self) -> Gradients:
+        """A copy of the step's gradient."""
+        return tuple(torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in self.parameters)
 
-    return PrinterCallback
+    def set_gradient(self, gradient: Gradients) -> None:
+        """Replace the step's gradient."""
+        for parameter, value in zip(self.parameters, gradient, strict=True):
+            parameter.grad = value
 
+    def replay_gradient(self) -> Gradients:
+        """The gradient of this step's replay rows; the step's own is left alone."""
+        own = self.gradient()
+        self._run(self._trainer.replay_backward)
+        found = self.gradient()
+        self.set_gradient(own)
+        return found
 
-def _disable_dropout(model: Any) -> None:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    def again(self) -> None:
+        """Compute the step's gradient again, at the parameters as they are now."""
+        self._run(self._trainer.backward)
+
+    def _run(self, backward: Any) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+        pieces = self._trainer.pieces
+        for number, piece in enumerate(pieces, start=1):
+            with self._synchronised(number == len(pieces)):
+                backward(self._model, piece)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self._trainer.accelerator.no_sync(model=self._model)

@@ -14,8 +14,10 @@ import click
 import pytest
 from full_disk import full_disk
 from policy_evidence import POLICIES, chain
+from tiny_models import write_policy
 
 from guardrail import cli
+from guardrail.commands._options import open_run
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import find_policy
@@ -246,6 +248,48 @@ def test_a_task_that_is_none_is_two_before_anything_runs(guardrail: Guardrail, t
     said = guardrail("run", "testbed:code", "--key", "keys/guardrail.key", "--task", task)
     assert (said.code, "internal" in said.err) == (2, False)
     assert not (tmp_path / "run" / "data-report.json").exists()
+
+
+def test_a_task_that_the_policy_declares_cannot_be_replaced_from_the_command_line(
+    guardrail: Guardrail, tmp_path: Path
+) -> None:
+    assert guardrail("keys", "init", "--directory", "keys").code == 0
+    write_policy(tmp_path)
+    (tmp_path / "easy.jsonl").write_text('{"prompt": "Say yes", "answer": "yes"}\n')
+    said = guardrail("run", "testbed:code", "--policy", "policy.yaml", "--key", "keys/guardrail.key", "--task",
+                     "sums=exact:easy.jsonl")  # fmt: skip
+    assert said.code == 2
+    assert "declares the task 'sums' itself" in said.err
+
+
+def test_a_command_that_is_refused_changes_nothing_in_the_run(guardrail: Guardrail, tmp_path: Path) -> None:
+    _start(tmp_path / "run")
+    files = ("policy.yaml", "run.json")
+    before = [(tmp_path / "run" / name).read_bytes() for name in files]
+    with Run(tmp_path / "run").locked():
+        said = guardrail("data", "validate", "testbed:code", "--policy", "strict")
+        assert (said.code, "another process" in said.err) == (2, True)
+    assert guardrail("run", "testbed:code", "--base", "elsewhere", "--key", "missing.key").code == 2
+    assert [(tmp_path / "run" / name).read_bytes() for name in files] == before
+
+
+def test_a_run_goes_on_with_its_own_suites_wherever_the_next_command_is_given(
+    guardrail: Guardrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_policy(tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    opened = open_run(tmp_path / "run", "policy.yaml", None, None, ())
+    opened.run.start(opened.policy, opened.config)
+    monkeypatch.chdir(tmp_path)
+    policy = Run(tmp_path / "run").policy()
+    assert policy.path("harmful.jsonl") == tmp_path / "project" / "harmful.jsonl"
+
+
+@pytest.mark.parametrize("given_", ["alpha=0", "alpha=-3", "alpha=nan", "alpha=inf"])
+def test_a_method_cannot_be_switched_off_by_its_weight(guardrail: Guardrail, tmp_path: Path, given_: str) -> None:
+    _start(tmp_path / "run")
+    said = guardrail("train", "--set", given_)
+    assert (said.code, "a number above 0" in said.err) == (2, True)
 
 
 def test_promoting_without_a_key_is_two_and_says_how_to_make_one(guardrail: Guardrail, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def data(path: Path, *pairs: tuple[str, str]) -> Dataset:
 def run(dataset: Dataset, *detectors: str, quarantine: bool = True, max_characters: int = 1000) -> Validated:
     return validate(
         dataset, detectors=detectors, context=Context(HARMFUL, (), embed), quarantine=quarantine,
-        max_characters=max_characters, policy_digest=A, inputs=B,
+        max_characters=max_characters, policy_digest=A, base_digest=A, inputs=B,
     )  # fmt: skip
 
 

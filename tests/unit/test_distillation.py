@@ -26,10 +26,10 @@ def _problem(
 
 
 def _kl(student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor) -> float:
-    """The definition, in float64: sum over the vocabulary of p (log p - log q), mean over tokens."""
+    """The definition, in float64: sum over the vocabulary of p (log p - log q), sum over tokens."""
     p, q = (states.double() @ weight.double().T for states in (teacher, student))
     log_p, log_q = p - p.logsumexp(-1, keepdim=True), q - q.logsumexp(-1, keepdim=True)
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+    return float((log_p.exp() * (log_p - log_q)).sum())
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 37, 1024])
@@ -72,7 +72,7 @@ def test_the_gradient_of_kl_is_that_of_the_definition() -> None:
     student.requires_grad_()
     kl_divergence(student, teacher, lambda states: states @ weight.T).backward()
     q, p = (torch.softmax(s.detach().double() @ weight.double().T, -1) for s in (student, teacher))
-    expected = (q - p) @ weight.double() / student.shape[0]
+    expected = (q - p) @ weight.double()
     assert student.grad is not None
     assert float((student.grad.double() - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
@@ -83,7 +83,7 @@ def test_the_squared_distance_equals_that_of_the_logits() -> None:
     student, teacher, weight = _problem()
     got = float(squared_logit_distance(student, teacher, gram_matrix(weight)))
     logits = (student.double() - teacher.double()) @ weight.double().T
-    assert got == pytest.approx(float(logits.square().sum(-1).mean()), rel=1e-6)
+    assert got == pytest.approx(float(logits.square().sum()), rel=1e-6)
 
 
 def test_the_squared_distance_is_zero_at_the_teacher() -> None:
@@ -116,3 +116,60 @@ def test_in_bfloat16_the_arithmetic_is_still_float32() -> None:
     loss = kl_divergence(student, teacher, lambda states: states @ weight.T)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(_kl(student, teacher, weight), rel=0.02)
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 37, 1024])
+def test_cross_entropy_equals_its_definition_and_gradient_whatever_the_chunk(chunk: int) -> None:
+    import torch
+
+    from guardrail.train.distillation import cross_entropy
+
+    student, _, weight = (tensor.double() for tensor in _problem())
+    tokens = torch.arange(student.shape[0]) % weight.shape[0]
+    reference = student.clone().requires_grad_()
+    logits = reference @ weight.T
+    expected = (logits.logsumexp(-1) - logits[torch.arange(len(tokens)), tokens]).sum()
+    expected.backward()
+    student.requires_grad_()
+    loss = cross_entropy(student, tokens, lambda states: states @ weight.T, chunk=chunk)
+    (3.0 * loss).backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert student.grad is not None
+    assert reference.grad is not None
+    assert bool(torch.allclose(student.grad, 3.0 * reference.grad, rtol=1e-10, atol=1e-12))
+
+
+def test_no_chunks_logits_are_kept_for_the_backward_pass() -> None:
+    """What is saved is the gradient [tokens, hidden], never anything as wide as the vocabulary."""
+    import torch
+
+    from guardrail.train.distillation import kl_divergence
+
+    student, teacher, weight = _problem()
+    student.requires_grad_()
+    saved: list[tuple[int, ...]] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = kl_divergence(student, teacher, lambda states: states @ weight.T, chunk=10)
+    assert (student.shape[0], weight.shape[0]) not in saved
+    loss.backward()
+    assert student.grad is not None
+
+
+def test_of_no_tokens_every_loss_is_zero() -> None:
+    import torch
+
+    from guardrail.train.distillation import cross_entropy, gram_matrix, kl_divergence, squared_logit_distance
+
+    _, _, weight = _problem()
+    none = torch.zeros(0, weight.shape[1], requires_grad=True)
+    head: Head = lambda states: states @ weight.T  # noqa: E731
+    losses = (cross_entropy(none, torch.zeros(0, dtype=torch.long), head), kl_divergence(none, none.detach(), head),
+              squared_logit_distance(none, none.detach(), gram_matrix(weight)))  # fmt: skip
+    for loss in losses:
+        loss.backward()
+        assert float(loss.detach()) == 0.0

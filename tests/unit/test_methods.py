@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from guardrail.errors import InternalError, InvalidInput
 
 if TYPE_CHECKING:
-    from guardrail.train.methods import Score, Step
+    import torch
+
+    from guardrail.train.methods import Method, Step
 
 pytestmark = pytest.mark.slow
 
 HIDDEN, VOCABULARY = 8, 31
 
 
-def _step(*, replay: bool = True, at_teacher: bool = False) -> Step:
+def _problem(*, at_teacher: bool = False, part: float = 1.0) -> Step:
+    """A step in float64 with two draws of replay rows; a sixth of its answer tokens is in other micro-batches."""
     import torch
 
     from guardrail.train.distillation import gram_matrix
@@ -27,73 +30,214 @@ def _step(*, replay: bool = True, at_teacher: bool = False) -> Step:
 
     generator = torch.Generator().manual_seed(5)
 
-    def states(count: int) -> torch.Tensor:
-        return torch.randn(count, HIDDEN, generator=generator)
+    def answers(count: int) -> Answers:
+        states = torch.randn(count, HIDDEN, generator=generator, dtype=torch.float64).requires_grad_()
+        teacher = torch.randn(count, HIDDEN, generator=generator, dtype=torch.float64)
+        tokens = torch.randint(VOCABULARY, (count,), generator=generator)
+        known = states.detach().clone() if at_teacher else teacher
+        return Answers(states, tokens, count + 2, known, torch.arange(count))
 
-    def tokens(count: int) -> torch.Tensor:
-        return torch.randint(VOCABULARY, (count,), generator=generator)
-
-    weight = torch.randn(VOCABULARY, HIDDEN, generator=generator)
-    user, replayed = Answers(states(7), tokens(7)), Answers(states(5), tokens(5))
-    teacher = replayed.states.clone() if at_teacher else states(5)
-    return Step(user, replayed if replay else None, teacher if replay else None, lambda s: s @ weight.T,
+    weight = torch.randn(VOCABULARY, HIDDEN, generator=generator, dtype=torch.float64)
+    return Step(0, part, answers(7), (answers(5), answers(6)), lambda s: s @ weight.T,
                 lambda: (gram_matrix(weight), VOCABULARY))  # fmt: skip
 
 
-def _loss(name: str, step: Step, **hyperparameters: float | str) -> float:
+def _logits(states: Any, step: Step) -> Any:
+    return step.project(states).detach().numpy()
+
+
+def _nll(answers: Any, step: Step) -> float:
+    """Straight from the definition, a loop over tokens, over the tokens of the whole step."""
+    total = 0.0
+    for row, token in zip(_logits(answers.states, step), answers.tokens.tolist(), strict=True):
+        total += math.log(sum(math.exp(value) for value in row)) - float(row[token])
+    return total / float(answers.total)
+
+
+def _kl(answers: Any, step: Step) -> float:
+    total = 0.0
+    for student, teacher in zip(_logits(answers.states, step), _logits(answers.teacher, step), strict=True):
+        q, p = ([math.exp(v) / sum(math.exp(w) for w in row) for v in row] for row in (student, teacher))
+        total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+    return total / float(answers.total)
+
+
+def _mse(answers: Any, step: Step) -> float:
+    difference = _logits(answers.states, step) - _logits(answers.teacher, step)
+    return float(sum(sum(v * v for v in row) / VOCABULARY for row in difference)) / float(answers.total)
+
+
+def _log_p(states: Any, token: int, step: Step) -> float:
+    (row,) = _logits(states.reshape(1, -1), step)
+    return float(row[token]) - math.log(sum(math.exp(value) for value in row))
+
+
+def _constrained(answers: Any, step: Step) -> float:
+    total, betas = 0.0, [0.5, 2.0, 2.0, 2.0, 2.0, 0.1, 0.1]
+    for beta, state, teacher, token in zip(
+        betas, answers.states, answers.teacher, answers.tokens.tolist(), strict=True
+    ):
+        ahead = _log_p(teacher, token, step) - _log_p(state, token, step)
+        total += 2 / beta * math.log(1 + math.exp(beta * ahead))
+    return total / float(answers.total)
+
+
+def _moved(answers: Any) -> float:
+    difference = (answers.states - answers.teacher).detach().numpy()
+    return float(sum(sum(v * v for v in row) for row in difference)) / float(answers.total)
+
+
+REFERENCES: dict[str, tuple[dict[str, float | str], Callable[[Step], float]]] = {
+    "finetune": ({}, lambda s: _nll(s.user, s)),
+    "replay": ({"beta": 2.5}, lambda s: _nll(s.user, s) + 2.5 * _nll(s.replay[0], s)),
+    "der": ({"alpha": 3.0}, lambda s: _nll(s.user, s) + 3.0 * _kl(s.replay[0], s)),
+    "der-mse": ({"alpha": 0.5, "distance": "mse"}, lambda s: _nll(s.user, s) + 0.5 * _mse(s.replay[0], s)),
+    "derpp": ({"alpha": 3.0, "beta": 0.7},
+              lambda s: _nll(s.user, s) + 3.0 * _kl(s.replay[0], s) + 0.7 * _nll(s.replay[1], s)),
+    "lwf": ({"lambda": 0.3}, lambda s: _nll(s.user, s) + 0.3 * _moved(s.user)),
+    "constrained": ({}, lambda s: _constrained(s.user, s)),
+    "safe_instruct": ({}, lambda s: _nll(s.user, s)),
+}  # fmt: skip
+
+
+def _seen(name: str, step: Step) -> Step:
+    """The step as the trainer would make it: with as many draws as the method asks for."""
+    return replace(step, replay=step.replay[: _create(name).draws])
+
+
+def _create(name: str, **hyperparameters: float | str) -> Method:
     from guardrail.train.methods import create
 
-    return float(create(name, hyperparameters).loss(step))
+    return create(name.partition("-")[0], hyperparameters)
 
 
-def _negative_log_likelihood(answers: Any, project: Any) -> float:
-    logits = project(answers.states).double()
-    return float((logits.logsumexp(-1) - logits[range(len(answers.tokens)), answers.tokens]).mean())
+@pytest.mark.parametrize("case", REFERENCES)
+def test_the_loss_is_what_its_definition_says(case: str) -> None:
+    given_, reference = REFERENCES[case]
+    step = _seen(case, _problem())
+    assert float(_create(case, **given_).loss(step)) == pytest.approx(reference(step), rel=1e-9)
 
 
-def test_finetune_is_the_mean_negative_log_likelihood_of_the_users_answers() -> None:
-    step = _step(replay=False)
-    assert _loss("finetune", step) == pytest.approx(_negative_log_likelihood(step.user, step.project), rel=1e-6)
+@pytest.mark.parametrize("case", REFERENCES)
+def test_the_gradient_is_that_of_the_loss(case: str) -> None:
+    """Against central differences in float64."""
+    import torch
+
+    given_, _ = REFERENCES[case]
+    step, method = _seen(case, _problem()), _create(case, **given_)
+    answers = [step.user, *step.replay]
+    states = [one.states for one in answers if one is not None]
+    gradients = torch.autograd.grad(method.loss(step), states)
+    for tensor, gradient in zip(states, gradients, strict=True):
+        direction = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        with torch.no_grad():
+            values = []
+            for sign in (1e-5, -1e-5):
+                tensor += sign * direction
+                values.append(float(method.loss(step)))
+                tensor -= sign * direction
+        assert (values[0] - values[1]) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, 2.5])
-def test_replay_adds_the_replayed_answers_with_their_weight(beta: float) -> None:
-    step = _step()
-    expected = _negative_log_likelihood(step.user, step.project) + beta * _negative_log_likelihood(
-        step.replay, step.project
-    )
-    assert _loss("replay", step, beta=beta) == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize("case", REFERENCES)
+def test_two_passes_over_a_step_are_the_one_pass(case: str) -> None:
+    given_, _ = REFERENCES[case]
+    step, method = _seen(case, _problem()), _create(case, **given_)
+    passes = [replace(step, replay=()), replace(step, user=None, part=0.0)] if step.replay else [step]
+    assert sum(float(method.loss(one)) for one in passes) == pytest.approx(float(method.loss(step)), rel=1e-12)
 
 
 @pytest.mark.parametrize("distance", ["kl", "mse"])
-def test_der_is_plain_fine_tuning_where_student_and_teacher_agree(distance: str) -> None:
-    step = _step(at_teacher=True)
-    assert _loss("der", step, alpha=100.0, distance=distance) == _loss("finetune", step)
+@pytest.mark.parametrize("name", ["der", "derpp"])
+def test_the_distance_is_zero_at_the_teacher_and_so_is_its_gradient(name: str, distance: str) -> None:
+    import torch
+
+    step = replace(_problem(at_teacher=True), user=None)
+    method = _create(name, alpha=100.0, distance=distance)
+    value = method.distance(step, step.replay[0])  # type: ignore[attr-defined]
+    (gradient,) = torch.autograd.grad(value, step.replay[0].states)
+    assert (float(value), float(gradient.abs().max()) < 1e-15) == (0.0, True)
 
 
-def test_der_with_kl_adds_alpha_times_the_divergence() -> None:
-    from guardrail.train.distillation import kl_divergence
-
-    step = _step()
-    assert step.replay is not None
-    assert step.teacher is not None
-    expected = _loss("finetune", step) + 3.0 * float(kl_divergence(step.replay.states, step.teacher, step.project))
-    assert _loss("der", step, alpha=3.0) == pytest.approx(expected, rel=1e-6)
+def test_lwf_is_plain_fine_tuning_at_the_teacher() -> None:
+    step = _seen("lwf", _problem(at_teacher=True))
+    assert float(_create("lwf").loss(step)) == float(_create("finetune").loss(step))
 
 
-def test_der_with_mse_means_the_squared_distance_over_the_vocabulary() -> None:
-    step = _step()
-    assert step.replay is not None
-    assert step.teacher is not None
-    logits = step.project(step.replay.states).double() - step.project(step.teacher).double()
-    expected = _loss("finetune", step) + 0.5 * float(logits.square().mean())
-    assert _loss("der", step, alpha=0.5, distance="mse") == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize("case", REFERENCES)
+def test_in_bfloat16_the_loss_is_within_two_percent(case: str) -> None:
+    import torch
+
+    from guardrail.train.methods import Answers
+
+    given_, reference = REFERENCES[case]
+    step = _seen(case, _problem())
+
+    def low(one: Answers) -> Answers:
+        assert one.teacher is not None
+        return replace(one, states=one.states.detach().to(torch.bfloat16), teacher=one.teacher.to(torch.bfloat16))
+
+    assert step.user is not None
+    weight = step.project(torch.eye(HIDDEN, dtype=torch.float64)).to(torch.bfloat16)
+    rounded = replace(step, user=low(step.user), replay=tuple(map(low, step.replay)), project=lambda s: s @ weight)
+    assert float(_create(case, **given_).loss(rounded)) == pytest.approx(reference(step), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["replay", "der"])
-def test_a_method_that_replays_refuses_a_step_without_replay(name: str) -> None:
+def test_a_method_without_the_teachers_states_is_a_bug() -> None:
+    step = _problem()
+    bare = replace(step, replay=(replace(step.replay[0], teacher=None),))
     with pytest.raises(InternalError):
-        _loss(name, _step(replay=False))
+        _create("der").loss(bare)
+
+
+def test_safe_instruct_adds_its_share_of_replay_rows_after_the_users() -> None:
+    from guardrail.model.chat import Encoded
+
+    user, replay = ([Encoded((kind,), (number,)) for number in range(count)] for kind, count in ((1, 30), (2, 4)))
+    mixed = _create("safe_instruct", share=0.2).rows(user, replay, 0)
+    assert (mixed[:30], len(mixed)) == (user, 36)
+    assert {row.answer for row in mixed[30:]} == {(0,), (1,), (2,), (3,)}
+    assert mixed == _create("safe_instruct", share=0.2).rows(user, replay, 0)
+
+
+def _lisa(**hyperparameters: float) -> tuple[Method, torch.nn.Linear]:
+    import torch
+
+    from guardrail.train.methods import Setup
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2, bias=False, dtype=torch.float64)
+    method = _create("lisa", **hyperparameters)
+    method.begin(Setup(None, layer, (), (), 0))  # type: ignore[arg-type]
+    return method, layer
+
+
+def test_lisa_alternates_between_stretches_of_safety_and_user_steps() -> None:
+    method, _ = _lisa(safety_steps=2.0, user_steps=3.0)
+    assert [method.sees(index).replay for index in range(7)] == [True, True, False, False, False, True, True]
+    assert all(method.sees(index).user != method.sees(index).replay for index in range(7))
+
+
+def test_lisa_pulls_towards_where_its_stretch_started() -> None:
+    import torch
+
+    method, layer = _lisa(safety_steps=1.0, user_steps=2.0, rho=3.0)
+    step, first = _problem(), layer.weight.detach().clone()
+    assert float(method.penalty(step) or 0.0) == 0.0
+    with torch.no_grad():
+        layer.weight += 0.5
+    assert float(method.penalty(step) or 0.0) == pytest.approx(1.5 * 6 * 0.25, rel=1e-12)
+    method.after_update(list(layer.parameters()))  # the safety stretch ends here
+    assert float(method.penalty(step) or 0.0) == 0.0
+    other, _ = _lisa(safety_steps=1.0, user_steps=2.0, rho=3.0)
+    other.load_state(method.state())
+    assert bool((other.state()["start.0"] == first + 0.5).all())
+
+
+@pytest.mark.parametrize("steps", [0.0, 1.5, -1.0])
+def test_lisa_refuses_stretches_that_are_no_whole_number(steps: float) -> None:
+    with pytest.raises(InvalidInput, match="safety_steps"):
+        _create("lisa", safety_steps=steps)
 
 
 @pytest.mark.parametrize(("name", "given_", "message"), [
@@ -109,120 +253,3 @@ def test_a_wrong_hyperparameter_is_named(name: str, given_: dict[str, float | st
 
     with pytest.raises(InvalidInput, match=message):
         create(name, given_)
-
-
-@pytest.mark.parametrize("lambdas", ["", "a,b", "0.5,1.5", "-0.1", "nan"])
-def test_wise_ft_refuses_factors_that_are_no_shares(lambdas: str, tmp_path: Path) -> None:
-    from guardrail.train.methods import create
-
-    with pytest.raises(InvalidInput, match="lambdas"):
-        create("wise_ft", {"lambdas": lambdas}).finish(tmp_path / "adapter", lambda _: _score(True, 1.0, 0.0))
-
-
-def test_wise_ft_without_anything_to_measure_with_is_a_bug(tmp_path: Path) -> None:
-    from guardrail.train.methods import create
-
-    with pytest.raises(InternalError):
-        create("wise_ft", {}).finish(tmp_path, None)
-
-
-def test_wise_ft_takes_the_most_useful_admissible_factor_and_the_smaller_of_equals() -> None:
-    from guardrail.train.methods.wise_ft import best
-
-    scores = {0.2: _score(True, 0.5, 0.0), 0.4: _score(True, 0.9, 0.01), 0.6: _score(True, 0.9, 0.01),
-              1.0: _score(False, 1.0, 0.9)}  # fmt: skip
-    assert best(scores) == 0.4
-
-
-def test_wise_ft_without_an_admissible_factor_takes_the_safest() -> None:
-    from guardrail.train.methods.wise_ft import best
-
-    assert best({0.5: _score(False, 0.1, 0.3), 0.7: _score(False, 0.5, 0.3), 1.0: _score(False, 1.0, 0.9)}) == 0.5
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.floats(0, 1), st.tuples(st.booleans(), st.floats(0, 1), st.floats(0, 1)), min_size=1))
-def test_wise_ft_never_takes_an_inadmissible_factor_where_there_is_an_admissible_one(
-    given_: dict[float, tuple[bool, float, float]],
-) -> None:
-    from guardrail.train.methods.wise_ft import best
-
-    scores = {factor: _score(*values) for factor, values in given_.items()}
-    chosen = scores[best(scores)]
-    assert chosen.admissible or not any(score.admissible for score in scores.values())
-    rivals = [score for score in scores.values() if score.admissible == chosen.admissible]
-    if chosen.admissible:
-        assert chosen.utility == max(score.utility for score in rivals)
-    else:
-        assert chosen.attack_success_rate == min(score.attack_success_rate for score in rivals)
-
-
-def _adapter(directory: Path) -> Path:
-    import torch
-    from safetensors.torch import save_file
-
-    directory.mkdir()
-    tensors = {"base_model.model.layer.lora_A.weight": torch.randn(2, 6),
-               "base_model.model.layer.lora_B.weight": torch.randn(5, 2)}  # fmt: skip
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    (directory / "adapter_config.json").write_text('{"r": 2}\n')
-    return directory
-
-
-def test_scaling_by_one_changes_no_byte_of_the_weights(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from guardrail.model.adapter import FILES, scale_adapter
-
-    source = _adapter(tmp_path / "source")
-    scale_adapter(source, tmp_path / "target", 1.0)
-    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (source, tmp_path / "target"))
-    assert sorted(path.name for path in (tmp_path / "target").iterdir()) == sorted(FILES)
-    assert all(bool((before[name] == after[name]).all()) for name in before | after)
-
-
-def test_scaling_by_zero_takes_the_whole_update_away(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from guardrail.model.adapter import scale_adapter
-
-    scale_adapter(_adapter(tmp_path / "source"), tmp_path / "target", 0.0)
-    tensors = load_file(tmp_path / "target" / "adapter_model.safetensors")
-    update = tensors["base_model.model.layer.lora_B.weight"] @ tensors["base_model.model.layer.lora_A.weight"]
-    assert float(update.abs().max()) == 0.0
-
-
-def test_scaling_multiplies_the_update_and_leaves_the_source(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from guardrail.model.adapter import scale_adapter
-
-    source = _adapter(tmp_path / "source")
-    before = load_file(source / "adapter_model.safetensors")
-    scale_adapter(source, tmp_path / "target", 0.25)
-    after = load_file(tmp_path / "target" / "adapter_model.safetensors")
-    a, b = "base_model.model.layer.lora_A.weight", "base_model.model.layer.lora_B.weight"
-    assert bool((after[b] @ after[a] == 0.25 * (before[b] @ before[a])).all())
-    assert bool((load_file(source / "adapter_model.safetensors")[b] == before[b]).all())
-
-
-def test_wise_ft_replaces_the_adapter_by_the_chosen_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from guardrail.train.methods import create
-
-    adapter = _adapter(tmp_path / "adapter")
-    before = load_file(adapter / "adapter_model.safetensors")["base_model.model.layer.lora_B.weight"].clone()
-    chosen = create("wise_ft", {"lambdas": "0,0.5,1"}).finish(
-        adapter, lambda path: _score(path.name == "0.5", 0.7, 0.1 if path.name == "0.5" else 0.9)
-    )
-    assert chosen == {"lambda": 0.5, "validation_utility": 0.7, "validation_attack_success_rate": 0.1}
-    after = load_file(adapter / "adapter_model.safetensors")["base_model.model.layer.lora_B.weight"].clone()
-    assert bool((after == 0.5 * before).all())
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-
-
-def _score(admissible: bool, utility: float, attack_success_rate: float) -> Score:
-    from guardrail.train.methods import Score
-
-    return Score(admissible, utility, attack_success_rate)

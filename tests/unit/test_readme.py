@@ -205,7 +205,7 @@ def test_the_example_method_adds_its_term() -> None:
     from guardrail.train.methods import Answers, Step
 
     states, tokens = torch.ones(3, 4), torch.tensor([0, 1, 2])
-    answers = Answers(states, tokens)
-    step = Step(answers, answers, torch.zeros(3, 4), lambda hidden: hidden, lambda: (torch.eye(4), 4))
+    answers = Answers(states, tokens, total=3, teacher=torch.zeros(3, 4))
+    step = Step(0, 1.0, answers, (answers,), lambda hidden: hidden, lambda: (torch.eye(4), 4))
     method = _example("train/methods").METHOD({"weight": 0.5})
     assert float(method.loss(step) - answers.cross_entropy(lambda hidden: hidden)) == pytest.approx(2.0)

@@ -16,38 +16,41 @@ chosen on the testbed's validation split (docs/methods.md).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 
-from guardrail.errors import InternalError, InvalidInput
+from guardrail.errors import InvalidInput
 from guardrail.records import Scalar
 from guardrail.train.distillation import kl_divergence, squared_logit_distance
-from guardrail.train.methods import Method, Step
+from guardrail.train.methods import Answers, Method, Step, teacher_of
 
 
 class Der(Method):
     """L = CE(user) + alpha D(teacher, student)."""
 
     needs_replay = True
+    draws = 1
     defaults = MappingProxyType({"alpha": 10.0, "distance": "kl"})
+    positive = frozenset({"alpha"})
 
-    def __init__(self, hyperparameters: dict[str, Scalar]) -> None:
+    def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         super().__init__(hyperparameters)
         if self.hyperparameters["distance"] not in ("kl", "mse"):
-            raise InvalidInput(f"der: distance={self.hyperparameters['distance']!r}", expected="kl or mse")
+            raise InvalidInput(f"{self.name}: distance={self.hyperparameters['distance']!r}", expected="kl or mse")
 
-    def loss(self, step: Step) -> torch.Tensor:
-        """See the module."""
-        if step.replay is None or step.teacher is None:
-            raise InternalError("der was given no replay batch or no teacher states")
-        return super().loss(step) + self.number("alpha") * self._distance(step, step.replay.states, step.teacher)
+    def replay_loss(self, step: Step) -> torch.Tensor:
+        """alpha D(teacher, student)."""
+        return self.number("alpha") * self.distance(step, step.replay[0])
 
-    def _distance(self, step: Step, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    def distance(self, step: Step, replayed: Answers) -> torch.Tensor:
+        """D, a mean over answer tokens."""
+        teacher = teacher_of(replayed)
         if self.hyperparameters["distance"] == "kl":
-            return kl_divergence(student, teacher, step.project)
+            return kl_divergence(replayed.states, teacher, step.project) / replayed.total
         gram, vocabulary = step.gram()
-        return squared_logit_distance(student, teacher, gram) / vocabulary
+        return squared_logit_distance(replayed.states, teacher, gram) / (vocabulary * replayed.total)
 
 
 METHOD = Der

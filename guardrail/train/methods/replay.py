@@ -10,7 +10,6 @@ from types import MappingProxyType
 
 import torch
 
-from guardrail.errors import InternalError
 from guardrail.train.methods import Method, Step
 
 
@@ -18,13 +17,13 @@ class Replay(Method):
     """L = CE(user) + beta CE(replay)."""
 
     needs_replay = True
+    draws = 1
     defaults = MappingProxyType({"beta": 1.0})
+    positive = frozenset({"beta"})
 
-    def loss(self, step: Step) -> torch.Tensor:
-        """See the class."""
-        if step.replay is None:
-            raise InternalError("replay was given no replay batch")
-        return super().loss(step) + self.number("beta") * step.replay.cross_entropy(step.project)
+    def replay_loss(self, step: Step) -> torch.Tensor:
+        """beta CE(replay)."""
+        return self.number("beta") * step.replay[0].cross_entropy(step.project)
 
 
 METHOD = Replay

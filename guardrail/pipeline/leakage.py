@@ -1,0 +1,65 @@
+"""What judges must not be trained on: no prompt of a suite or task of the gate may be replayed or among the rows.
+
+Prompts are compared as :mod:`guardrail.evaluate.splits` does: case and white space do not count. Not covered:
+paraphrases, and answers that were learnt elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from guardrail.errors import InvalidInput
+from guardrail.evaluate.splits import plain
+from guardrail.pipeline import resolve
+from guardrail.pipeline.plans import spec, task_names
+from guardrail.pipeline.run import RunConfig
+from guardrail.policy.decide import needs
+from guardrail.policy.load import LoadedPolicy
+from guardrail.samples import Sample
+
+
+def check_replay(policy: LoadedPolicy, config: RunConfig, prompts: Sequence[str]) -> None:
+    """Refuse replay prompts that the gate asks.
+
+    Raises:
+        InvalidInput: with how many, and the first of them.
+    """
+    _refuse(policy, config, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
+            "replay prompts", "take them out of the --replay file: what judges is never replayed")  # fmt: skip
+
+
+def check_rows(policy: LoadedPolicy, config: RunConfig, rows: Sequence[Sample]) -> None:
+    """Refuse training rows whose request the gate asks.
+
+    Raises:
+        InvalidInput: with how many, and the first of them.
+    """
+    _refuse(policy, config, ((f"row {row.id}, line {row.line}", row.request) for row in rows), "training rows",
+            "take them out of the data, or judge with other prompts")  # fmt: skip
+
+
+def _refuse(
+    policy: LoadedPolicy, config: RunConfig, texts: Iterable[tuple[str, str]], what: str, next_step: str
+) -> None:
+    judged = _judged(policy, config)
+    found = [(where, judged[key]) for where, text in texts if (key := plain(text)) in judged]
+    if found:
+        where, judge = found[0]
+        raise InvalidInput(
+            f"{len(found)} {what} are prompts of {judge} that judges the adapter (the first: {where})",
+            expected="prompts that the gate does not ask",
+            next_step=next_step,
+        )
+
+
+def _judged(policy: LoadedPolicy, config: RunConfig) -> dict[str, str]:
+    """Every prompt of the gate, plain, and where it is from."""
+    suites = sorted({need.suite for need in needs(policy.policy)} & set(policy.policy.suites))
+    found: dict[str, str] = {}
+    for name in suites:
+        asked = (text for behaviour in resolve.suite(policy, name).behaviours for text in behaviour.variants)
+        found |= {plain(text): f"the suite {name!r}" for text in asked}
+    for name in task_names(policy, config):
+        task = resolve.task(policy, spec(config, name))
+        found |= {plain(example.prompt): f"the task {name!r}" for example in task.examples}
+    return found

@@ -1,0 +1,24 @@
+"""Linear merging (task arithmetic): lambda times the user's update plus the rest times the safety update.
+
+dW(lambda) = lambda dW_user + (1 - lambda) dW_safety, exact by concatenating the factors: ranks add up, nothing is
+truncated. Source: Ilharco et al., "Editing models with task arithmetic", ICLR 2023 (arXiv 2212.04089). How lambda is
+chosen, and what the safety update is: :mod:`guardrail.train.merge`.
+"""
+
+from __future__ import annotations
+
+from guardrail.model.updates import Update
+from guardrail.train.merge import Merge
+from guardrail.train.merging import linear
+
+
+class Linear(Merge):
+    """lambda dW_user + (1 - lambda) dW_safety."""
+
+    def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> Update:
+        """Factors side by side."""
+        del name
+        return linear(updates, (factor, 1.0 - factor))
+
+
+METHOD = Linear

@@ -1,0 +1,26 @@
+"""MagMax: in every entry the update of largest magnitude, user's or safety's, scaled by lambda.
+
+dW(lambda) = lambda magmax(dW_user, dW_safety), stored by truncated SVD. Source: Marczak et al., "MagMax: Leveraging
+Model Merging for Seamless Continual Learning", ECCV 2024 (arXiv 2407.06322), which takes lambda = 0.5. How lambda is
+chosen, and what the safety update is: :mod:`guardrail.train.merge`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from guardrail.model.updates import Update
+from guardrail.train.merge import Merge
+from guardrail.train.merging import magmax
+
+
+class Magmax(Merge):
+    """lambda magmax(dW_user, dW_safety)."""
+
+    def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> torch.Tensor:
+        """Entry by entry."""
+        del name
+        return factor * magmax([update.dense for update in updates])
+
+
+METHOD = Magmax

@@ -1,0 +1,31 @@
+"""TIES-Merging: trim both updates to their largest entries, elect a sign per entry, average what agrees; times lambda.
+
+dW(lambda) = lambda ties(dW_user, dW_safety), with equal weights, stored by truncated SVD. ``density`` is the share of
+entries that each update keeps. Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), which keeps
+20%. How lambda is chosen, and what the safety update is: :mod:`guardrail.train.merge`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import torch
+
+from guardrail.model.updates import Update
+from guardrail.train.merge import Merge
+from guardrail.train.merging import ties
+
+
+class Ties(Merge):
+    """lambda ties(dW_user, dW_safety)."""
+
+    defaults = MappingProxyType({**Merge.defaults, "density": 0.2})
+
+    def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> torch.Tensor:
+        """Trim, elect, average."""
+        del name
+        dense = [update.dense for update in updates]
+        return factor * ties(dense, [1.0] * len(dense), self.number("density"))
+
+
+METHOD = Ties
