@@ -8,12 +8,10 @@ on every task.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from pathlib import Path
 
-from cells import Cell, fill, pool, ratio, shown
+from cells import Cell, fill, options, pool, ratio, shown
 
 from guardrail.testbed import LEARNING_RATE, tasks
 from guardrail.train.methods.der import Der
@@ -23,13 +21,10 @@ RATES, ALPHAS = (1e-3, 2e-3), (5.0, 10.0)
 
 def main() -> int:
     """Fill, print, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one rate, two alphas, one seed")
-    parser.add_argument("--json", type=Path, help="write the table here")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--fresh", action="store_true", help="forget the cells measured so far")
-    arguments = parser.parse_args()
-    rates, alphas, seeds = ((LEARNING_RATE,), ALPHAS[:2], 1) if arguments.quick else (RATES, ALPHAS, 2)
+    arguments = options(__doc__, "one rate, two alphas, one seed")
+    rates, alphas, seeds = (
+        ((LEARNING_RATE,), ALPHAS[:2], 1) if arguments.quick else (RATES, ALPHAS, min(2, arguments.seeds))
+    )
     grid = {
         (rate, alpha): [
             Cell("der", task, 0.1, seed, learning_rate=rate, hyperparameters=(("alpha", alpha),), look="validation")

@@ -12,17 +12,15 @@ finetune's on the mean over seeds; over-refusal at most 2 points above the base'
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from cells import SPLITS, Cell, fill, pool, ratio, shown
+from cells import SPLITS, Cell, fill, options, pool, ratio, shown
 
 from guardrail.testbed import tasks
 
@@ -31,13 +29,17 @@ PAPER = 0.059
 Known = dict[Cell, dict[str, Any]]
 
 
-def cells(quick: bool) -> list[Cell]:
+def cells(quick: bool, seeds: int) -> list[Cell]:
     """The table's cells; ``quick`` is one task and one seed."""
     if quick:
         return [Cell("base", "all", 0.0, 0), *(Cell(m, "sentiment", 0.1, 0) for m in ("finetune", "der"))]
     table = [Cell("base", "all", 0.0, 0)]
-    table += [Cell(m, t, p, s) for s in range(3) for t in tasks.NAMES for p in (0.1, 0.0) for m in ("finetune", "der")]
-    table += [Cell("replay", t, 0.1, s) for t in tasks.NAMES for s in range(3)] + [Cell("wise_ft", "sentiment", 0.1, 0)]
+    table += [
+        Cell(m, t, p, s) for s in range(seeds) for t in tasks.NAMES for p in (0.1, 0.0) for m in ("finetune", "der")
+    ]
+    table += [Cell("replay", t, 0.1, s) for t in tasks.NAMES for s in range(seeds)] + [
+        Cell("wise_ft", "sentiment", 0.1, 0)
+    ]
     table += [Cell("der", "sentiment", 0.1, 0, coverage=c) for c in (0.5, 0.1, 0.02)]
     table += [Cell(m, "sentiment", 0.1, 0, trigger=True) for m in ("finetune", "der")]
     return table
@@ -107,13 +109,8 @@ def interval(gaps: Sequence[float]) -> str:
 
 def main() -> int:
     """Fill, print, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one task, one seed (under five minutes on two cores)")
-    parser.add_argument("--json", type=Path, help="write counts and targets here")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--fresh", action="store_true", help="forget the cells measured so far")
-    arguments = parser.parse_args()
-    table = cells(arguments.quick)
+    arguments = options(__doc__, "one task, one seed (under five minutes on two cores)")
+    table = cells(arguments.quick, arguments.seeds)
     known = fill(table, arguments.jobs, arguments.fresh)
     lines, judged = report(known, table)
     print("\n".join(lines) + "\n\n| target | met | measured |\n|---|---|---|")
