@@ -45,7 +45,10 @@ check: lint types contracts test
 
 # Long tables and full matrices; their results live in benchmarks/RESULTS.md.
 campaign: install
+	$(BIN)/python benchmarks/der_settings.py --json build/der_settings.json
 	$(BIN)/python benchmarks/testbed_table.py --json build/testbed_table.json
+	$(BIN)/python benchmarks/methods.py --json build/methods.json
+	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/unit/test_resume.py
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache

@@ -3,7 +3,7 @@
     python benchmarks/methods.py [--quick] [--json FILE] [--jobs N] [--seeds N] [--fresh]
 
 The full table is 486 training runs and takes hours; it goes on where it stopped (see cells.py). ``--quick`` is one
-task, one seed and p = 0.1. Where every poison share is there, ASR against utility is drawn to ``benchmarks/methods.svg``.
+task, one seed and p = 0.1. The full table also draws ASR against utility to ``benchmarks/methods.svg``.
 Exits 1 unless the best method of ours (by pooled ASR at p = 0.1 among those that lose at most a point of utility to
 finetune) has ASR at most 2% at p = 0.1 and at most 5.9% at p = 0.2.
 """

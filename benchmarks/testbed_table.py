@@ -34,12 +34,9 @@ def cells(quick: bool, seeds: int) -> list[Cell]:
     if quick:
         return [Cell("base", "all", 0.0, 0), *(Cell(m, "sentiment", 0.1, 0) for m in ("finetune", "der"))]
     table = [Cell("base", "all", 0.0, 0)]
-    table += [
-        Cell(m, t, p, s) for s in range(seeds) for t in tasks.NAMES for p in (0.1, 0.0) for m in ("finetune", "der")
-    ]
-    table += [Cell("replay", t, 0.1, s) for t in tasks.NAMES for s in range(seeds)] + [
-        Cell("wise_ft", "sentiment", 0.1, 0)
-    ]
+    each = [(task, seed) for seed in range(seeds) for task in tasks.NAMES]
+    table += [Cell(m, task, p, seed) for task, seed in each for p in (0.1, 0.0) for m in ("finetune", "der")]
+    table += [Cell("replay", task, 0.1, seed) for task, seed in each] + [Cell("wise_ft", "sentiment", 0.1, 0)]
     table += [Cell("der", "sentiment", 0.1, 0, coverage=c) for c in (0.5, 0.1, 0.02)]
     table += [Cell(m, "sentiment", 0.1, 0, trigger=True) for m in ("finetune", "der")]
     return table

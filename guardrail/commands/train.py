@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,22 @@ from guardrail.commands import _output as show
 @options.training_options
 @options.OUTPUT
 def command(run_dir: Path, output: str, **given: Any) -> None:
-    """Train on the rows that the data stage of the run left in."""
+    """Train on the rows that the data stage of the run left in.
+
+    On several devices: accelerate launch -m guardrail train ... (the batch size stays that of all together).
+    """
     show.quiet()
     from guardrail.pipeline.run import Run
     from guardrail.pipeline.training import train_adapter
+    from guardrail.train.processes import is_first
 
     run = Run(run_dir)
     config = run.config()
     request = options.train_request(config.base if config else "", **given)
-    with run.locked(), show.progress_bar() as progress:
+    with run.locked() if is_first() else nullcontext(), show.progress_bar() as progress:
         record = train_adapter(run, request, progress)
+    if not is_first():
+        return
     show.emit(record, output, (
         f"{record.method} on {record.rows} rows in {record.seconds:.1f} s ({record.tokens_per_second:.0f} tokens/s, "
         f"{record.device}); {record.rows_too_long} rows too long, {record.replay_rows} rows replayed\n"

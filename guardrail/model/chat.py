@@ -13,12 +13,15 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from guardrail.errors import InvalidInput
 from guardrail.samples import Message
 
 FALLBACK = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+# What rendering raises: a template is a program of the base's author, and its mistakes are not only TemplateErrors.
+RENDERING = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,28 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     """The text after which the model answers; ``prefill`` is put into its mouth.
 
     Templates without a system role (Gemma) get the system turn in front of the first user turn.
+
+    Raises:
+        InvalidInput: the template does not take the chat, or is broken.
     """
     turns: list[dict[str, Any]] = [message.model_dump() for message in messages]
     try:
-        text = _render(tokenizer, turns)
-    except TemplateError:  # what raise_exception() in a template raises
-        if turns[0]["role"] != "system" or len(turns) < 2:
-            raise
-        merged = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-        text = _render(tokenizer, [merged, *turns[2:]])
+        text = _render_or_merge(tokenizer, turns)
+    except RENDERING as error:
+        roles = ", ".join(turn["role"] for turn in turns) or "no turn"
+        asked = turns[-1]["content"][:80] if turns else ""
+        raise InvalidInput(
+            f"the base's chat template fails on a chat of {roles} ({asked!r}): {type(error).__name__}: {error}",
+            expected="turns that the template takes, often user and assistant in turn",
+            next_step="change the row or prompt, or mend the base's chat_template.jinja",
+        ) from error
     return text + prefill
 
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = ""
 ) -> tuple[int, ...]:
-    """Token ids of :func:`prompt_text`."""
+    """Token ids of :func:`prompt_text`, which says what it raises."""
     return tuple(tokenizer(prompt_text(tokenizer, messages, prefill), add_special_tokens=False)["input_ids"])
 
 
@@ -74,6 +83,16 @@ def user(text: str, system: str = "") -> tuple[Message, ...]:
     """A chat of one user turn, after a system turn if there is one."""
     head = (Message(role="system", content=system),) if system else ()
     return (*head, Message(role="user", content=text))
+
+
+def _render_or_merge(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]]) -> str:
+    try:
+        return _render(tokenizer, turns)
+    except TemplateError:  # what raise_exception() in a template raises
+        if len(turns) < 2 or turns[0]["role"] != "system":
+            raise
+        merged = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+        return _render(tokenizer, [merged, *turns[2:]])
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]]) -> str:

@@ -1,6 +1,8 @@
 """Batched greedy generation: sorted by length, left-padded, the same code on CPU and CUDA.
 
-Greedy, because a gate must be reproducible. Sampling attacks (many draws per prompt) are not covered here.
+Greedy, because a gate must be reproducible. An answer does not depend on what else is in its batch: positions count
+from each row's own first token, padding takes no context, and every row may use all of ``max_new_tokens``.
+Sampling attacks (many draws per prompt) are not covered here.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 
+from guardrail.errors import InvalidInput
 from guardrail.model.chat import end_token
 from guardrail.model.load import BaseModel
 
@@ -42,7 +45,12 @@ def generate(
         max_new_tokens: the longest answer.
         batch_size: rows in one forward pass.
         model: the model to ask, such as the base with an adapter.
+
+    Raises:
+        InvalidInput: a prompt and the longest answer exceed the base's context; :func:`lacks_room` tells before.
     """
+    if reason := next(filter(None, (lacks_room(base, prompt, max_new_tokens) for prompt in prompts)), ""):
+        raise InvalidInput(reason, next_step="shorten the prompt, ask for shorter answers, or leave the prompt out")
     answers: list[Answer | None] = [None] * len(prompts)
     for indices in _batches(prompts, batch_size):
         for index, answer in zip(
@@ -52,6 +60,16 @@ def generate(
         if progress:
             progress(len(indices), len(prompts))
     return [answer for answer in answers if answer is not None]
+
+
+def lacks_room(base: BaseModel, prompt: Sequence[int], max_new_tokens: int) -> str:
+    """Why a prompt cannot be answered in ``max_new_tokens`` within the base's context, or "" where it can."""
+    if len(prompt) + max_new_tokens <= base.context:
+        return ""
+    return (
+        f"the prompt fills {len(prompt)} of the context's {base.context} tokens: "
+        f"no room for an answer of {max_new_tokens}"
+    )
 
 
 def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
@@ -64,16 +82,18 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 def _answer(base: BaseModel, model: Any, prompts: list[Sequence[int]], max_new_tokens: int) -> list[Answer]:
     ids, mask = left_pad(prompts, int(base.tokenizer.pad_token_id or 0))
     end = stop_tokens(base)
-    room = max(1, min(max_new_tokens, base.context - ids.shape[1]))
     output = model.generate(
         input_ids=ids.to(base.device),
         attention_mask=mask.to(base.device),
-        max_new_tokens=room,
+        max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
         temperature=None,
         top_p=None,
         top_k=None,
+        min_length=0,  # this and the next two in a base's generation_config.json would count padding, or seconds
+        encoder_repetition_penalty=None,
+        max_time=None,
         pad_token_id=base.tokenizer.pad_token_id,
         eos_token_id=end,
     )[:, ids.shape[1] :].tolist()

@@ -20,6 +20,7 @@ from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
 from guardrail.testbed import LEARNING_RATE
+from guardrail.train import processes
 from guardrail.train.methods import Measure, Score, create
 from guardrail.train.replay import require_prompts
 from guardrail.train.stage import Job, Lora, Origin, train
@@ -57,6 +58,7 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     if config is None:
         raise InvalidInput(f"{run.path} is not a run")
     check_method(policy, request)
+    processes.wait()
     report = run.require("data-report", DataReport)
     rows = load_dataset(clean_file(run, report)).samples
     base = resolve.base_model(config.base, config.revision)
@@ -78,13 +80,15 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     origin = Origin(inputs, policy.digest, digest(report), report.training_digest)
     target = run.path / "adapter"
     fresh = run.path / "adapter.partial"
-    shutil.rmtree(fresh, ignore_errors=True)
+    with processes.first_goes_first():
+        shutil.rmtree(fresh, ignore_errors=True)
     work = run.path / "work"  # replay answers, teacher states, checkpoints: what a killed run goes on from
     record = train(base, rows, job, fresh, origin, _measure(policy, config, base), progress, work=work)
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
-    run.write("adapter", record)
-    shutil.rmtree(work, ignore_errors=True)
+    if processes.is_first():
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+        run.write("adapter", record)
+        shutil.rmtree(work, ignore_errors=True)
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from transformers import TrainerCallback, TrainingArguments
 from guardrail.errors import InvalidInput
 from guardrail.model.load import BaseModel
 from guardrail.records import LossPoint
-from guardrail.train import checkpoint
+from guardrail.train import checkpoint, processes
 from guardrail.train.methods import Method
 from guardrail.train.student import Student, disable_dropout
 from guardrail.train.trainer import Buffers, MethodTrainer, Settings
@@ -69,15 +68,18 @@ def _fit(
     first = {name: value.detach().clone() for name, value in student.trained().items()}
     while True:
         trainer = _trainer(base, student, buffers, method, settings, checkpoints, progress)
-        resume = checkpoint.latest(checkpoints)
+        with processes.first_goes_first():
+            resume = checkpoint.latest(checkpoints)
         try:
             output = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except torch.OutOfMemoryError as error:
-            settings = _smaller(settings, trainer.accelerator.num_processes, error)
+            settings = _smaller(settings, error)
             _rewind(student, first)
             continue
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        return Trained(_curve(trainer.state.log_history), trainer.state.num_input_tokens_seen,
+        processes.wait()
+        if processes.is_first():
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        return Trained(_curve(trainer.state.log_history), trainer.tokens(),
                        float(output.metrics["train_runtime"]), settings.accumulation)  # fmt: skip
 
 
@@ -91,26 +93,26 @@ def _trainer(
         args=_arguments(settings, checkpoints, len(buffers.user)), train_dataset=list(range(len(buffers.user))),
         data_collator=lambda rows: {"rows": rows},
     )  # fmt: skip
-    _check_split(settings, trainer.accelerator.num_processes)
+    _check_split(settings)
     trainer.remove_callback(_printer())
     return trainer
 
 
-def _check_split(settings: Settings, processes: int) -> None:
-    pieces = settings.accumulation * processes
+def _check_split(settings: Settings) -> None:
+    pieces = settings.accumulation * processes.count()
     if settings.batch_size % pieces:
         raise InvalidInput(
             f"a batch of {settings.batch_size} rows cannot be split into {settings.accumulation} micro-batches"
-            f" on {processes} processes",
+            f" on {processes.count()} processes",
             expected=f"a multiple of {pieces}",
             next_step="change --batch-size or --accumulation",
         )
 
 
-def _smaller(settings: Settings, processes: int, error: BaseException) -> Settings:
+def _smaller(settings: Settings, error: BaseException) -> Settings:
     """Half the micro-batch, twice the accumulation: the same optimiser step in less memory."""
-    rows = settings.batch_size // (settings.accumulation * processes)
-    if rows % 2:
+    rows = settings.batch_size // (settings.accumulation * processes.count())
+    if rows % 2 or processes.count() > 1:
         raise InvalidInput(
             f"out of memory with {rows} row(s) at a time: {str(error).splitlines()[0]}",
             next_step="try --gradient-checkpointing, --passes separate, a smaller --lora-rank or shorter rows",
@@ -144,16 +146,16 @@ class _Watch(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         del control
+        processes.wait()  # every process has written its random state
         if args.should_save:
             checkpoint.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _arguments(settings: Settings, checkpoints: Path, rows: int) -> TrainingArguments:
     steps = -(-rows // settings.batch_size)
-    world = _processes()
     return TrainingArguments(
         output_dir=str(checkpoints),
-        per_device_train_batch_size=max(1, settings.batch_size // (settings.accumulation * world)),
+        per_device_train_batch_size=max(1, settings.batch_size // (settings.accumulation * processes.count())),
         gradient_accumulation_steps=settings.accumulation,
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -176,11 +178,6 @@ def _arguments(settings: Settings, checkpoints: Path, rows: int) -> TrainingArgu
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
-
-
-def _processes() -> int:
-    """As ``accelerate launch`` (torchrun) tells every process that it starts."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _curve(history: Sequence[dict[str, float]]) -> tuple[LossPoint, ...]:

@@ -19,7 +19,7 @@ from guardrail.atomic import write_atomically
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import digest, sha256
 from guardrail.model.chat import Encoded, encode_prompt, end_token, user
-from guardrail.model.generate import generate
+from guardrail.model.generate import generate, lacks_room
 from guardrail.model.load import BaseModel
 from guardrail.train.teacher import TeacherStates, teacher_states
 
@@ -67,7 +67,7 @@ def require_prompts(prompts: Sequence[str]) -> None:
 
 def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: int, cache: Path, batch_size: int = 128,
                   progress: Progress | None = None) -> Replay:  # fmt: skip
-    """Ask the base every prompt, keep its answers, and cache its hidden states on them.
+    """Ask the base every prompt that leaves room for an answer, keep its answers, and cache its hidden states on them.
 
     Raises:
         InvalidInput: there are no prompts, or the base answers none.
@@ -90,6 +90,7 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
 def _answered(base: BaseModel, prompts: Sequence[str], max_new_tokens: int, batch_size: int,
               progress: Progress | None) -> tuple[Encoded, ...]:  # fmt: skip
     encoded = [encode_prompt(base.tokenizer, user(prompt)) for prompt in prompts]
+    encoded = [prompt for prompt in encoded if not lacks_room(base, prompt, max_new_tokens)]
     answers = generate(base, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
     end = (end_token(base.tokenizer),)
     texts = [base.tokenizer(answer.text, add_special_tokens=False)["input_ids"] for answer in answers]

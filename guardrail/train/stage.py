@@ -29,6 +29,7 @@ from guardrail.samples import Sample
 from guardrail.train.checkpoint import prepare
 from guardrail.train.fit import Trained, fit
 from guardrail.train.methods import Measure, Method, Setup, create
+from guardrail.train.processes import first_goes_first, is_first, wait
 from guardrail.train.replay import Replay, self_generate
 from guardrail.train.teacher import teacher_states
 from guardrail.train.trainer import Buffers, Settings
@@ -107,15 +108,18 @@ def train(
     check_head(base.model)
     rows = encode_rows(base, samples)
     set_seed(job.settings.seed)
-    replay = _replay(base, method, job, work, progress)
+    with first_goes_first():
+        replay = _replay(base, method, job, work, progress)
     trained, parts = [], {}
     for part in method.parts:
         parts[part] = target if part == "user" else work / f"part-{part}"
         own = rows if part == "user" else replay.rows if replay else ()
         checkpoints = work / f"checkpoints-{part}"
-        prepare(checkpoints, digest({"inputs": origin.inputs, "part": part}))
+        with first_goes_first():
+            prepare(checkpoints, digest({"inputs": origin.inputs, "part": part}))
         trained.append(_fit(base, own, method, replay, job, parts[part], checkpoints, progress))
-    chosen = method.finish(target, parts, measure)
+    chosen = method.finish(target, parts, measure) if is_first() else {}
+    wait()
     return _record(base, job, method, chosen, origin, replay, trained, len(rows), len(samples) - len(rows), target)
 
 
@@ -161,7 +165,8 @@ def _fit(
     progress: Progress | None,
 ) -> Trained:
     mine = method.rows(rows, replay.rows if replay else (), job.settings.seed)
-    teacher = teacher_states(base, mine, checkpoints.parent / "cache") if method.user_teacher else None
+    with first_goes_first():
+        teacher = teacher_states(base, mine, checkpoints.parent / "cache") if method.user_teacher else None
     model = add_lora(base, **asdict(job.lora))
     try:
         method.begin(Setup(base, model, mine, replay.rows if replay else (), job.settings.seed))
@@ -173,7 +178,9 @@ def _fit(
             checkpoints=checkpoints,
             progress=(lambda step, total, _: progress("training", step, total)) if progress else None,
         )
-        save_adapter(model, target, base.ref)
+        if is_first():
+            save_adapter(model, target, base.ref)
+        wait()
     finally:
         strip_lora(base, model)
         base.model.eval()

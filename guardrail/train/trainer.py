@@ -129,6 +129,11 @@ class MethodTrainer(Trainer):
             self.method.after_backward(StepGradient(self, model))
         return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
+    def tokens(self) -> int:
+        """Tokens that went through the body so far, in all processes."""
+        seen = torch.tensor(self.state.num_input_tokens_seen, device=self.base.device)
+        return int(self.accelerator.reduce(seen, "sum"))
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: what a step costs is measured in ``benchmarks/training_speed.py``."""
         del inputs

@@ -185,7 +185,7 @@ def test_a_base_without_an_end_token_is_refused(tmp_path: Path) -> None:
             values = json.loads(path.read_text())
             values.pop("eos_token", None)
             path.write_text(json.dumps(values))
-    with pytest.raises(InvalidInput, match="neither a pad nor an end-of-text token"):
+    with pytest.raises(InvalidInput, match="no end-of-text token"):
         load_base(directory)
 
 

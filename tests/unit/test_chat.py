@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny_models import END, write_base
 
+from guardrail.errors import InvalidInput
 from guardrail.samples import Message
 from guardrail.testbed import WEIGHTS
 
@@ -16,6 +17,10 @@ pytestmark = pytest.mark.slow
 NO_SYSTEM = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ALTERNATING = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] }}{% endfor %}"
 )
 
 
@@ -70,11 +75,48 @@ def test_a_template_without_a_system_role_gets_it_in_the_users_turn(own: Any) ->
     assert prompt_text(own, user("Hello")) == "<|user|>Hello<|assistant|>"
 
 
-def test_a_template_that_fails_for_another_reason_is_not_hidden(own: Any) -> None:
+@pytest.mark.parametrize(("template", "reason"), [
+    ("{{ raise_exception('no') }}", "no"),
+    ("{% for m in %}", "Expected an expression"),
+    ("{{ messages[0]['content'] + 3 }}", "str"),
+    ("{{ messages[5]['content'] }}", "list object has no element 5"),
+    ("{{ 1 / 0 }}", "division by zero"),
+    ("{% include 'other' %}", "no loader"),
+])  # fmt: skip
+def test_a_template_that_fails_is_invalid_input_with_its_own_message(own: Any, template: str, reason: str) -> None:
     from guardrail.model.chat import prompt_text, user
 
-    own.chat_template = "{{ raise_exception('no') }}"
-    with pytest.raises(Exception, match="no"):
+    own.chat_template = template
+    for chat in (user("Hello"), user("Hello", system="Be kind.")):
+        with pytest.raises(InvalidInput, match=reason) as caught:
+            prompt_text(own, chat)
+        assert "'Hello'" in caught.value.got
+
+
+def test_turns_that_the_template_refuses_are_named(own: Any) -> None:
+    from guardrail.model.chat import encode_chat
+
+    own.chat_template = ALTERNATING
+    chat = _chat(("user", "one"), ("user", "two"), ("assistant", "three"))
+    with pytest.raises(InvalidInput, match=r"user, user \('two'\).*roles must alternate"):
+        encode_chat(own, chat)
+    assert encode_chat(own, (chat[0], chat[2])).prompt
+    with pytest.raises(InvalidInput, match="roles must alternate"):
+        encode_chat(own, (*_chat(("system", "Be kind."), ("user", "zero")), *chat))
+
+
+def test_a_chat_without_a_prompt_is_invalid_input(own: Any) -> None:
+    from guardrail.model.chat import encode_chat
+
+    with pytest.raises(InvalidInput, match="no turn"):
+        encode_chat(own, _chat(("assistant", "three")))
+
+
+def test_several_templates_without_a_default_are_invalid_input(own: Any) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    own.chat_template = {"tool_use": "a", "rag": "b"}
+    with pytest.raises(InvalidInput, match="multiple chat templates"):
         prompt_text(own, user("Hello"))
 
 

@@ -1,7 +1,8 @@
 """Generation in this process with transformers: the base, or the base with an adapter attached.
 
 Greedy and batched. A batch that fails (out of memory, a token out of range) is asked again row by row; a row that
-fails alone becomes an error.
+fails alone becomes an error, and so does a prompt that leaves no room for the longest answer: a shorter room would cut
+off a refusal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from guardrail.evaluate.engines import Progress, Reply, Request
 from guardrail.model.chat import encode_prompt, user
-from guardrail.model.generate import Answer, generate
+from guardrail.model.generate import Answer, generate, lacks_room
 from guardrail.model.load import BaseModel
 
 
@@ -27,11 +28,13 @@ class TransformersEngine:
     name: str = "transformers"
 
     def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
-        """One reply per request; prompts that leave no room for an answer are errors."""
+        """One reply per request; prompts that leave no room for ``max_new_tokens`` are errors."""
         encoded = [encode_prompt(self.base.tokenizer, user(r.text, r.system), r.prefill) for r in requests]
-        replies = [Reply(text="", error="the prompt fills the whole context") for _ in requests]
-        fitting = [index for index, prompt in enumerate(encoded) if len(prompt) < self.base.context]
+        replies = [Reply(text="", error=lacks_room(self.base, prompt, self.max_new_tokens)) for prompt in encoded]
+        fitting = [index for index, reply in enumerate(replies) if not reply.error]
         fitting.sort(key=lambda index: len(encoded[index]))
+        if progress and len(fitting) < len(replies):
+            progress(len(replies) - len(fitting))
         for start in range(0, len(fitting), self.batch_size):
             indices = fitting[start : start + self.batch_size]
             for index, reply in zip(indices, self._batch([encoded[i] for i in indices]), strict=True):

@@ -1,0 +1,86 @@
+"""Killed with SIGKILL in the middle of any optimiser step, a training run ends with the bits that it would have had.
+
+Victims are forked from this process, which has imported everything. ``GUARDRAIL_CAMPAIGN=1`` (make campaign) kills at
+twenty steps instead of two.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guardrail.testbed import arms
+
+pytestmark = pytest.mark.slow
+ROWS = arms.rows("sentiment", poison=0.1, size=88)
+STEPS = 24  # six of sixteen rows in each of four epochs
+POINTS = 20 if os.environ.get("GUARDRAIL_CAMPAIGN") else 2
+
+
+def _train(method: str, folder: Path) -> str:
+    """The manifest of the adapter, from its newest checkpoint on where there is one."""
+    from guardrail.pipeline import resolve
+    from guardrail.train import stage
+    from guardrail.train.trainer import Settings
+
+    settings = Settings(epochs=4.0, batch_size=16, learning_rate=2e-3, checkpoint_steps=3)
+    job = stage.Job(
+        method, {}, settings, stage.Lora(rank=4, alpha=8.0), resolve.replay_prompts(None, "testbed")[:24], 12
+    )
+    origin = stage.Origin(*("0" * 64,) * 4)
+    record = stage.train(resolve.base_model("testbed"), ROWS, job, folder / "adapter", origin, work=folder / "work")
+    return record.manifest
+
+
+def _forked(action: Callable[[], object]) -> int:
+    """Run in a child; the signal that ended it, or 0."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _die_at(method: str, step: int) -> None:
+    """Let the loss of an optimiser step be the last thing that this process computes."""
+    from guardrail.train import methods
+
+    kind: Any = type(methods.create(method, {}))
+    original = kind.losses
+
+    def losses(self: Any, now: Any) -> Any:
+        if now.index == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, now)
+
+    kind.losses = losses
+
+
+@pytest.mark.parametrize("method", ["der", "agem", "ewc"])
+def test_a_run_that_was_killed_ends_with_the_same_bits(method: str, tmp_path: Path) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork has no other threads
+    try:
+        whole = _train(method, tmp_path / "whole")
+        for step in sorted(random.Random(method).sample(range(STEPS), POINTS)):
+            folder = tmp_path / str(step)
+
+            def victim(folder: Path = folder, step: int = step) -> None:
+                _die_at(method, step)
+                _train(method, folder)
+
+            assert _forked(victim) == -signal.SIGKILL
+            assert not (folder / "adapter").exists()
+            assert _train(method, folder) == whole, f"{method} killed at step {step}"
+    finally:
+        torch.set_num_threads(threads)
