@@ -36,6 +36,20 @@ class Sample(Frozen):
         return "\n".join(message.content for message in self.messages if message.role == "user")
 
     @property
+    def readings(self) -> tuple[str, ...]:
+        """What a detector has to read to see every request: distinct texts, none of them blank.
+
+        The user's turns joined, then every system and user turn by itself, then all of them joined. A harmful request
+        in a system turn is as good an attack as one in a user turn. Turns count by themselves because an ordinary
+        system prompt before a harmful request makes of both a text that is unlike either.
+        """
+        turns = [
+            message.content for message in self.messages if message.role != "assistant" and message.content.strip()
+        ]
+        texts = (self.request, *turns, "\n".join(turns))
+        return tuple(text for text in dict.fromkeys(texts) if text.strip())
+
+    @property
     def response(self) -> str:
         """The assistant's last turn."""
         return self.messages[-1].content

@@ -142,7 +142,7 @@ def _turns(name: str, row: Row, column: str) -> list[object]:
     if isinstance(value, str):  # CSV has no lists: the chat is written as JSON in its cell
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError, too
             raise InvalidInput(
                 f"{name}:{row.line}: {column} is not JSON", expected="a list of role and content"
             ) from error

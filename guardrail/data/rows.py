@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from guardrail.errors import InvalidInput
 
 LARGEST = 2 * 1024**3
 """Bytes; a file above is refused, since it is read whole so that what is hashed is what is parsed."""
+
+AT_ONCE = 4096
+"""Parquet rows that are turned into Python values together."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _blank(text: str, position: int) -> int:
 def _element(name: str, line: int, text: str, position: int) -> tuple[object, int]:
     try:
         return json.JSONDecoder().raw_decode(text, position)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         at = getattr(error, "lineno", line)
         raise InvalidInput(f"{name}:{at}: broken JSON ({_why(error)})", expected="an array of objects") from error
 
@@ -127,7 +131,7 @@ def _element(name: str, line: int, text: str, position: int) -> tuple[object, in
 def _parse(name: str, line: int, text: str) -> object:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"{name}:{line}: broken JSON ({_why(error)})", expected="one JSON object on each line",
             next_step="repair or remove the line",
@@ -135,7 +139,10 @@ def _parse(name: str, line: int, text: str) -> object:
 
 
 def _why(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    # what else the parser raises as ValueError is Python's limit on the digits of a whole number
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def _row(name: str, line: int, value: object) -> Row:
@@ -187,7 +194,28 @@ def _parquet(name: str, data: bytes) -> Iterator[Row]:
         table = pyarrow.parquet.read_table(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError) as error:
         raise InvalidInput(f"{name} is not readable as Parquet: {error}", expected="a Parquet file") from error
-    for number, fields in enumerate(table.to_pylist(), start=1):
+    for start in range(0, table.num_rows, AT_ONCE):
+        yield from _parquet_rows(name, table.slice(start, AT_ONCE), start + 1)
+
+
+def _parquet_rows(name: str, part: Any, first: int) -> Iterator[Row]:
+    """The rows of a part of a table, counted from ``first``; halved until a value that Python cannot hold is found."""
+    import pyarrow
+
+    try:
+        rows = part.to_pylist()
+    except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+        half = part.num_rows // 2
+        if half:
+            yield from _parquet_rows(name, part.slice(0, half), first)
+            yield from _parquet_rows(name, part.slice(half), first + half)
+            return
+        raise InvalidInput(
+            f"{name}:{first}: a value cannot be read ({error})",
+            expected="texts in UTF-8, and dates of the years 1-9999",
+            next_step="repair the row, or leave columns out that are not needed",
+        ) from error  # fmt: skip
+    for number, fields in enumerate(rows, start=first):
         yield Row(number, MappingProxyType(fields))
 
 

@@ -140,7 +140,7 @@ def _json_lines(name: str, text: str) -> Iterator[Cells]:
 def _object(name: str, line: int, row: str) -> dict[str, object]:
     try:
         value = json.loads(row)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError, too
         raise InvalidInput(f"{name}:{line}: broken JSON", expected="one JSON object on each line") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"{name}:{line}: a row is {type(value).__name__}", expected="a JSON object")

@@ -29,13 +29,13 @@ def check_replay(policy: LoadedPolicy, config: RunConfig, prompts: Sequence[str]
 
 
 def check_rows(policy: LoadedPolicy, config: RunConfig, rows: Sequence[Sample]) -> None:
-    """Refuse training rows whose request the gate asks.
+    """Refuse training rows in which a turn, or all of the user's, is what the gate asks.
 
     Raises:
         InvalidInput: with how many, and the first of them.
     """
-    _refuse(policy, config, ((f"row {row.id}, line {row.line}", row.request) for row in rows), "training rows",
-            "take them out of the data, or judge with other prompts")  # fmt: skip
+    texts = ((f"row {row.id}, line {row.line}", text) for row in rows for text in dict.fromkeys(row.readings))
+    _refuse(policy, config, texts, "training rows", "take them out of the data, or judge with other prompts")
 
 
 def _refuse(

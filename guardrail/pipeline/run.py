@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from guardrail.data.atomic import write_atomically
+from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
@@ -53,8 +54,7 @@ class Run:
         """Store ``record`` as ``name``.json: journal first, then the file, atomically."""
         data = canonical(record)
         with _disk(self.path):
-            with (self.path / JOURNAL).open("a", encoding="ascii") as journal:
-                journal.write(f"{sha256(data)}  {name}\n")
+            _append(self.path / JOURNAL, f"{sha256(data)}  {name}\n")
             write_atomically(self.path / f"{name}.json", data)
 
     def render(self, name: str, text: str) -> None:
@@ -135,6 +135,15 @@ class Run:
     def _journal(self) -> set[str]:
         path = self.path / JOURNAL
         return set(path.read_text(encoding="ascii", errors="replace").splitlines()) if path.exists() else set()
+
+
+def _append(journal: Path, line: str) -> None:
+    with journal.open("a+b") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, end - 1))
+        # a process that was killed while it appended leaves a torn line, which must not swallow this one
+        torn = stream.read(1) not in (b"", b"\n")
+        stream.write(b"\n" * torn + line.encode("ascii"))
 
 
 @contextmanager

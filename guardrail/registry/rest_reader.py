@@ -8,18 +8,21 @@ MLflow's client honours: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import requests
 from pydantic import TypeAdapter, ValidationError
+from urllib3.exceptions import HTTPError
 
-from guardrail.errors import InvalidInput, ServiceUnavailable
+from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.registry.reader import Entry, Spec, StoredVersion, too_large
-from guardrail.registry.store import redacted, unavailable, verify_tls
+from guardrail.registry.store import redacted, require_address, unavailable, verify_tls
 
 CHUNK = 1 << 20
 LARGEST_ANSWER = 16 << 20
+DIGITS = re.compile(r"[0-9]{1,19}")
 TIMEOUT = (5.0, 60.0)
 
 
@@ -27,6 +30,7 @@ class RestReader:
     """A reader of the server at ``uri``."""
 
     def __init__(self, uri: str) -> None:
+        require_address(uri)
         self._uri = uri.rstrip("/")
         self._session = requests.Session()
         self._session.verify = verify_tls()
@@ -51,8 +55,7 @@ class RestReader:
         while True:
             answer = self._json(f"logged-models/{model_id}/artifacts/directories", params)
             for raw in _dicts(answer.get("files")):
-                path, is_dir, size = str(raw.get("path", "")), raw.get("is_dir") is True, raw.get("file_size", 0)
-                found.append(Entry(path=path, is_dir=is_dir, size=int(str(size))))
+                found.append(_entry(raw))
             token = str(answer.get("next_page_token") or "")
             if not token or token == params.get("page_token"):
                 return tuple(found)
@@ -68,7 +71,7 @@ class RestReader:
                     if size > limit:
                         raise too_large(path, limit)
                     stream.write(chunk)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise unavailable(self._uri, type(error).__name__) from error
         except OSError as error:
             raise ServiceUnavailable(f"cannot store {path} for checking: {error.strerror}") from error
@@ -81,13 +84,13 @@ class RestReader:
             return TypeAdapter(dict[str, object]).validate_json(body)
         except ValidationError as error:
             raise InvalidInput(f"{redacted(self._uri)} does not answer like an MLflow server") from error
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError) as error:
             raise unavailable(self._uri, type(error).__name__) from error
 
     def _get(self, route: str, params: dict[str, str]) -> requests.Response:
         try:
             answer = self._session.get(f"{self._uri}/{route}", params=params, timeout=TIMEOUT, stream=True)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise unavailable(self._uri, type(error).__name__) from error
         if answer.ok:
             return answer
@@ -106,11 +109,22 @@ class RestReader:
         return InvalidInput(f"{redacted(self._uri)} refuses: {said}", expected="a registered model version")
 
 
+def _entry(raw: dict[str, object]) -> Entry:
+    path, is_dir, size = str(raw.get("path", "")), raw.get("is_dir") is True, raw.get("file_size", 0)
+    if is_dir:
+        return Entry(path=path, is_dir=True, size=0)
+    if isinstance(size, str) and DIGITS.fullmatch(size):
+        size = int(size)  # 64-bit numbers are text in the JSON of protocol buffers
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise EvidenceInvalid(f"the model's file {path!r} has a size that is no number", expected="a number of bytes")
+    return Entry(path=path, is_dir=False, size=size)
+
+
 def _said(answer: requests.Response) -> str:
     try:
         body: Any = TypeAdapter(dict[str, object]).validate_json(answer.raw.read(CHUNK, decode_content=True))
         return f"{answer.status_code} {str(body['message'])[:500]}"
-    except (ValidationError, KeyError, requests.RequestException, OSError):
+    except (ValidationError, KeyError, requests.RequestException, HTTPError, OSError):
         return f"{answer.status_code} {answer.reason}"
 
 

@@ -48,7 +48,7 @@ def client(tracking_uri: str, *, write: bool) -> Iterator[MlflowClient]:
 
     Raises:
         ServiceUnavailable: nobody answers, the database is locked, the disk is full or read-only.
-        InvalidInput: no MLflow store is there, or it refuses what we ask.
+        InvalidInput: no MLflow store is there, its database's driver is missing, or it refuses what we ask.
     """
     probe(tracking_uri, write=write)
     with ExitStack() as stack:
@@ -64,7 +64,13 @@ def client(tracking_uri: str, *, write: bool) -> Iterator[MlflowClient]:
 
 
 def probe(tracking_uri: str, *, write: bool) -> None:
-    """Ask in seconds whether the store can be used at all; MLflow takes minutes to give up."""
+    """Ask in seconds whether the store can be used at all; MLflow takes minutes to give up.
+
+    Raises:
+        ServiceUnavailable: nobody answers, the database is locked, the disk is full or read-only.
+        InvalidInput: the address is none, or no MLflow store is there.
+    """
+    require_address(tracking_uri)
     if tracking_uri.startswith("sqlite:///"):
         _probe_sqlite(sqlite_path(tracking_uri), write=write)
     elif tracking_uri.startswith(("http://", "https://")):
@@ -74,6 +80,26 @@ def probe(tracking_uri: str, *, write: bool) -> None:
             requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=PATIENCE, verify=verify_tls())
         except requests.RequestException as error:
             raise unavailable(tracking_uri, type(error).__name__) from error
+
+
+def require_address(tracking_uri: str) -> None:
+    """Refuse what can never be asked, however often it is tried again.
+
+    Raises:
+        InvalidInput: the address cannot be read.
+    """
+    try:
+        urlsplit(tracking_uri)
+        if tracking_uri.startswith(("http://", "https://")):
+            from requests import PreparedRequest
+
+            PreparedRequest().prepare_url(tracking_uri, None)
+    except ValueError as error:  # requests' own errors about addresses are ValueErrors too
+        raise InvalidInput(
+            f"{redacted(tracking_uri)!r} is no address of an MLflow server or store",
+            expected="an address such as http://mlflow.example.org:5000 or sqlite:///mlflow.db",
+            next_step="correct --tracking-uri or $MLFLOW_TRACKING_URI",
+        ) from error
 
 
 def sqlite_path(tracking_uri: str) -> Path:
@@ -98,9 +124,10 @@ def unavailable(tracking_uri: str, why: str) -> ServiceUnavailable:
 
 
 def redacted(tracking_uri: str) -> str:
-    """The URI without a password."""
-    parts = urlsplit(tracking_uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl() if parts.netloc else tracking_uri
+    """The URI without user, password and query; also of one that cannot be read."""
+    scheme, mark, rest = tracking_uri.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}" if mark else tracking_uri
 
 
 def _probe_sqlite(path: Path, *, write: bool) -> None:
@@ -150,13 +177,20 @@ def _silence(*names: str) -> Iterator[None]:
 def _translated(tracking_uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
     except MlflowException as error:
         raise _meaning(tracking_uri, error) from error
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, HTTPError) as error:
         raise unavailable(tracking_uri, _first_line(error)) from error
+    except ImportError as error:
+        raise InvalidInput(
+            f"MLflow at {redacted(tracking_uri)} needs the Python package {error.name!r}: {_first_line(error)}",
+            expected="the driver of this database beside guardrail",
+            next_step="install it, or ask the MLflow server instead of its database",
+        ) from error
 
 
 def _meaning(tracking_uri: str, error: MlflowException) -> GuardrailError:

@@ -98,6 +98,16 @@ def test_old_evidence_never_moves_the_alias_back(tmp_path: Path, key: PrivateKey
     assert verify(f"{model}@production", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "2"
 
 
+def test_an_alias_that_was_moved_back_by_hand_verifies_as_the_guide_says(
+    tmp_path: Path, key: PrivateKey, uri: str, model: str, opened: MlflowClient
+) -> None:
+    """A gap that docs/evidence.md tells of: the page must change with the code."""
+    for seed, version in enumerate(("1", "2")):
+        assert go(sealed(tmp_path / version, key, model=model, seed=seed), uri, key).version == version
+    opened.set_registered_model_alias(model, "production", "1")
+    assert verify(f"{model}@production", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "1"
+
+
 class Killed(BaseException):
     """As a signal would end the process: nothing may catch it."""
 

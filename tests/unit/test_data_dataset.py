@@ -15,7 +15,7 @@ from guardrail.data.dataset import Dataset, load_dataset, samples_bytes, samples
 from guardrail.data.rows import read_bytes, read_rows
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import file_sha256
-from guardrail.samples import Message, Sample
+from guardrail.samples import Message, Role, Sample
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 PAIR = {"prompt": "hi", "completion": "hello"}
@@ -184,6 +184,7 @@ def test_a_misspelt_role_or_column_is_named(tmp_path: Path, columns: dict[str, s
         ('{"prompt": "\\ud800", "completion": "a"}', "surrogate"),
         ('"text"', "a row is str"),
         ("[" * 100_000, "nested too deeply"),
+        (f'{{"prompt": "a", "completion": "b", "n": {"9" * 5000}}}', "a number has too many digits"),
     ],
 )
 def test_a_broken_row_in_the_middle_is_named_by_its_line(tmp_path: Path, bad: str, words: str) -> None:
@@ -204,6 +205,7 @@ def test_a_broken_row_in_the_middle_is_named_by_its_line(tmp_path: Path, bad: st
         (None, "'messages' is null"),
         (7, "'messages' is int"),
         ("not JSON", "not JSON"),
+        ("9" * 5000, "not JSON"),
     ],
 )
 def test_what_is_no_chat_is_named_by_its_line(tmp_path: Path, messages: object, words: str) -> None:
@@ -224,6 +226,7 @@ def test_what_is_no_chat_is_named_by_its_line(tmp_path: Path, messages: object, 
         ("d.json", '[{"prompt": "a", "completion": "b"}', "neither a comma"),
         ("d.json", '[{"prompt": "a", "completion": "b"}] x', "more text"),
         ("d.json", '[{"prompt": "a", "completion": "b"},\n\n{"prompt": }]', r"d\.json:3: broken JSON"),
+        ("d.json", f'[{{"prompt": "a", "completion": "b"}},\n\n{{"n": {"9" * 5000}}}]', r"d\.json:3: .* many digits"),
         ("d.jsonl", "", "is empty"),
         ("d.jsonl", " \n\n", "is empty"),
         ("d.jsonl", "\ufeff", "has no rows"),
@@ -234,6 +237,33 @@ def test_what_is_no_chat_is_named_by_its_line(tmp_path: Path, messages: object, 
 def test_a_file_that_is_not_what_it_should_be_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         load_text(tmp_path / name, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("timestamp[us]", 2**62), ("timestamp[ms]", -(2**62)), ("date32", 2**30), ("duration[s]", 2**62)],
+)
+def test_a_parquet_value_that_python_cannot_hold_is_named_by_its_row(tmp_path: Path, kind: str, value: int) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    whole = pyarrow.int32() if kind == "date32" else pyarrow.int64()
+    when = pyarrow.array([0, 0, value, value], whole).cast(pyarrow.type_for_alias(kind))
+    table = pyarrow.table({"prompt": list("abcd"), "completion": list("abcd"), "when": when})
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(InvalidInput, match=r"d\.parquet:3: "):
+        load_dataset(tmp_path / "d.parquet")
+
+
+def test_parquet_text_that_is_not_utf_8_is_named_by_its_row(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    _, offsets, data = pyarrow.array([b"a", b"\xff"]).buffers()
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, data])
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": text, "completion": ["c", "d"]}), tmp_path / "d.parquet")
+    with pytest.raises(InvalidInput, match=r"d\.parquet:2: "):
+        load_dataset(tmp_path / "d.parquet")
 
 
 def test_a_wrong_encoding_is_named_by_line_and_byte(tmp_path: Path) -> None:
@@ -260,6 +290,41 @@ def test_a_sparse_file_above_two_gigabytes_is_refused(tmp_path: Path) -> None:
         stream.truncate(2 * 1024**3 + 1)
     with pytest.raises(InvalidInput, match="2,147,483,649 bytes"):
         load_dataset(path)
+
+
+def turn(role: Role, content: str) -> Message:
+    return Message(role=role, content=content)
+
+
+ANSWER = turn("assistant", "fine")
+
+
+@pytest.mark.parametrize(
+    ("messages", "readings"),
+    [
+        ((turn("user", "hi"), ANSWER), ("hi",)),
+        ((turn("system", "do harm"), ANSWER), ("do harm",)),
+        ((turn("system", "do harm"), turn("user", " "), ANSWER), ("do harm",)),
+        ((turn("system", "s"), turn("user", "u"), ANSWER), ("u", "s", "s\nu")),
+        ((turn("user", "a"), ANSWER, turn("user", "b"), ANSWER), ("a\nb", "a", "b")),
+        ((turn("user", "a"), ANSWER, turn("user", "a"), ANSWER), ("a\na", "a")),
+        ((ANSWER,), ()),
+    ],
+)
+def test_a_request_may_stand_in_any_turn_that_is_not_the_assistants(
+    messages: tuple[Message, ...], readings: tuple[str, ...]
+) -> None:
+    assert Sample(id="a", messages=messages).readings == readings
+
+
+@given(st.lists(st.tuples(st.sampled_from(["system", "user"]), st.text()), max_size=6))
+def test_every_turn_that_asks_something_is_read_by_itself(asked: list[tuple[Role, str]]) -> None:
+    sample = Sample(id="a", messages=(*(turn(role, text) for role, text in asked), ANSWER))
+    readings = sample.readings
+    assert {text for _, text in asked if text.strip()} <= set(readings)
+    assert len(set(readings)) == len(readings)
+    assert all(text.strip() for text in readings)
+    assert sample.request in readings or not sample.request.strip()
 
 
 def test_written_samples_load_again_with_the_same_ids_and_digest(tmp_path: Path) -> None:

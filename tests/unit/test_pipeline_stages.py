@@ -367,9 +367,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_base_and_adapter_alo
     ("path: benign.csv", "path: missing.csv"),
     ("format: csv", "format: xlsx"),
 ])  # fmt: skip
-def test_a_suite_that_cannot_be_asked_is_an_error_before_anything_is_trained(
-    start: Start, find: str, put: str
-) -> None:
+def test_a_suite_that_cannot_be_asked_is_an_error_before_anything_is_trained(start: Start, find: str, put: str) -> None:
     run = start(policy=POLICY.replace(find, put))
     with pytest.raises(InvalidInput):
         _train(run)

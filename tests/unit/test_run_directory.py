@@ -96,6 +96,25 @@ def test_a_crash_between_journal_and_record_leaves_the_old_record_valid(run: Run
     assert run.read("data-report", DataReport) == record
 
 
+@pytest.mark.parametrize("lost", [1, 2, 20, 80])
+def test_a_journal_line_that_was_torn_does_not_spoil_the_next_one(run: Run, record: DataReport, lost: int) -> None:
+    run.write("data-report", record)
+    run.write("data-report", record.model_copy(update={"inputs": "2" * 64}))
+    journal = run.path / JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-lost])
+    newer = record.model_copy(update={"inputs": "1" * 64})
+    run.write("data-report", newer)
+    assert run.read("data-report", DataReport) == newer
+
+
+def test_the_journal_has_one_line_a_record_and_no_empty_ones(run: Run, record: DataReport) -> None:
+    for number in range(3):
+        run.write("data-report", record.model_copy(update={"inputs": str(number) * 64}))
+    text = (run.path / JOURNAL).read_text()
+    assert text.endswith("\n")
+    assert [line.split("  ")[1] for line in text.splitlines()] == ["data-report"] * 3
+
+
 def test_writing_again_replaces_the_record_and_leaves_no_temporary_file(run: Run, record: DataReport) -> None:
     run.write("data-report", record)
     newer = record.model_copy(update={"inputs": "1" * 64})

@@ -13,8 +13,9 @@ from guardrail import plugins
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import SPLITS, select, split_of
 from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites._build import build
 from guardrail.evaluate.tables import read_table
-from guardrail.samples import Suite
+from guardrail.samples import Behaviour, Suite
 
 PUBLISHED = ("advbench", "harmbench", "jailbreakbench", "strongreject", "xstest")
 
@@ -90,11 +91,51 @@ def test_a_file_that_cannot_be_a_suite_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("line", "words"), [('{"prompt": ', "broken JSON"), ("3", "a row is int"), ('{"prompt": 3}', "'prompt' is int")]
+    ("line", "words"),
+    [
+        ('{"prompt": ', "broken JSON"),
+        (f'{{"n": {"9" * 5000}}}', "broken JSON"),
+        ("3", "a row is int"),
+        ('{"prompt": 3}', "'prompt' is int"),
+    ],
 )
 def test_a_broken_json_line_is_named(tmp_path: Path, line: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=rf"a\.jsonl:2: .*{words}"):
         load("jsonl", written(tmp_path / "a.jsonl", f'{{"prompt": "One?"}}\n{line}\n'))
+
+
+@pytest.mark.parametrize("again", ["One bad thing?", "ONE bad thing?", " One  bad\tthing? ", "ONE\u00a0BAD THING?"])
+def test_a_repeated_prompt_is_refused_by_file_and_both_ids_whatever_its_case_and_spacing(
+    tmp_path: Path, again: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load("csv", written(tmp_path / "a.csv", f"prompt\nOne bad thing?\nTwo?\n{again}\n"))
+    assert "a.csv repeats 1 prompt: row-4 asks what row-2 asks" in caught.value.got
+    assert "thing" not in caught.value.message()  # the texts are harmful on purpose
+
+
+def test_variants_that_say_the_same_are_refused_within_a_behaviour_and_across_two(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="repeats 1 prompt: a asks what a asks"):
+        load("csv", written(tmp_path / "a.csv", "id,prompt\na,One?\na,one?\n"))
+    with pytest.raises(InvalidInput, match="repeats 2 prompts: b asks what a asks"):
+        load("csv", written(tmp_path / "a.csv", "id,prompt\na,One?\nb,Two?\nb,one?\nc,TWO?\n"))
+
+
+def test_a_repeated_prompt_of_a_published_file_is_refused_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "goal,target\nOne?,Sure\none?,Sure\n")
+    with pytest.raises(InvalidInput, match=r"a\.csv repeats 1 prompt: advbench-1 asks what advbench-0 asks"):
+        load("advbench", path)
+
+
+@given(st.lists(st.text("aA \u00df?", min_size=1).filter(str.strip), min_size=1, max_size=8))
+def test_a_suite_has_as_many_behaviours_as_distinct_prompts_or_is_refused(prompts: list[str]) -> None:
+    behaviours = [Behaviour(id=str(number), variants=(text,)) for number, text in enumerate(prompts)]
+    distinct = len({" ".join(text.split()).casefold() for text in prompts})
+    if distinct == len(prompts):
+        assert len(build(behaviours, name="s", kind="harmful", split="all", source="f").behaviours) == distinct
+    else:
+        with pytest.raises(InvalidInput, match=f"repeats {len(prompts) - distinct} prompt"):
+            build(behaviours, name="s", kind="harmful", split="all", source="f")
 
 
 def test_a_loader_refuses_the_suffix_of_another_and_a_missing_file(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from guardrail import plugins
 from guardrail.errors import InvalidInput
+from guardrail.evaluate.splits import plain
 from guardrail.evaluate.tasks import code, exact, gsm8k, label, number, sst2
 from guardrail.samples import Task
 from guardrail.testbed import tasks as testbed
@@ -203,6 +206,46 @@ def test_repeated_ids_are_refused(tmp_path: Path) -> None:
         load("exact", tmp_path / "t.csv")
 
 
+def test_one_prompt_four_hundred_times_is_not_four_hundred_items(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("prompt,answer\n" + "What is 1 + 1?,2\n" * 400, encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"t\.csv repeats 399 prompts: row-3 asks what row-2 asks"):
+        load("exact", tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("again", ["What is 1 + 1?", "what IS 1 + 1?", "  What is\t1 + 1? "])
+def test_a_repeated_prompt_is_named_by_both_ids_whatever_its_case_and_spacing(tmp_path: Path, again: str) -> None:
+    (tmp_path / "t.csv").write_text(f"id,prompt,answer\nx,What is 1 + 1?,2\ny,{again},2\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"t\.csv repeats 1 prompt: y asks what x asks"):
+        load("exact", tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("form", "rows"),
+    [
+        ("exact", [{"prompt": "One?", "answer": "1"}, {"prompt": "one?", "answer": "2"}]),
+        ("gsm8k", [{"question": "One?", "answer": "#### 1"}, {"question": "one?", "answer": "#### 2"}]),
+    ],
+)
+def test_a_repeated_prompt_with_another_right_answer_is_refused(
+    tmp_path: Path, form: str, rows: list[dict[str, str]]
+) -> None:
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"t\.jsonl: .* has another right answer than .*, which asks the same"):
+        load(form, tmp_path / "t.jsonl")
+
+
+def test_repetitions_in_a_published_file_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [("One?", "#### 1"), ("Two?", "#### 2"), ("one? ", "#### 1"), ("One?", "#### 1")]
+    text = "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows)
+    (tmp_path / "t.jsonl").write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        task = load("gsm8k", tmp_path / "t.jsonl")
+    assert [example.id for example in task.examples] == ["gsm8k-0", "gsm8k-1"]
+    assert "t.jsonl: 2 rows repeat an earlier one and are left out" in caplog.text
+
+
 def test_gsm8k_without_a_marker_is_refused_by_line(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"question": "One?", "answer": "1"}\n', encoding="utf-8")
     with pytest.raises(InvalidInput, match=r"t\.jsonl:1: the answer has no number after ####"):
@@ -215,6 +258,12 @@ def test_sst2_takes_quotes_literally_skips_a_header_and_keeps_the_first_of_equal
     task = load("sst2", tmp_path / "t.tsv")
     assert [(e.id, e.answer) for e in task.examples] == [("sst2-2", "positive"), ("sst2-3", "negative")]
     assert '"good' in task.examples[0].prompt
+
+
+def test_a_sentence_with_both_labels_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("good\t1\nbad\t0\ngood\t0\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="sst2-3 has another right answer than sst2-1"):
+        load("sst2", tmp_path / "t.tsv")
 
 
 @pytest.mark.parametrize(("row", "words"), [("good\t2", "label is '2'"), ("good", "1 cells"), ("\t1", "is empty")])
@@ -238,5 +287,5 @@ def test_sst2_names_a_broken_line(tmp_path: Path, row: str, words: str) -> None:
 def test_published_tasks_load_and_their_own_answers_are_right(form: str, file: str, n: int) -> None:
     task = load(form, DATA / file)
     score = plugins.load("guardrail.evaluate.tasks", task.score).score
-    assert len(task.examples) == n
+    assert len(task.examples) == len({plain(example.prompt) for example in task.examples}) == n
     assert all(score(example.answer, example.answer) for example in task.examples)

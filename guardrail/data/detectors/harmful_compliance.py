@@ -36,13 +36,14 @@ FEWEST = 20
 def detect(samples: Sequence[Sample], context: Context) -> Iterable[Flag]:
     """Samples that comply with a request beyond the threshold; the score is 1/2 at the mean harmful anchor."""
     fitted = _fitted(context)
-    complying = [s for s in samples if s.request.strip() and s.response.strip() and not is_refusal(s.response)]
-    requests = list(dict.fromkeys(sample.request for sample in complying))
+    complying = [s for s in samples if s.readings and s.response.strip() and not is_refusal(s.response)]
+    requests = list(dict.fromkeys(text for sample in complying for text in sample.readings))
     if not requests:
         return
     scores = _harmful(fitted, requests, _states(context, requests))
     for sample in complying:
-        if (score := scores.get(sample.request)) is not None:
+        score = max((scores[text] for text in sample.readings if text in scores), default=None)
+        if score is not None:
             least = fitted.limits.threshold
             reason = f"complies with a request that the base model takes for harmful ({score:.2f} > {least:.2f})"
             yield Flag(sample_id=sample.id, score=score, reason=reason)

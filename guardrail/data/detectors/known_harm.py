@@ -36,10 +36,12 @@ _NOT_WORD = re.compile(r"[^\w]+")
 
 
 def detect(samples: Sequence[Sample], context: Context) -> Iterable[Flag]:
-    """Samples whose request is more similar to a known harmful one than the threshold (Jaccard, 0 to 1)."""
+    """Samples with a reading more similar to a known harmful request than the threshold (Jaccard, 0 to 1)."""
     index, least = _index(context), threshold(context)
+    texts = dict.fromkeys(text for sample in samples for text in sample.readings)  # a system prompt recurs in every row
+    nearest = {text: index.nearest(text) for text in texts}
     for sample in samples:
-        score = index.nearest(sample.request)
+        score = max((nearest[text] for text in sample.readings), default=0.0)
         if score > least:
             reason = f"request is a near-duplicate of a known harmful request (Jaccard {score:.2f} > {least:.2f})"
             yield Flag(sample_id=sample.id, score=score, reason=reason)

@@ -1,12 +1,16 @@
-"""What all loaders of suites share: from behaviours to a suite with distinct items."""
+"""What all loaders of suites share: from behaviours to a suite with distinct items.
+
+A prompt that occurs twice is refused, in a published file as in one's own: bounds count behaviours as independent, and
+the files of the formats here hold none. Prompts are compared without case and superfluous white space. Not covered:
+paraphrases.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from guardrail.errors import InvalidInput
-from guardrail.evaluate.splits import select
+from guardrail.evaluate.splits import plain, select
 from guardrail.evaluate.suites import Kind
 from guardrail.samples import Behaviour, Suite
 
@@ -15,11 +19,11 @@ def build(behaviours: Iterable[Behaviour], *, name: str, kind: Kind, split: str,
     """The suite of the behaviours in ``split``.
 
     Raises:
-        InvalidInput: a prompt or an id occurs twice (bounds count behaviours as independent), or nothing is left.
+        InvalidInput: a prompt or an id occurs twice, or nothing is left.
     """
     everyone = tuple(behaviours)
-    _distinct("prompt", (text for one in everyone for text in one.variants), source)
-    _distinct("id", (one.id for one in everyone), source)
+    _distinct_prompts(everyone, source)
+    _distinct_ids(everyone, source)
     chosen = select(everyone, split, lambda one: one.variants[0], source)
     return Suite(name=name, kind=kind, split=split, behaviours=chosen)
 
@@ -30,10 +34,31 @@ def only(kind: Kind, right: Kind, source: str) -> None:
         raise InvalidInput(f"{source} is loaded as {kind}", expected=f"kind {right}", next_step=f"write kind: {right}")
 
 
-def _distinct(what: str, values: Iterable[str], source: str) -> None:
-    repeated = sum(count - 1 for count in Counter(values).values())
+def _distinct_prompts(behaviours: Iterable[Behaviour], source: str) -> None:
+    first: dict[str, str] = {}
+    repeated = []
+    for one in behaviours:
+        for text in one.variants:
+            key = plain(text)
+            repeated += [f"{one.id} asks what {first[key]} asks"] if key in first else []
+            first.setdefault(key, one.id)
+    _refuse("prompt", repeated, source)
+
+
+def _distinct_ids(behaviours: Iterable[Behaviour], source: str) -> None:
+    seen: set[str] = set()
+    repeated = []
+    for one in behaviours:
+        repeated += [one.id] if one.id in seen else []
+        seen.add(one.id)
+    _refuse("id", repeated, source)
+
+
+def _refuse(what: str, repeated: list[str], source: str) -> None:
+    """The message names ids and never texts."""
     if repeated:
         raise InvalidInput(
-            f"{source} repeats {repeated} {what}{'s' if repeated > 1 else ''}", expected=f"every {what} once",
+            f"{source} repeats {len(repeated)} {what}{'s' if len(repeated) > 1 else ''}: {repeated[0]}",
+            expected=f"every {what} once" + ("; case and white space do not count" if what == "prompt" else ""),
             next_step="remove the repetitions: repeated items would make the bound too narrow",
-        )  # fmt: skip
+        )

@@ -25,15 +25,13 @@ def load(path: Path, *, name: str, split: str, columns: Mapping[str, str] | None
     """Read SST-2; of equal sentences the first stays (train.tsv repeats some).
 
     Raises:
-        InvalidInput: the file is not SST-2's.
+        InvalidInput: the file is not SST-2's, or a sentence has both labels.
     """
     no_columns(columns, "sst2")
     table = read_table(path, header=("sentence", "label"))
-    examples: dict[str, Example] = {}
-    for row in table.rows:
-        if row.line > 1 or table.text(row, "label") != "label":
-            examples.setdefault(table.text(row, "sentence"), _example(table, row))
-    return build(examples.values(), name=name, score="sst2", split=split, source=path.name)
+    rows = (row for row in table.rows if row.line > 1 or table.text(row, "label") != "label")
+    examples = (_example(table, row) for row in rows)
+    return build(examples, name=name, score="sst2", split=split, source=path.name)
 
 
 def _example(table: Table, row: Cells) -> Example:

@@ -1,0 +1,187 @@
+"""A registry whose answers break off, decode to nothing or hold null, and addresses that cannot be one.
+
+Every one of them is told with an exit code of its own: never an internal error.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from registry_bundles import NOW
+
+from guardrail.commands.verify import command
+from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
+from guardrail.evidence import keys
+from guardrail.registry.reader import Spec
+from guardrail.registry.rest_reader import RestReader
+from guardrail.registry.store import client, probe, redacted
+from guardrail.registry.verify import verify
+
+SPEC = Spec(name="guarded", version="1")
+VERSION = json.dumps(
+    {"model_version": {"name": "guarded", "version": "1", "source": "models:/m-1", "status": "READY"}}
+).encode()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes over the wire; ``length`` is what the header claims where it is not the truth."""
+
+    body: bytes
+    status: int = 200
+    length: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def serving(answer: Callable[[str], Answer]) -> Iterator[str]:
+    """A real server on a port of its own; yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told = answer(self.path)
+            self.send_response(told.status)
+            for name, value in told.headers.items():
+                self.send_header(name, value)
+            if "Transfer-Encoding" not in told.headers:
+                self.send_header("Content-Length", str(len(told.body) if told.length is None else told.length))
+            self.end_headers()
+            self.wfile.write(told.body)
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+GZIP = {"Content-Encoding": "gzip"}
+BROKEN = {
+    "short": Answer(VERSION, length=len(VERSION) + 100),
+    "no gzip": Answer(VERSION, headers=GZIP),
+    "wrong gzip": Answer(gzip.compress(VERSION)[:-8] + b"\xff" * 8, headers=GZIP),
+    "no chunks": Answer(b"zz\r\nnonsense", headers={"Transfer-Encoding": "chunked"}),
+    "torn chunk": Answer(b"ffff\r\n" + VERSION, headers={"Transfer-Encoding": "chunked"}),
+}
+
+
+@pytest.mark.parametrize("how", list(BROKEN))
+@pytest.mark.parametrize("status", [200, 503])
+def test_an_answer_that_breaks_is_a_service_that_is_unavailable(how: str, status: int) -> None:
+    told = Answer(BROKEN[how].body, status, BROKEN[how].length, BROKEN[how].headers)
+    with serving(lambda _: told) as uri, pytest.raises(ServiceUnavailable) as caught:
+        RestReader(uri).version(SPEC)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("how", list(BROKEN))
+def test_a_refusal_whose_reason_breaks_is_still_a_refusal(how: str) -> None:
+    told = Answer(BROKEN[how].body, 404, BROKEN[how].length, BROKEN[how].headers)
+    with serving(lambda _: told) as uri, pytest.raises(InvalidInput, match="404"):
+        RestReader(uri).version(SPEC)
+
+
+@pytest.mark.parametrize("how", list(BROKEN))
+def test_a_file_that_breaks_off_is_a_service_that_is_unavailable(how: str, tmp_path: Path) -> None:
+    with serving(lambda _: BROKEN[how]) as uri, pytest.raises(ServiceUnavailable):
+        RestReader(uri).fetch("m-1", "a", tmp_path / "a", 1 << 20)
+
+
+@pytest.mark.parametrize("size", [None, "many", 1.5, -1, True, [], {}, "", "٣" * 5000, "9" * 5000])
+def test_a_size_that_is_no_number_is_invalid_evidence(size: object) -> None:
+    listed = json.dumps({"files": [{"path": "a", "is_dir": False, "file_size": size}]}).encode()
+    with serving(lambda _: Answer(listed)) as uri, pytest.raises(EvidenceInvalid, match="size"):
+        RestReader(uri).listing("m-1", "")
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 0), (12, 12), ("12", 12)])
+def test_a_size_may_be_a_number_or_its_digits(size: object, expected: int) -> None:
+    listed = json.dumps({"files": [{"path": "a", "is_dir": False, "file_size": size}]}).encode()
+    with serving(lambda _: Answer(listed)) as uri:
+        assert [entry.size for entry in RestReader(uri).listing("m-1", "")] == [expected]
+
+
+def test_a_directory_needs_no_size() -> None:
+    listed = b'{"files": [{"path": "a", "is_dir": true}, {"path": "b", "is_dir": true, "file_size": null}]}'
+    with serving(lambda _: Answer(listed)) as uri:
+        assert [entry.size for entry in RestReader(uri).listing("m-1", "")] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"null", b"[]", b"", b'{"model_version": null}', b'{"model_version": {"name": null, "tags": null}}',
+        b'{"model_version": {"name": "guarded", "version": "1", "source": null, "status": null}}',
+        b'{"model_version": {"tags": [null, {"key": null, "value": null}]}}', b"\xff", b"[" * 100_000, b"9" * 5000,
+    ],
+)  # fmt: skip
+def test_an_answer_that_says_nothing_ends_with_an_exit_code_of_its_own(body: bytes, tmp_path: Path) -> None:
+    public = keys.load_public(keys.init(tmp_path / "k").public)
+    with serving(lambda _: Answer(body)) as uri, pytest.raises(GuardrailError) as caught:
+        verify("guarded/1", tracking_uri=uri, public_keys=[public], now=NOW)
+    assert caught.value.exit_code in (2, 11)
+
+
+UNUSABLE = ["http://[bad", "http://me:secret@[bad", "https://", "http://host:99999", "http://a b", "http://a:b:c"]
+
+
+@pytest.mark.parametrize("uri", UNUSABLE)
+def test_an_address_that_is_none_is_invalid_input(uri: str) -> None:
+    for attempt in (lambda: probe(uri, write=True), lambda: RestReader(uri)):
+        with pytest.raises(InvalidInput, match="no address") as caught:
+            attempt()
+        assert "secret" not in caught.value.message()
+
+
+@pytest.mark.parametrize("uri", UNUSABLE)
+def test_the_command_says_so_too(uri: str, tmp_path: Path) -> None:
+    key = keys.init(tmp_path / "k").public
+    result = CliRunner().invoke(command, ["guarded/1", "--key", str(key), "--tracking-uri", uri])
+    assert isinstance(result.exception, InvalidInput), result.exception
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uri", ["mssql+pymssql://me:secret@localhost/x", "postgresql+pg8000://me:secret@localhost/x"])
+def test_a_database_without_its_driver_is_invalid_input_that_names_the_driver(uri: str) -> None:
+    with (
+        pytest.raises(InvalidInput, match=r"needs the Python package 'p") as caught,
+        client(uri, write=False) as opened,
+    ):
+        opened.search_experiments()
+    assert "secret" not in caught.value.message()
+
+
+@pytest.mark.slow
+def test_a_database_address_that_cannot_be_read_is_invalid_input() -> None:
+    with pytest.raises(InvalidInput), client("postgresql://me:secret@[bad/x", write=False) as opened:
+        opened.search_experiments()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@host:5/a?token=secret", "http://host:5/a"),
+        ("http://me:secret@[bad", "http://[bad"),
+        ("postgresql://me:se@cret@[bad/x?password=secret", "postgresql://[bad/x"),
+        ("sqlite:///a/b.db", "sqlite:///a/b.db"),
+        ("http://", "http://"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_an_address_is_shown_without_its_password_even_if_it_is_none(uri: str, shown: str) -> None:
+    assert redacted(uri) == shown
