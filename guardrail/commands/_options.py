@@ -74,7 +74,12 @@ def training_options(command: F) -> F:
     """What ``train`` and ``run`` can be told about training."""
     for option in reversed(
         (
-            click.option("--method", default="der", show_default=True, help="Continual-learning method."),
+            click.option(
+                "--method",
+                default="der",
+                show_default=True,
+                help="Continual-learning method; auto tries those that the policy allows and keeps the best.",
+            ),
             click.option(
                 "--set",
                 "hyperparameters",

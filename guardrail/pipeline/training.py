@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from guardrail.data.dataset import load_dataset
 from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline import resolve
+from guardrail.pipeline.choose import AUTO, SHARE, Trial, allowed, choose, told
 from guardrail.pipeline.data import clean_file
 from guardrail.pipeline.leakage import check_replay, check_rows
 from guardrail.pipeline.plans import plan_all
@@ -19,6 +20,7 @@ from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
+from guardrail.samples import Sample
 from guardrail.testbed import LEARNING_RATE
 from guardrail.train import processes
 from guardrail.train.methods import Measure, Score, create
@@ -68,7 +70,7 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
             next_step="run guardrail data validate again, with this base",
         )
     prompts = resolve.replay_prompts(request.replay, config.base)
-    check_replay(policy, config, prompts if create(request.method, request.hyperparameters).needs_replay else ())
+    check_replay(policy, config, prompts if _replays(request) else ())
     check_rows(policy, config, rows)
     inputs = _inputs(policy, report, base, request, prompts)
     record = run.read("adapter", AdapterRecord)
@@ -83,7 +85,12 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     with processes.first_goes_first():
         shutil.rmtree(fresh, ignore_errors=True)
     work = run.path / "work"  # replay answers, teacher states, checkpoints: what a killed run goes on from
-    record = train(base, rows, job, fresh, origin, _measure(policy, config, base), progress, work=work)
+    start = _Start(base, rows, origin, _measure(policy, config, base), progress)
+    trials = _trials(start, job, policy, work / "trials") if job.method == AUTO else ()
+    if trials:
+        job = replace(job, method=trials[0].method)
+    record = start.train(job, fresh, work)
+    record = record.model_copy(update={"diagnostics": {**record.diagnostics, **told(trials)}})
     if processes.is_first():
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
@@ -116,15 +123,19 @@ def check_request(policy: LoadedPolicy, config: RunConfig, request: TrainRequest
             asks what is replayed.
     """
     check_method(policy, request)
-    if create(request.method, request.hyperparameters).needs_replay:
+    if _replays(request):
         prompts = resolve.replay_prompts(request.replay, config.base)
-        require_prompts(prompts)
+        if request.method != AUTO:
+            require_prompts(prompts)
         check_replay(policy, config, prompts)
     list(plan_all(policy, config))
 
 
 def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
     """Refuse to spend hours on an adapter that can never be promoted."""
+    if request.method == AUTO:
+        _check_auto(policy, request)
+        return
     create(request.method, request.hyperparameters)
     if request.baseline:
         return
@@ -135,6 +146,48 @@ def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
                 expected="one of " + ", ".join(limits.allowed),
                 next_step="choose one of these, or add --baseline to measure it anyway (it cannot be promoted)",
             )
+
+
+def _check_auto(policy: LoadedPolicy, request: TrainRequest) -> None:
+    allowed(policy, replays=True)
+    if request.hyperparameters or processes.count() > 1:
+        raise InvalidInput(
+            "--method auto tries methods with their defaults, in one process",
+            expected="no --set, and no accelerate launch",
+            next_step="choose with auto first, then train with the method that it chose",
+        )
+
+
+def _replays(request: TrainRequest) -> bool:
+    """Whether replay prompts are used."""
+    return request.method == AUTO or create(request.method, request.hyperparameters).needs_replay
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What every training of this stage has in common."""
+
+    base: Any
+    rows: Sequence[Sample]
+    origin: Origin
+    measure: Measure
+    progress: Progress | None
+
+    def train(self, job: Job, target: Path, work: Path) -> AdapterRecord:
+        """Train an adapter."""
+        return train(self.base, self.rows, job, target, self.origin, self.measure, self.progress, work=work)
+
+
+def _trials(start: _Start, job: Job, policy: LoadedPolicy, work: Path) -> tuple[Trial, ...]:
+    """Every allowed method on a share of the epochs, the best first."""
+    settings = replace(job.settings, epochs=job.settings.epochs * SHARE, checkpoint_steps=0)
+
+    def attempt(method: str, folder: Path) -> Trial:
+        record = start.train(replace(job, method=method, settings=settings), folder / "adapter", work)
+        return Trial(method, start.measure(folder / "adapter"), record.seconds)
+
+    work.mkdir(parents=True, exist_ok=True)
+    return choose(allowed(policy, replays=bool(job.replay_prompts)), attempt, work)
 
 
 def _inputs(

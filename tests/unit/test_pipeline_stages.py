@@ -183,6 +183,30 @@ def test_a_base_that_did_not_answer_is_not_asked_again_with_the_adapter_in_it(
     assert all(m.base.errors == m.base.n for m in report.measurements)
 
 
+def test_auto_trains_the_allowed_method_that_scores_best_and_says_why(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guardrail.pipeline import training
+    from guardrail.train.methods import Score
+
+    run = start(policy=POLICY.replace("[finetune, replay, der, wise_ft]", "[replay, lwf, safe_lora]"))
+    scores = [Score(False, 1.0, 0.5), Score(True, 0.4, 0.0)]
+    monkeypatch.setattr(training, "_measure", lambda *_: lambda _: scores.pop(0))
+    record = _train(run, method="auto")
+    assert (record.method, scores) == ("lwf", [])
+    assert str(record.diagnostics["auto_lwf"]).startswith("utility 0.4000, ASR 0.0000, admissible")
+    assert "not admissible" in str(record.diagnostics["auto_replay"])
+    assert "auto_safe_lora" not in record.diagnostics  # it needs a model before its alignment
+    assert _train(run, method="auto") == record
+
+
+@pytest.mark.parametrize(("allowed", "given_"), [("[safe_lora]", {}), ("[der]", {"hyperparameters": {"alpha": 1.0}})])
+def test_auto_refuses_what_it_cannot_try(start: Start, allowed: str, given_: dict[str, Any]) -> None:
+    run = start(policy=POLICY.replace("[finetune, replay, der, wise_ft]", allowed))
+    with pytest.raises(InvalidInput, match="--method auto"):
+        _train(run, method="auto", **given_)
+
+
 def test_the_same_seed_gives_the_same_bytes_in_another_directory_and_another_seed_does_not(
     start: Start, finished: Run
 ) -> None:
