@@ -26,12 +26,18 @@ POINTS = 50
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run leaves besides the weights; ``accumulation`` is what memory allowed in the end."""
+    """What a run leaves besides the weights.
+
+    ``tokens`` are those of the whole run; ``seconds`` and the rate are of this process, which started at the step
+    ``resumed_at``; ``accumulation`` is what memory allowed in the end.
+    """
 
     loss: tuple[LossPoint, ...]
     tokens: int
     seconds: float
+    tokens_per_second: float
     accumulation: int
+    resumed_at: int
 
 
 def fit(
@@ -66,6 +72,7 @@ def _fit(
     progress: Progress | None,
 ) -> Trained:  # fmt: skip
     first = {name: value.detach().clone() for name, value in student.trained().items()}
+    begun = method.state()
     while True:
         trainer = _trainer(base, student, buffers, method, settings, checkpoints, progress)
         with processes.first_goes_first():
@@ -75,12 +82,20 @@ def _fit(
         except torch.OutOfMemoryError as error:
             settings = _smaller(settings, error)
             _rewind(student, first)
+            method.load_state(begun)
             continue
         processes.wait()
         if processes.is_first():
             shutil.rmtree(checkpoints, ignore_errors=True)
-        return Trained(_curve(trainer.state.log_history), trainer.tokens(),
-                       float(output.metrics["train_runtime"]), settings.accumulation)  # fmt: skip
+        seconds = float(output.metrics["train_runtime"])
+        return Trained(
+            loss=_curve(trainer.state.log_history),
+            tokens=trainer.tokens(),
+            seconds=seconds,
+            tokens_per_second=trainer.tokens(since_resumed=True) / seconds,
+            accumulation=settings.accumulation,
+            resumed_at=int(resume.name.rpartition("-")[2]) if resume else 0,
+        )
 
 
 def _trainer(

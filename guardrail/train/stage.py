@@ -209,7 +209,11 @@ def _record(
         base=base.ref,
         method=job.method,
         hyperparameters={**job.hyperparameters_of(method), **chosen},
-        diagnostics={**method.diagnostics(), "accumulation": trained[0].accumulation},
+        diagnostics={
+            **method.diagnostics(),
+            "accumulation": trained[0].accumulation,
+            "resumed_at_step": trained[0].resumed_at,
+        },
         seed=job.settings.seed,
         replay_digest=replay.digest if replay else None,
         replay_rows=len(replay.rows) if replay else 0,
@@ -221,7 +225,7 @@ def _record(
         rows_too_long=too_long,
         tokens=tokens,
         seconds=seconds,
-        tokens_per_second=tokens / seconds,
+        tokens_per_second=trained[0].tokens_per_second,
         peak_memory_bytes=_peak_memory(),
         loss=trained[0].loss,
     )

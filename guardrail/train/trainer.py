@@ -129,9 +129,10 @@ class MethodTrainer(Trainer):
             self.method.after_backward(StepGradient(self, model))
         return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
-    def tokens(self) -> int:
-        """Tokens that went through the body so far, in all processes."""
-        seen = torch.tensor(self.state.num_input_tokens_seen, device=self.base.device)
+    def tokens(self, *, since_resumed: bool = False) -> int:
+        """Tokens that went through the body, in all processes: of the whole run, or since it was resumed."""
+        before = self._initial_num_input_tokens_seen if since_resumed else 0
+        seen = torch.tensor(self.state.num_input_tokens_seen - before, device=self.base.device)
         return int(self.accelerator.reduce(seen, "sum"))
 
     def floating_point_ops(self, inputs: Any) -> int:

@@ -179,6 +179,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
     resumed, again = train(method, checkpoint_steps=2)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (again.manifest, again.tokens, again.loss) == (record.manifest, record.tokens, record.loss)
+    assert (record.diagnostics["resumed_at_step"], again.diagnostics["resumed_at_step"]) == (0, 2)
+    assert {**again.diagnostics, "resumed_at_step": 0} == record.diagnostics
 
 
 def test_a_checkpoint_that_was_changed_is_refused_and_one_that_was_cut_off_is_not_used(
@@ -206,15 +208,15 @@ def test_checkpoints_of_another_job_are_not_used(train: Train, monkeypatch: pyte
     assert _apart(whole, train(checkpoint_steps=2, inputs="1" * 64)[0]) == 0.0
 
 
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize(("method", "at"), [("der", 3), ("lisa", 1), ("refresh", 1)])
 def test_where_memory_runs_out_the_micro_batch_is_halved_and_the_adapter_is_the_same(
-    train: Train, monkeypatch: pytest.MonkeyPatch, at: int
+    train: Train, monkeypatch: pytest.MonkeyPatch, method: str, at: int
 ) -> None:
     import torch
 
-    whole, _ = train(checkpoint_steps=2)
-    _dying(monkeypatch, "der", at, torch.OutOfMemoryError("out of memory"))
-    smaller, record = train(checkpoint_steps=2)
+    whole, _ = train(method, checkpoint_steps=2)
+    _dying(monkeypatch, method, at, torch.OutOfMemoryError("out of memory"))
+    smaller, record = train(method, checkpoint_steps=2)
     assert record.diagnostics["accumulation"] == 2
     assert _apart(whole, smaller) < 1e-4
 
