@@ -193,7 +193,7 @@ def test_a_method_that_the_policy_forbids_is_ten(guardrail: Guardrail, tmp_path:
     _start(tmp_path / "run")
     said = guardrail("train", "--method", "finetune")
     assert said.code == 10
-    assert "der, replay, wise_ft" in said.err
+    assert "der, derpp, refresh, replay, wise_ft" in said.err
     assert "--baseline" in said.err
 
 

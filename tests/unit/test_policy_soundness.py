@@ -17,7 +17,7 @@ from guardrail.testbed import requests, tasks
 DEFAULT = (POLICIES / "default.yaml").read_bytes()
 FAMILIES = {
     soundness.DETECTORS: ("harmful_compliance", "known_harm"),
-    soundness.METHODS: ("der", "finetune", "replay", "wise_ft"),
+    soundness.METHODS: ("der", "derpp", "finetune", "refresh", "replay", "wise_ft"),
     soundness.SUITES: ("advbench",),
     soundness.ATTACKS: ("direct", "prefill"),
     soundness.JUDGES: ("refusal",),
@@ -46,7 +46,7 @@ def test_the_built_in_policies_are_sound(name: str) -> None:
     ("old", "new", "said"),
     [
         (b"- known_harm ", b"- known_ham ", "'known_ham' is none of the detectors: did you mean 'known_harm'?"),
-        (b"[der, replay", b"[dre, replay", "'dre' is none of the methods: did you mean 'der'?"),
+        (b"[der, derpp", b"[dre, derpp", "'dre' is none of the methods: did you mean 'der'?"),
         (b"attack: prefill", b"attack: prefil", "'prefil' is none of the attacks: did you mean 'prefill'?"),
         (b"judge: refusal", b"judge: oracle", "'oracle' is none of the judges: expected one of refusal"),
         (b"format: testbed", b"format: advbnch", "'advbnch' is none of the suites: did you mean 'advbench'?"),
