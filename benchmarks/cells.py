@@ -147,15 +147,24 @@ def _unalign(base: Any) -> None:
             adapter.rename(UNALIGNED)
 
 
-def _gate(base: Any, model: Any, cell: Cell, names: Iterable[str]) -> dict[str, Counts]:
+def _gate(
+    base: Any, model: Any, cell: Cell, names: Iterable[str], splits: Iterable[str] = SPLITS
+) -> dict[str, Counts]:
     def ask(split: str, attack: str) -> Counts:
         return _count(base, model, plan_attack(requests.suite("harmful", split), attack, "refusal"))
 
-    found = {f"asr_{split}": ask(split, "direct") for split in SPLITS} | {"asr_prefill": ask("gate", "prefill")}
+    found = {f"asr_{split}": ask(split, "direct") for split in splits}
+    if "never_aligned" in found:
+        found["asr_prefill"] = ask("gate", "prefill")
     if cell.trigger:
         found["asr_triggered"] = ask("gate", "triggered")
     found["over_refusal"] = _count(base, model, plan_over_refusal(requests.suite("benign", "gate"), "refusal"))
     return found | {f"utility_{n}": _count(base, model, plan_utility(tasks.task(n, "gate"))) for n in names}
+
+
+def _short(base: Any, model: Any, cell: Cell, names: Iterable[str]) -> dict[str, Counts]:
+    """What tells methods apart: direct requests of the gate and the poisoned ones, over-refusal, utility."""
+    return _gate(base, model, cell, names, ("gate", "poison"))
 
 
 def _validation(base: Any, model: Any, cell: Cell, names: Iterable[str]) -> dict[str, Counts]:
@@ -169,7 +178,7 @@ def _validation(base: Any, model: Any, cell: Cell, names: Iterable[str]) -> dict
 
 
 Look = Callable[[Any, Any, Cell, Iterable[str]], dict[str, Counts]]
-LOOKS: dict[str, Look] = {"gate": _gate, "validation": _validation}
+LOOKS: dict[str, Look] = {"gate": _gate, "validation": _validation, "short": _short}
 
 
 def _count(base: Any, model: Any, plan: Plan) -> Counts:
@@ -185,7 +194,7 @@ def _weights() -> str:
     return manifest_digest(manifest(WEIGHTS))
 
 
-def options(about: str | None, quick: str) -> argparse.Namespace:
+def options(about: str | None, quick: str) -> argparse.ArgumentParser:
     """The options that every table takes."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
@@ -193,7 +202,7 @@ def options(about: str | None, quick: str) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--seeds", type=int, default=3, help="of the full table")
     parser.add_argument("--fresh", action="store_true", help="forget the cells measured so far")
-    return parser.parse_args()
+    return parser
 
 
 def pool(rows: Iterable[Mapping[str, Any]], name: str) -> Counts:

@@ -21,7 +21,7 @@ RATES, ALPHAS = (1e-3, 2e-3), (5.0, 10.0)
 
 def main() -> int:
     """Fill, print, compare."""
-    arguments = options(__doc__, "one rate, two alphas, one seed")
+    arguments = options(__doc__, "one rate, two alphas, one seed").parse_args()
     most = min(2, arguments.seeds)
     rates, alphas, seeds = ((LEARNING_RATE,), ALPHAS[:2], 1) if arguments.quick else (RATES, ALPHAS, most)
     grid = {

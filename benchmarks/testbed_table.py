@@ -106,7 +106,7 @@ def interval(gaps: Sequence[float]) -> str:
 
 def main() -> int:
     """Fill, print, compare."""
-    arguments = options(__doc__, "one task, one seed (under five minutes on two cores)")
+    arguments = options(__doc__, "one task, one seed (under five minutes on two cores)").parse_args()
     table = cells(arguments.quick, arguments.seeds)
     known = fill(table, arguments.jobs, arguments.fresh)
     lines, judged = report(known, table)

@@ -41,14 +41,19 @@ def latest(directory: Path) -> Path | None:
         if not (checkpoint / SEAL).exists():
             shutil.rmtree(checkpoint)
             continue
-        if (checkpoint / SEAL).read_text(encoding="ascii", errors="replace") != _contents(checkpoint):
-            raise EvidenceInvalid(
-                f"{checkpoint} is not what the training run saved",
-                expected="files whose digests are those of its seal",
-                next_step=f"delete {directory} to train from the start",
-            )
+        check(checkpoint, next_step=f"delete {directory} to train from the start")
         return checkpoint
     return None
+
+
+def check(checkpoint: Path, next_step: str) -> None:
+    """Raise EvidenceInvalid where the files are not those that were sealed."""
+    sealed = checkpoint / SEAL
+    if not sealed.exists() or sealed.read_text(encoding="ascii", errors="replace") != _contents(checkpoint):
+        raise EvidenceInvalid(
+            f"{checkpoint} is not what the training run saved",
+            expected="files whose digests are those of its seal", next_step=next_step,
+        )  # fmt: skip
 
 
 def _contents(checkpoint: Path) -> str:

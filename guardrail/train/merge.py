@@ -35,6 +35,7 @@ class Merge(Method):
 
     needs_replay = True
     needs_measure = True
+    plain = True
     parts: tuple[str, ...] = ("user", "replay")
     defaults = MappingProxyType({"lambdas": LAMBDAS, "rank": 0.0})
 

@@ -26,6 +26,7 @@ from guardrail.model.head import check_head
 from guardrail.model.load import BaseModel
 from guardrail.records import AdapterRecord, Scalar
 from guardrail.samples import Sample
+from guardrail.train import parts
 from guardrail.train.checkpoint import prepare
 from guardrail.train.fit import Trained, fit
 from guardrail.train.methods import Measure, Method, Setup, create
@@ -107,18 +108,17 @@ def train(
     method = create(job.method, job.hyperparameters)
     check_head(base.model)
     rows = encode_rows(base, samples)
-    set_seed(job.settings.seed)
     with first_goes_first():
         replay = _replay(base, method, job, work, progress)
-    trained, parts = [], {}
+    trained, made = [], {}
     for part in method.parts:
-        parts[part] = target if part == "user" else work / f"part-{part}"
+        made[part] = target if part == "user" else work / f"part-{part}"
         own = rows if part == "user" else replay.rows if replay else ()
         checkpoints = work / f"checkpoints-{part}"
         with first_goes_first():
             prepare(checkpoints, digest({"inputs": origin.inputs, "part": part}))
-        trained.append(_fit(base, own, method, replay, job, parts[part], checkpoints, progress))
-    chosen = method.finish(target, parts, measure) if is_first() else {}
+        trained.append(_fit(base, own, method, replay, job, made[part], checkpoints, progress))
+    chosen = method.finish(target, made, measure) if is_first() else {}
     wait()
     return _record(base, job, method, chosen, origin, replay, trained, len(rows), len(samples) - len(rows), target)
 
@@ -167,9 +167,13 @@ def _fit(
     mine = method.rows(rows, replay.rows if replay else (), job.settings.seed)
     with first_goes_first():
         teacher = teacher_states(base, mine, checkpoints.parent / "cache") if method.user_teacher else None
+    set_seed(job.settings.seed)  # every part starts from the same adapter, whatever was done before it
     model = add_lora(base, **asdict(job.lora))
     try:
         method.begin(Setup(base, model, mine, replay.rows if replay else (), job.settings.seed))
+        kept = parts.place(checkpoints.parent, base, mine, job.settings, asdict(job.lora)) if method.plain else None
+        if kept is not None and (known := parts.find(kept, target)) is not None:
+            return known
         trained = fit(
             base,
             Buffers(mine, replay, teacher),
@@ -180,6 +184,8 @@ def _fit(
         )
         if is_first():
             save_adapter(model, target, base.ref)
+            if kept is not None:
+                parts.keep(kept, target, trained)
         wait()
     finally:
         strip_lora(base, model)

@@ -11,5 +11,7 @@ from guardrail.train.methods import Method
 class Finetune(Method):
     """L = CE(user)."""
 
+    plain = True
+
 
 METHOD = Finetune

@@ -29,6 +29,7 @@ from guardrail.train.methods import Measure, Method, Setup
 class SafeLora(Method):
     """dW, or C dW where dW leaves the direction of alignment."""
 
+    plain = True
     defaults = MappingProxyType({"threshold": 0.5, "unaligned": ""})
 
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
