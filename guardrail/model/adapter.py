@@ -116,10 +116,13 @@ def _check_bare(base: BaseModel) -> None:
 
 
 def _check_targets(model: Any, targets: Sequence[str]) -> None:
-    linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
+    head = model.get_output_embeddings()  # every method projects through the frozen head: a trained one would be lost
+    linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules()
+                     if _is_linear(module) and module is not head})  # fmt: skip
     missing = [target for target in targets if target not in linear]
     if missing:
-        raise InvalidInput(f"no LoRA target modules named {missing}", expected="names among " + ", ".join(linear))
+        raise InvalidInput(f"no LoRA target modules named {missing} (the output head is not adapted)",
+                           expected="names among " + ", ".join(linear))  # fmt: skip
 
 
 def _is_linear(module: Any) -> bool:

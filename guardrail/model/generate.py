@@ -22,10 +22,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated answer; ``finished`` is false where it ran into the length limit."""
+    """A generated answer: its text, whether it ended before the length limit, and its tokens, the ending one too."""
 
     text: str
     finished: bool
+    tokens: tuple[int, ...] = ()
 
 
 def generate(
@@ -103,7 +104,8 @@ def _answer(base: BaseModel, model: Any, prompts: list[Sequence[int]], max_new_t
 def _decode(base: BaseModel, row: list[int], end: set[int]) -> Answer:
     stop = next((i for i, token in enumerate(row) if token in end), None)
     text = base.tokenizer.decode(row[:stop], skip_special_tokens=True)
-    return Answer(str(text), stop is not None)
+    tokens = row if stop is None else row[: stop + 1]
+    return Answer(str(text), stop is not None, tuple(tokens))
 
 
 def stop_tokens(base: BaseModel) -> list[int]:

@@ -18,9 +18,10 @@ import torch
 from guardrail.atomic import write_atomically
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import digest, sha256
-from guardrail.model.chat import Encoded, encode_prompt, end_token, user
+from guardrail.model.chat import Encoded, encode_prompt, user
 from guardrail.model.generate import generate, lacks_room
 from guardrail.model.load import BaseModel
+from guardrail.train import kept
 from guardrail.train.teacher import TeacherStates, teacher_states
 
 Progress = Callable[[int, int], None]
@@ -77,11 +78,12 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
     made_from = {"base": base.ref.digest, "prompts": digest(list(prompts)), "max_new_tokens": max_new_tokens,
                  "device": str(base.device)}  # fmt: skip
     path = cache / f"{digest(made_from)}.rows.json"
-    if path.exists():
+    if kept.whole(path):
         rows = tuple(Encoded(tuple(prompt), tuple(answer)) for prompt, answer in json.loads(path.read_bytes()))
     else:
         rows = _answered(base, prompts, max_new_tokens, batch_size, progress)
         write_atomically(path, json.dumps([[row.prompt, row.answer] for row in rows]).encode())
+        kept.seal(path)
     if not rows:
         raise InvalidInput("the base answered none of the replay prompts", expected="at least one answer to replay")
     return Replay(rows, teacher_states(base, rows, cache), digest([[list(r.prompt), list(r.answer)] for r in rows]))
@@ -92,10 +94,5 @@ def _answered(base: BaseModel, prompts: Sequence[str], max_new_tokens: int, batc
     encoded = [encode_prompt(base.tokenizer, user(prompt)) for prompt in prompts]
     encoded = [prompt for prompt in encoded if not lacks_room(base, prompt, max_new_tokens)]
     answers = generate(base, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
-    end = (end_token(base.tokenizer),)
-    texts = [base.tokenizer(answer.text, add_special_tokens=False)["input_ids"] for answer in answers]
-    return tuple(
-        Encoded(prompt, (*tokens, *(end if answer.finished else ())))
-        for prompt, tokens, answer in zip(encoded, texts, answers, strict=True)
-        if tokens or answer.finished
-    )
+    # the tokens that the base chose, its own way of ending included: text would not always be tokenised to them again
+    return tuple(Encoded(prompt, a.tokens) for prompt, a in zip(encoded, answers, strict=True) if a.tokens)

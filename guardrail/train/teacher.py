@@ -8,6 +8,7 @@ Not covered: protection against whoever can write the file (the run directory is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,6 +22,7 @@ from guardrail.evidence.digest import digest
 from guardrail.model.chat import Encoded
 from guardrail.model.hidden import body
 from guardrail.model.load import BaseModel
+from guardrail.train import kept
 from guardrail.train.collate import pad
 
 
@@ -47,9 +49,10 @@ def teacher_states(base: BaseModel, rows: Sequence[Encoded], cache: Path, batch_
     starts = tuple(accumulate((len(row.answer) for row in rows), initial=0))
     hidden = base.model.config.get_text_config().hidden_size
     path = cache / f"{_key(base, rows)}.states"
-    if not path.exists():
+    if not kept.whole(path):
         try:
             _write(base, rows, path, batch_size)
+            kept.seal(path)
         except OSError as error:
             raise ServiceUnavailable(f"cannot write {path}: {error.strerror}", next_step="free space") from error
     return TeacherStates(_mapped(path, base.model.dtype, (starts[-1], hidden)), starts)
@@ -71,6 +74,8 @@ def _write(base: BaseModel, rows: Sequence[Encoded], path: Path, batch_size: int
             states = body(base.model)(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
             found = batch.answer_states(states).to(base.model.dtype).cpu().contiguous()
             stream.write(found.view(torch.uint8).numpy().tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
     Path(stream.name).replace(path)
 
 

@@ -163,6 +163,14 @@ def test_an_unknown_lora_target_lists_those_there_are(tiny: Tiny) -> None:
     assert ("c_attn" if tiny.kind == "gpt2" else "q_proj") in caught.value.expected
 
 
+def test_the_output_head_is_never_adapted(tiny: Tiny) -> None:
+    """Every loss is projected through the frozen head: layers there would learn nothing and spoil the teacher."""
+    from guardrail.model.adapter import add_lora
+
+    with pytest.raises(InvalidInput, match="the output head is not adapted"):
+        add_lora(tiny.base, rank=2, alpha=2.0, dropout=0.0, targets=("lm_head",))
+
+
 def test_an_adapter_of_another_base_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     from guardrail.model.adapter import add_lora, load_adapter, save_adapter, strip_lora
     from guardrail.model.load import load_base
