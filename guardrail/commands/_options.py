@@ -124,6 +124,14 @@ def training_options(command: F) -> F:
                 show_default=True,
                 help="User and replay rows in one forward pass, or one after the other in less memory.",
             ),
+            click.option(
+                "--packing",
+                type=click.IntRange(min=0),
+                metavar="TOKENS",
+                default=0,
+                show_default=True,
+                help="Put several rows into one sequence of at most so many tokens; 0 pads each row instead.",
+            ),
             click.option("--gradient-checkpointing", is_flag=True, help="Recompute activations: slower, less memory."),
             click.option(
                 "--checkpoint-steps",
@@ -159,6 +167,7 @@ def train_request(base: str, **given: Any) -> Any:
             seed=given["seed"],
             accumulation=given["accumulation"],
             passes=given["passes"],
+            packing=given["packing"],
             gradient_checkpointing=given["gradient_checkpointing"],
             checkpoint_steps=given["checkpoint_steps"],
         ),

@@ -20,6 +20,11 @@ class Batch:
     mask: torch.Tensor
     targets: torch.Tensor
 
+    @property
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """What :class:`guardrail.train.student.Student` reads."""
+        return self.ids, self.mask, None
+
     def answer_states(self, hidden: torch.Tensor) -> torch.Tensor:
         """The states [answer tokens, hidden] that predict an answer token, row by row."""
         return hidden[self.targets != IGNORED]

@@ -30,6 +30,7 @@ from guardrail.train import parts
 from guardrail.train.checkpoint import prepare
 from guardrail.train.fit import Trained, fit
 from guardrail.train.methods import Measure, Method, Setup, create
+from guardrail.train.packing import check_packing
 from guardrail.train.processes import first_goes_first, is_first, wait
 from guardrail.train.replay import Replay, self_generate
 from guardrail.train.teacher import teacher_states
@@ -107,6 +108,8 @@ def train(
             return train(base, samples, job, target, origin, measure, progress, work=Path(scratch))
     method = create(job.method, job.hyperparameters)
     check_head(base.model)
+    if job.settings.packing:
+        check_packing(base.model)
     rows = encode_rows(base, samples)
     with first_goes_first():
         replay = _replay(base, method, job, work, progress)

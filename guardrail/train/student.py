@@ -14,15 +14,18 @@ from guardrail.model.hidden import body
 
 
 class Student(torch.nn.Module):
-    """ids, mask [rows, width] to final hidden states [rows, width, hidden]."""
+    """ids, and their mask or their positions, [rows, width] to final hidden states [rows, width, hidden]."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The body of the model, after its final norm."""
-        states: torch.Tensor = body(self.model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The body of the model, after its final norm; positions, without a mask, where rows are packed."""
+        placed = {"attention_mask": mask} if positions is None else {"position_ids": positions}
+        states: torch.Tensor = body(self.model)(input_ids=ids, **placed, use_cache=False).last_hidden_state
         return states
 
     def trained(self) -> dict[str, torch.nn.Parameter]:

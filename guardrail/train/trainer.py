@@ -5,7 +5,7 @@ only positions that predict an answer token are projected to the vocabulary. Los
 divided by the answer tokens of the whole optimiser step, so that accumulation and several processes give the gradient
 of one large batch. A loss that is not finite stops the run and names step and rows.
 
-Not covered: packing several rows into one sequence, early stopping, and FSDP, which was not tried.
+Not covered: early stopping, and FSDP, which was not tried.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from guardrail.model.load import BaseModel
 from guardrail.train.collate import Batch, join, pad
 from guardrail.train.distillation import gram_matrix
 from guardrail.train.methods import Answers, Gradients, Method, Sees, Step
+from guardrail.train.packing import pack
 from guardrail.train.replay import Replay
 from guardrail.train.student import Student
 from guardrail.train.teacher import TeacherStates
@@ -36,7 +37,8 @@ WEIGHTS, METHOD = "adapter.safetensors", "method.safetensors"
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast. ``batch_size`` is user rows per optimiser step, over micro-batches and processes."""
+    """How long and how fast. ``batch_size`` is user rows per optimiser step, over micro-batches and processes;
+    ``packing`` is how many tokens of rows share a sequence at most (0: each row has its own)."""
 
     epochs: float = 3.0
     batch_size: int = 16
@@ -48,6 +50,7 @@ class Settings:
     seed: int = 0
     accumulation: int = 1
     passes: str = "joint"
+    packing: int = 0
     gradient_checkpointing: bool = False
     checkpoint_steps: int = 100
 
@@ -160,16 +163,21 @@ class MethodTrainer(Trainer):
         joint = batches[0]
         for batch in batches[1:]:
             joint = join(joint, batch)
+        states = self._states(model, joint)
         joint = joint.to(self.base.device)
-        hidden = model(joint.ids, joint.mask)
         self.state.num_input_tokens_seen += int(joint.mask.sum())
         counts = [int((batch.targets != -100).sum()) for batch in batches]
-        states = joint.answer_states(hidden).split(counts)
         tokens, places = joint.answer_tokens().split(counts), joint.answer_places().split(counts)
         teachers = [self._user_teacher(rows) for rows in user] + [self._replay_teacher(rows) for rows in draws]
         totals = self._totals[:1] * len(user) + self._totals[1:] * bool(draws)
-        answers = tuple(map(Answers, states, tokens, totals, teachers, places))
+        answers = tuple(map(Answers, states.split(counts), tokens, totals, teachers, places))
         return (answers[0], answers[1:]) if user else (None, answers)
+
+    def _states(self, model: Any, batch: Batch) -> torch.Tensor:
+        """The states [answer tokens, hidden] that predict an answer token, in the order of the batch, packed or not."""
+        limit = self.settings.packing
+        form = (pack(batch, limit) if limit else batch).to(self.base.device)
+        return form.answer_states(model(*form.inputs))
 
     def _piece(self, user: tuple[int, ...], number: int) -> Piece:
         """Which replay rows go with these user rows: a slice of what the whole step draws."""
