@@ -110,7 +110,10 @@ class LossPoint(Frozen):
 
 
 class AdapterRecord(Record):
-    """The training stage: how the adapter was made and what its files are."""
+    """The training stage: how the adapter was made and what its files are.
+
+    ``code`` is the digest of guardrail's own source files (:func:`guardrail.evidence.code.code_digest`).
+    """
 
     kind: Literal["adapter"] = "adapter"
     policy: Sha256
@@ -125,6 +128,7 @@ class AdapterRecord(Record):
     replay_rows: Count
     files: tuple[FileDigest, ...]
     manifest: Sha256
+    code: Sha256
     versions: dict[str, str]
     device: str
     rows: Count

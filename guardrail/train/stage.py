@@ -11,7 +11,7 @@ import platform
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +19,7 @@ import torch
 from transformers import set_seed
 
 from guardrail.errors import InvalidInput
+from guardrail.evidence.code import code_digest
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.model.adapter import add_lora, save_adapter, strip_lora
 from guardrail.model.chat import Encoded, encode_chat
@@ -36,7 +37,7 @@ from guardrail.train.replay import Replay, self_generate
 from guardrail.train.teacher import teacher_states
 from guardrail.train.trainer import Buffers, Settings
 
-PACKAGES = ("accelerate", "peft", "safetensors", "torch", "transformers")
+PACKAGES = ("accelerate", "mlflow-guardrail", "peft", "safetensors", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def train(
     if work is None:
         with TemporaryDirectory(dir=target.parent) as scratch:
             return train(base, samples, job, target, origin, measure, progress, work=Path(scratch))
+    code_digest()  # read now what is running, not what lies there when training has ended
     method = create(job.method, job.hyperparameters)
     check_head(base.model)
     if job.settings.packing:
@@ -228,7 +230,8 @@ def _record(
         replay_rows=len(replay.rows) if replay else 0,
         files=files,
         manifest=manifest_digest(files),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        code=code_digest(),
+        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         device=str(base.device),
         rows=rows,
         rows_too_long=too_long,
@@ -238,6 +241,14 @@ def _record(
         peak_memory_bytes=_peak_memory(),
         loss=trained[0].loss,
     )
+
+
+def _version(name: str) -> str:
+    """Of an installed package; this one may run from its sources, which ``code`` names."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _peak_memory() -> int:

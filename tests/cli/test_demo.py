@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from guardrail.evidence.code import code_digest
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
@@ -57,6 +59,12 @@ def demo(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((empty / "demo" / "summary.json").read_text())
     return Demo(empty, environment, done.stdout + done.stderr, summary)
+
+
+def test_the_wheel_holds_the_same_code_as_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    assert code_digest(tmp_path / "guardrail") == code_digest(ROOT / "guardrail")
 
 
 def test_the_wheel_holds_weights_and_policies_and_is_called_mlflow_guardrail(wheel: Path) -> None:

@@ -15,6 +15,7 @@ from tiny_models import POLICY, write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, PolicyDenied, ServiceUnavailable
+from guardrail.evidence.code import code_digest
 from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
@@ -75,6 +76,12 @@ def test_every_exchange_is_kept_beside_the_record(finished: Run) -> None:
     rows = [json.loads(line) for line in (finished.path / "responses.jsonl").read_text().splitlines()]
     assert len(rows) == 2 * sum(m.candidate.n for m in _records(finished)[2].measurements)
     assert {row["who"] for row in rows} == {"candidate", "base"}
+
+
+def test_the_adapters_record_names_the_code_that_made_it(finished: Run) -> None:
+    adapter = _records(finished)[1]
+    assert adapter.code == code_digest()
+    assert {"mlflow-guardrail", "peft", "python", "torch"} <= set(adapter.versions)
 
 
 def test_the_adapter_holds_exactly_two_files(finished: Run) -> None:
