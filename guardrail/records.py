@@ -109,10 +109,31 @@ class LossPoint(Frozen):
     loss: float
 
 
+class MergedAdapter(Frozen):
+    """An adapter of another run that a merge took in, as that run's records tell; each named by its SHA-256.
+
+    ``adapter`` is that run's adapter record, ``data`` its data report, ``base`` its base model. ``rows`` were left to
+    train on, after ``detectors`` had looked at them.
+    """
+
+    manifest: Sha256
+    adapter: Sha256
+    policy: Sha256
+    data: Sha256
+    training_digest: Sha256
+    base: Sha256
+    method: str
+    rows: Count
+    flagged: Count
+    flagged_left_in: Count
+    detectors: tuple[str, ...]
+
+
 class AdapterRecord(Record):
     """The training stage: how the adapter was made and what its files are.
 
-    ``code`` is the digest of guardrail's own source files (:func:`guardrail.evidence.code.code_digest`).
+    ``merged`` are the adapters of other runs that are part of this one. ``code`` is the digest of guardrail's own
+    source files (:func:`guardrail.evidence.code.code_digest`).
     """
 
     kind: Literal["adapter"] = "adapter"
@@ -126,6 +147,7 @@ class AdapterRecord(Record):
     seed: int
     replay_digest: Sha256 | None
     replay_rows: Count
+    merged: tuple[MergedAdapter, ...] = ()
     files: tuple[FileDigest, ...]
     manifest: Sha256
     code: Sha256

@@ -20,6 +20,7 @@ from guardrail.records import (
     JudgeCard,
     LossPoint,
     Measurement,
+    MergedAdapter,
     ModelRef,
     Pairs,
     Rate,
@@ -138,6 +139,33 @@ def adapter_record(policy: str, data: DataReport, *, method: str = "der") -> Ada
         peak_memory_bytes=600_000_000,
         loss=(LossPoint(step=1, loss=3.2), LossPoint(step=60, loss=0.4)),
     )
+
+
+def merged_adapter(policy: str, *, method: str = "der", flagged: int = 7, left_in: int = 0,
+                   detectors: tuple[str, ...] = ("known_harm", "harmful_compliance")) -> MergedAdapter:  # fmt: skip
+    """The adapter of another run on the same base, under the policy with this digest."""
+    return MergedAdapter(
+        manifest=sha256(f"other files {method} {left_in}".encode()),
+        adapter=sha256(b"other adapter"),
+        policy=policy,
+        data=sha256(b"other data"),
+        training_digest=sha256(b"other rows"),
+        base=BASE.digest,
+        method=method,
+        rows=500,
+        flagged=flagged,
+        flagged_left_in=left_in,
+        detectors=detectors,
+    )
+
+
+def merging(evidence: Evidence, *merged: MergedAdapter) -> Evidence:
+    """The same chain, had these adapters been merged in."""
+    assert evidence.adapter is not None
+    assert evidence.evaluation is not None
+    adapter = evidence.adapter.model_copy(update={"merged": merged})
+    evaluation = evidence.evaluation.model_copy(update={"adapter": digest(adapter)})
+    return evidence.model_copy(update={"adapter": adapter, "evaluation": evaluation})
 
 
 def evaluation_report(policy: str, adapter: AdapterRecord, measurements: tuple[Measurement, ...]) -> EvaluationReport:

@@ -111,6 +111,14 @@ def training_options(command: F) -> F:
                 help="JSONL of prompts to replay (field 'prompt'); the testbed brings its own.",
             ),
             click.option(
+                "--adapter",
+                "adapters",
+                type=click.Path(file_okay=False, path_type=Path),
+                multiple=True,
+                metavar="RUN_DIR",
+                help="Another run, whose adapter a merge takes in place of replay. May be repeated.",
+            ),
+            click.option(
                 "--accumulation",
                 type=click.IntRange(min=1),
                 default=1,
@@ -159,6 +167,7 @@ def train_request(base: str, **given: Any) -> Any:
         method=given["method"],
         hyperparameters=parse_settings(given["hyperparameters"]),
         replay=given["replay"],
+        adapters=given["adapters"],
         settings=replace(
             usual,
             epochs=given["epochs"],

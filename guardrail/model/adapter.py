@@ -41,6 +41,21 @@ def add_lora(base: BaseModel, *, rank: int, alpha: float, dropout: float, target
     return get_peft_model(base.model, config)
 
 
+def lora_shapes(base: BaseModel, targets: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+    """[out, in] of every layer that an adapter on ``targets`` would have, by its name in the base, sorted.
+
+    Raises:
+        InvalidInput: a target module does not exist.
+    """
+    model = add_lora(base, rank=1, alpha=1.0, dropout=0.0, targets=targets)  # peft itself says what it would match
+    try:
+        layers = {name: layer for name, layer in model.get_base_model().named_modules() if hasattr(layer, "lora_A")}
+        return {name: (layers[name].lora_B["default"].out_features, layers[name].lora_A["default"].in_features)
+                for name in sorted(layers)}  # fmt: skip
+    finally:
+        strip_lora(base, model)
+
+
 def strip_lora(base: BaseModel, model: Any) -> None:
     """Take the adapter's layers out of the base again, leaving its weights as they were."""
     model.unload()

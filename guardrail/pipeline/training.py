@@ -15,6 +15,7 @@ from guardrail.pipeline import resolve
 from guardrail.pipeline.choose import AUTO, SHARE, Trial, allowed, choose, told
 from guardrail.pipeline.data import clean_file
 from guardrail.pipeline.leakage import check_replay, check_rows
+from guardrail.pipeline.others import Wanted, check_left_in, keep, read_others
 from guardrail.pipeline.plans import plan_all
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import LoadedPolicy
@@ -25,7 +26,7 @@ from guardrail.testbed import LEARNING_RATE
 from guardrail.train import processes
 from guardrail.train.methods import Measure, Score, create
 from guardrail.train.replay import require_prompts
-from guardrail.train.stage import Job, Lora, Origin, train
+from guardrail.train.stage import Given, Job, Lora, Origin, train
 from guardrail.train.trainer import Settings
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +34,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What to train with; ``baseline`` allows a method that the policy forbids (it can be measured, not promoted)."""
+    """What to train with; ``baseline`` allows a method that the policy forbids (it can be measured, not promoted).
+
+    ``adapters`` are the directories of other runs, whose adapters a merge takes in.
+    """
 
     method: str
     hyperparameters: dict[str, Scalar] = field(default_factory=dict)
@@ -41,6 +45,7 @@ class TrainRequest:
     lora: Lora = field(default_factory=Lora)
     replay: str | None = None
     baseline: bool = False
+    adapters: tuple[Path, ...] = ()
 
 
 def usual_settings(base: str) -> Settings:
@@ -54,7 +59,7 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     Raises:
         PolicyDenied: the policy forbids the method.
         EvidenceMissing: the data stage has not run.
-        InvalidInput: see :func:`guardrail.train.stage.train`.
+        InvalidInput: see :func:`guardrail.train.stage.train` and :func:`guardrail.pipeline.others.read_others`.
     """
     policy, config = run.policy(), run.config()
     if config is None:
@@ -72,19 +77,23 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     prompts = resolve.replay_prompts(request.replay, config.base)
     check_replay(policy, config, prompts if _replays(request) else ())
     check_rows(policy, config, rows)
-    inputs = _inputs(policy, report, base, request, prompts)
+    others = read_others(request.adapters, _wanted(policy, config, request, base, run.path))
+    check_left_in(policy, others, report)
+    inputs = _inputs(policy, report, base, request, prompts, others)
     record = run.read("adapter", AdapterRecord)
     if record is not None and record.inputs == inputs:
         adapter_dir(run, record)
         return record
-    job = Job(request.method, request.hyperparameters, request.settings, request.lora, prompts,
-              policy.policy.generation.max_new_tokens)  # fmt: skip
     origin = Origin(inputs, policy.digest, digest(report), report.training_digest)
     target = run.path / "adapter"
     fresh = run.path / "adapter.partial"
     with processes.first_goes_first():
         shutil.rmtree(fresh, ignore_errors=True)
     work = run.path / "work"  # replay answers, teacher states, checkpoints: what a killed run goes on from
+    with processes.first_goes_first():
+        others = keep(others, work / "others")
+    job = Job(request.method, request.hyperparameters, request.settings, request.lora, prompts,
+              policy.policy.generation.max_new_tokens, others)  # fmt: skip
     start = _Start(base, rows, origin, _measure(policy, config, base), progress)
     trials = _trials(start, job, policy, work / "trials") if job.method == AUTO else ()
     if trials:
@@ -119,8 +128,9 @@ def check_request(policy: LoadedPolicy, config: RunConfig, request: TrainRequest
 
     Raises:
         PolicyDenied: the policy forbids the method.
-        InvalidInput: the method, its replay prompts, a suite or a task are not there, no task is named, or the gate
-            asks what is replayed.
+        InvalidInput: the method, its replay prompts, a suite or a task are not there, no task is named, the gate asks
+            what is replayed, or another run's adapter cannot be merged in.
+        EvidenceInvalid: another run's records and files do not belong together.
     """
     check_method(policy, request)
     if _replays(request):
@@ -128,6 +138,9 @@ def check_request(policy: LoadedPolicy, config: RunConfig, request: TrainRequest
         if request.method != AUTO:
             require_prompts(prompts)
         check_replay(policy, config, prompts)
+    if request.adapters:
+        base = resolve.base_model(config.base, config.revision)
+        check_left_in(policy, read_others(request.adapters, _wanted(policy, config, request, base)))
     list(plan_all(policy, config))
 
 
@@ -136,7 +149,7 @@ def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
     if request.method == AUTO:
         _check_auto(policy, request)
         return
-    create(request.method, request.hyperparameters)
+    create(request.method, request.hyperparameters, len(request.adapters))
     if request.baseline:
         return
     for limits in policy.policy.rules:
@@ -150,17 +163,25 @@ def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
 
 def _check_auto(policy: LoadedPolicy, request: TrainRequest) -> None:
     allowed(policy, replays=True)
-    if request.hyperparameters or processes.count() > 1:
+    if request.hyperparameters or request.adapters or processes.count() > 1:
         raise InvalidInput(
             "--method auto tries methods with their defaults, in one process",
-            expected="no --set, and no accelerate launch",
+            expected="no --set, no --adapter, and no accelerate launch",
             next_step="choose with auto first, then train with the method that it chose",
         )
 
 
 def _replays(request: TrainRequest) -> bool:
     """Whether replay prompts are used."""
-    return request.method == AUTO or create(request.method, request.hyperparameters).needs_replay
+    if request.method == AUTO:
+        return True
+    return create(request.method, request.hyperparameters, len(request.adapters)).needs_replay
+
+
+def _wanted(
+    policy: LoadedPolicy, config: RunConfig, request: TrainRequest, base: Any, own: Path | None = None
+) -> Wanted:
+    return Wanted(policy, config, base, request.lora.targets, request.baseline, own)
 
 
 @dataclass(frozen=True)
@@ -191,14 +212,16 @@ def _trials(start: _Start, job: Job, policy: LoadedPolicy, work: Path) -> tuple[
 
 
 def _inputs(
-    policy: LoadedPolicy, report: DataReport, base: Any, request: TrainRequest, prompts: tuple[str, ...]
-) -> str:
+    policy: LoadedPolicy, report: DataReport, base: Any, request: TrainRequest, prompts: tuple[str, ...],
+    others: tuple[Given, ...],
+) -> str:  # fmt: skip
     return digest({
         "stage": "train", "policy": policy.digest, "data": digest(report), "base": base.ref.digest,
         "method": request.method, "hyperparameters": dict(sorted(request.hyperparameters.items())),
         "settings": {key: value for key, value in asdict(request.settings).items() if key != "checkpoint_steps"},
         "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},
         "replay": digest(list(prompts)), "device": str(base.device),
+        "merged": [digest(other.record) for other in others],
     })  # fmt: skip
 
 

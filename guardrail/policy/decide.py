@@ -131,6 +131,8 @@ def _check_bindings(policy: str, data: DataReport, adapter: AdapterRecord, evalu
         ("the evaluation's adapter", evaluation.adapter, digest(adapter)),
         ("the evaluation's files", evaluation.manifest, adapter.manifest),
         ("the evaluation's base model", evaluation.base.digest, adapter.base.digest),
+        *(("a merged adapter's policy", one.policy, policy) for one in adapter.merged),
+        *(("a merged adapter's base model", one.base, adapter.base.digest) for one in adapter.merged),
     ):
         if named != true:
             raise EvidenceInvalid(

@@ -1,11 +1,12 @@
 """Merges: methods that train plainly and then combine adapters, choosing how much on the validation split.
 
 An adapter is trained for each of the method's ``parts``: on the user's rows and, for most, on the replay rows with the
-base's own answers (a *safety vector*), each from the base. ``merged`` combines their updates dW for a factor lambda;
-every candidate of ``lambdas`` is written as an adapter, and what is measured, chosen and later gated is that adapter,
-rounding included. Chosen is the largest utility among the candidates that hold the policy's attack success bound on
-the *validation* split; the gate suite is never looked at. Where none is admissible the one with the lowest attack
-success rate is kept, and the gate will judge it.
+base's own answers (a *safety vector*), each from the base. Adapters of other runs take the place of the safety vector
+where they are given (:meth:`Merge.merge_with`); they are not trained here, and who gives them has checked them.
+``merged`` combines the updates dW of all for a factor lambda; every candidate of ``lambdas`` is written as an adapter,
+and what is measured, chosen and later gated is that adapter, rounding included. Chosen is the largest utility among the
+candidates that hold the policy's attack success bound on the *validation* split; the gate suite is never looked at.
+Where none is admissible the one with the lowest attack success rate is kept, and the gate will judge it.
 
 Dense results are stored by truncated SVD; the record tells rank and largest relative error. Merging is on dW = s B A:
 combining A and B apart from one another, as peft's ``add_weighted_adapter`` does for most types, is another thing.
@@ -25,7 +26,7 @@ from guardrail.errors import InternalError, InvalidInput
 from guardrail.model.updates import Update, read_updates, write_updates
 from guardrail.records import Scalar
 from guardrail.train.merging import truncate
-from guardrail.train.methods import Measure, Method, Score, Setup
+from guardrail.train.methods import Measure, Method, Score, Setup, given_parts
 
 LAMBDAS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0"
 
@@ -37,12 +38,26 @@ class Merge(Method):
     needs_measure = True
     plain = True
     parts: tuple[str, ...] = ("user", "replay")
+    most_adapters: int | None = None
+    """Of other runs; None for any number."""
     defaults = MappingProxyType({"lambdas": LAMBDAS, "rank": 0.0})
 
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         super().__init__(hyperparameters)
         self._seed, self._error, self._ranks = 0, 0.0, 0
         self._factors = self._checked_factors()
+
+    def merge_with(self, adapters: int) -> None:
+        """In place of the replay part."""
+        if self.most_adapters == 0:
+            super().merge_with(adapters)
+        if self.most_adapters is not None and adapters > self.most_adapters:
+            raise InvalidInput(
+                f"{self.name} of this run's adapter with {adapters} of other runs",
+                expected=f"--adapter at most {self.most_adapters} time(s)",
+                next_step="merge more than two with linear, magmax, ties or dare",
+            )
+        self.parts, self.needs_replay = ("user", *given_parts(adapters)), False
 
     def begin(self, setup: Setup) -> None:
         """Merges draw with the run's seed."""
@@ -52,7 +67,7 @@ class Merge(Method):
         """The update of module ``name`` at lambda = ``factor``; a dense one is truncated.
 
         Args:
-            updates: one for each part, in their order.
+            updates: one for each part, in their order: the user's first.
         """
         raise InternalError(f"{self.name} does not say how it merges {name}: {len(updates)} updates, lambda {factor}")
 

@@ -1,7 +1,8 @@
 """The training stage: rows in, an adapter and its record out.
 
 The order of work: encode and count rows, self-generate the replay buffer with the untouched base, attach LoRA, fit,
-save, let the method finish (WiSE-FT scales, merges combine), record. A merge trains an adapter for each of its parts.
+save, let the method finish (WiSE-FT scales, merges combine), record. A merge trains an adapter for each of its parts
+that is not given (adapters of other runs are, checked by the caller).
 Rows longer than the base's context are left out and counted, never cut.
 """
 
@@ -25,12 +26,12 @@ from guardrail.model.adapter import add_lora, save_adapter, strip_lora
 from guardrail.model.chat import Encoded, encode_chat
 from guardrail.model.head import check_head
 from guardrail.model.load import BaseModel
-from guardrail.records import AdapterRecord, Scalar
+from guardrail.records import AdapterRecord, MergedAdapter, Scalar
 from guardrail.samples import Sample
 from guardrail.train import parts
 from guardrail.train.checkpoint import prepare
 from guardrail.train.fit import Trained, fit
-from guardrail.train.methods import Measure, Method, Setup, create
+from guardrail.train.methods import Measure, Method, Setup, create, given_parts
 from guardrail.train.packing import check_packing
 from guardrail.train.processes import first_goes_first, is_first, wait
 from guardrail.train.replay import Replay, self_generate
@@ -51,6 +52,14 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Given:
+    """An adapter that is merged in and not trained here: where its files lie, and what the record says of it."""
+
+    directory: Path
+    record: MergedAdapter
+
+
+@dataclass(frozen=True)
 class Job:
     """One training run as asked for."""
 
@@ -60,6 +69,7 @@ class Job:
     lora: Lora = field(default_factory=Lora)
     replay_prompts: tuple[str, ...] = ()
     replay_max_new_tokens: int = 48
+    adapters: tuple[Given, ...] = ()
 
     def hyperparameters_of(self, method: Method) -> dict[str, Scalar]:
         """Everything that decides the adapter besides rows and seed, for the record."""
@@ -108,15 +118,15 @@ def train(
         with TemporaryDirectory(dir=target.parent) as scratch:
             return train(base, samples, job, target, origin, measure, progress, work=Path(scratch))
     code_digest()  # read now what is running, not what lies there when training has ended
-    method = create(job.method, job.hyperparameters)
+    method = create(job.method, job.hyperparameters, len(job.adapters))
     check_head(base.model)
     if job.settings.packing:
         check_packing(base.model)
     rows = encode_rows(base, samples)
     with first_goes_first():
         replay = _replay(base, method, job, work, progress)
-    trained, made = [], {}
-    for part in method.parts:
+    trained, made = [], dict(zip(given_parts(len(job.adapters)), (one.directory for one in job.adapters), strict=True))
+    for part in (name for name in method.parts if name not in made):
         made[part] = target if part == "user" else work / f"part-{part}"
         own = rows if part == "user" else replay.rows if replay else ()
         checkpoints = work / f"checkpoints-{part}"
@@ -228,6 +238,7 @@ def _record(
         seed=job.settings.seed,
         replay_digest=replay.digest if replay else None,
         replay_rows=len(replay.rows) if replay else 0,
+        merged=tuple(one.record for one in job.adapters),
         files=files,
         manifest=manifest_digest(files),
         code=code_digest(),

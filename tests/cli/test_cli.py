@@ -14,7 +14,7 @@ import click
 import pytest
 from full_disk import full_disk
 from policy_evidence import POLICIES, chain
-from tiny_models import write_policy
+from tiny_models import POLICY, write_policy, write_rows
 
 from guardrail import cli
 from guardrail.commands._options import open_run
@@ -204,6 +204,7 @@ def test_a_method_that_the_policy_forbids_is_ten(guardrail: Guardrail, tmp_path:
     (("--set", "alhpa=3"), "did you mean 'alpha'?"),
     (("--set", "distance=cosine"), "kl or mse"),
     (("--set", "alpha=much"), "a value like 10.0"),
+    (("--adapter", "run"), "method der merges no adapters of other runs"),
 ])  # fmt: skip
 def test_wrong_training_options_are_two(guardrail: Guardrail, tmp_path: Path, args: tuple[str, ...],
                                         message: str) -> None:  # fmt: skip
@@ -211,6 +212,26 @@ def test_wrong_training_options_are_two(guardrail: Guardrail, tmp_path: Path, ar
     said = guardrail("train", *args)
     assert said.code == 2
     assert message in said.err
+
+
+@pytest.mark.slow
+def test_the_adapter_of_another_run_is_merged_in_and_refused_once_it_was_changed(
+    guardrail: Guardrail, tmp_path: Path
+) -> None:
+    write_policy(tmp_path, POLICY.replace("[finetune,", "[finetune, magmax,"))
+    for name, rows in (("a", 20), ("b", 30)):
+        write_rows(tmp_path / "rows.jsonl", rows)
+        assert guardrail("data", "validate", "rows.jsonl", "--run", name, "--policy", "policy.yaml").code == 0
+    quick = ("--epochs", "1", "--lora-rank", "4")
+    merge = ("train", "--run", "b", "--method", "magmax", "--set", "lambdas=0.5", "--adapter", "a", *quick)
+    assert guardrail(*merge).code == 3
+    assert guardrail("train", "--run", "a", "--method", "finetune", *quick).code == 0
+    said = guardrail(*merge)
+    assert (said.code, "0 rows replayed, 1 adapters of other runs merged in" in said.out) == (0, True)
+    (merged,) = json.loads(guardrail(*merge, "--output", "json").out)["merged"]
+    assert (merged["method"], merged["rows"]) == ("finetune", 20)
+    (tmp_path / "a" / "adapter" / "adapter_model.safetensors").write_bytes(b"other")
+    assert guardrail(*merge).code == 11
 
 
 def test_a_server_that_is_down_is_five_and_promoting_again_is_possible(guardrail: Guardrail, tmp_path: Path) -> None:

@@ -171,6 +171,21 @@ def test_the_output_head_is_never_adapted(tiny: Tiny) -> None:
         add_lora(tiny.base, rank=2, alpha=2.0, dropout=0.0, targets=("lm_head",))
 
 
+def test_the_shapes_of_an_adapter_are_known_before_there_is_one(tiny: Tiny, tmp_path: Path) -> None:
+    from guardrail.model.adapter import add_lora, lora_shapes, save_adapter, strip_lora
+    from guardrail.model.updates import read_updates
+
+    target = "c_attn" if tiny.kind == "gpt2" else "v_proj"
+    for targets in ((), (target,)):
+        expected = lora_shapes(tiny.base, targets)
+        model = add_lora(tiny.base, rank=2, alpha=2.0, dropout=0.0, targets=targets)
+        save_adapter(model, tmp_path / "adapter", tiny.base.ref)
+        strip_lora(tiny.base, model)
+        updates = read_updates(tmp_path / "adapter")
+        assert {name: (one.b.shape[0], one.a.shape[1]) for name, one in updates.items()} == expected
+    assert len(expected) == 2  # one in each layer
+
+
 def test_an_adapter_of_another_base_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     from guardrail.model.adapter import add_lora, load_adapter, save_adapter, strip_lora
     from guardrail.model.load import load_base

@@ -51,10 +51,10 @@ def parts(tmp_path: Path) -> dict[str, Path]:
     return {name: _adapter(tmp_path / name, seed) for seed, name in enumerate(("user", "replay"))}
 
 
-def _create(name: str, **hyperparameters: float | str) -> Method:
+def _create(name: str, adapters: int = 0, **hyperparameters: float | str) -> Method:
     from guardrail.train.methods import Setup, create
 
-    method = create(name, hyperparameters)
+    method = create(name, hyperparameters, adapters)
     method.begin(Setup(None, None, (), (), 0))  # type: ignore[arg-type]
     return method
 
@@ -63,7 +63,7 @@ def _merge(name: str, parts: Mapping[str, Path], factor: float, **hyperparameter
     """The updates that are stored at a lambda."""
     from guardrail.model.updates import read_updates
 
-    method = _create(name, lambdas=str(factor), **hyperparameters)
+    method = _create(name, sum(part.startswith("adapter-") for part in parts), lambdas=str(factor), **hyperparameters)
     chosen = method.finish(parts["user"], parts, lambda _: _score(True, 1.0, 0.0))
     assert chosen["lambda"] == factor
     return read_updates(parts["user"])
@@ -122,6 +122,83 @@ def test_what_is_kept_is_byte_for_byte_what_was_measured(name: str, parts: dict[
     assert chosen == {"lambda": 0.5, "validation_utility": 0.7, "validation_attack_success_rate": 0.1}
     assert manifest(parts["user"]) == seen[0.5]
     assert sorted(path.name for path in parts["user"].parent.iterdir()) == ["replay", "user"]
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> dict[str, Path]:
+    """The user's adapter and those of three other runs."""
+    names = ("user", "adapter-1", "adapter-2", "adapter-3")
+    return {name: _adapter(tmp_path / name, seed) for seed, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("name", ["linear", "magmax", "ties", "dare"])
+def test_adapters_of_other_runs_are_merged_as_the_formula_says(name: str, four: dict[str, Path]) -> None:
+    """Against numpy in float64, of [8, 6] matrices whose rank (6) truncation does not cut."""
+    from guardrail.model.updates import read_updates
+
+    dense = {part: {key: value.double().numpy() for key, value in _dense(read_updates(path)).items()}
+             for part, path in four.items()}  # fmt: skip
+    options = {"ties": {"density": 0.5}, "dare": {"drop": 0.0}}.get(name, {})
+    merged = _dense(_merge(name, four, 0.3, **options))
+    for key in ("q", "v"):
+        expected = _reference(name, [dense[part][key] for part in four], 0.3)
+        assert abs(merged[key].double().numpy() - expected).max() < 1e-4
+
+
+def test_dare_drops_each_of_the_adapters_by_itself(four: dict[str, Path]) -> None:
+    """Where all are the same adapter, entries of the sum are 0, 1, 2, 3 or 4 kept copies: not all or nothing."""
+    import numpy as np
+
+    from guardrail.model.updates import read_updates
+
+    same = dict.fromkeys(four, four["user"])
+    before = _dense(read_updates(four["user"]))["q"].numpy()
+    after = _dense(_merge("dare", same, 0.5, drop=0.5))["q"].numpy()
+    kept = after / before  # 0.5 * copies / (1 - 0.5)
+    assert np.allclose(kept, kept.round(), atol=1e-2)
+    assert len(set(kept.round().flatten())) >= 4
+
+
+def test_slerp_takes_the_adapter_of_one_other_run(four: dict[str, Path]) -> None:
+    from guardrail.model.updates import read_updates
+
+    other = _dense(read_updates(four["adapter-1"]))
+    assert _close(_dense(_merge("slerp", {key: four[key] for key in ("user", "adapter-1")}, 0.0)), other)
+
+
+@pytest.mark.parametrize(("name", "adapters"), [("slerp", 2), ("wise_ft", 1), ("finetune", 1), ("der", 3)])
+def test_more_adapters_than_a_method_can_merge_are_refused(name: str, adapters: int) -> None:
+    from guardrail.train.methods import create
+
+    with pytest.raises(InvalidInput) as caught:
+        create(name, {}, adapters)
+    assert "magmax" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dare", "linear", "magmax", "slerp", "ties"])
+def test_adapters_of_other_runs_take_the_place_of_replay(name: str) -> None:
+    from guardrail.train.methods import create
+
+    alone, merging = create(name, {}), create(name, {}, 1)
+    assert (alone.parts, alone.needs_replay) == (("user", "replay"), True)
+    assert (merging.parts, merging.needs_replay) == (("user", "adapter-1"), False)
+
+
+def _reference(name: str, vectors: list[Any], factor: float) -> Any:
+    """The formulas of docs/methods.md."""
+    import numpy as np
+
+    stacked = np.stack(vectors)
+    if name == "linear":
+        return factor * stacked[0] + (1 - factor) / (len(vectors) - 1) * stacked[1:].sum(0)
+    if name == "dare":
+        return factor * stacked.sum(0)
+    if name == "magmax":
+        return factor * np.take_along_axis(stacked, np.abs(stacked).argmax(0)[None], 0)[0]
+    half = np.sort(np.abs(stacked).reshape(len(vectors), -1))[:, stacked[0].size // 2]
+    trimmed = np.where(np.abs(stacked) >= half[:, None, None], stacked, 0.0)
+    agreeing = (np.sign(trimmed) == np.sign(trimmed.sum(0))) & (trimmed != 0)
+    return factor * (trimmed * agreeing).sum(0) / np.maximum(agreeing.sum(0), 1)
 
 
 def test_a_truncated_merge_reports_its_rank_and_its_error(parts: dict[str, Path]) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_evidence import chain, forgetful_measurements, measurement, rate, safe_measurements
+from policy_evidence import (
+    chain,
+    forgetful_measurements,
+    measurement,
+    merged_adapter,
+    merging,
+    rate,
+    safe_measurements,
+)
 
 from guardrail import plugins
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
@@ -104,6 +112,21 @@ BINDINGS = [
     ("evaluation", "adapter"),
     ("evaluation", "manifest"),
 ]
+
+
+def test_an_adapter_that_was_merged_in_is_part_of_the_decision() -> None:
+    evidence = chain(DEFAULT.digest)
+    assert verdict(merging(evidence, merged_adapter(DEFAULT.digest))) is Verdict.PASSED
+    assert verdict(merging(evidence, merged_adapter(DEFAULT.digest, method="finetune"))) is Verdict.FAILED
+    assert verdict(merging(evidence, merged_adapter(DEFAULT.digest, left_in=1))) is Verdict.FAILED
+    assert verdict(merging(evidence, merged_adapter(DEFAULT.digest, detectors=()))) is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("field", ["policy", "base"])
+def test_an_adapter_of_another_policy_or_base_that_was_merged_in_is_evidence_invalid(field: str) -> None:
+    fits = merged_adapter(DEFAULT.digest)
+    with pytest.raises(EvidenceInvalid, match="a merged adapter's"):
+        decided(merging(chain(DEFAULT.digest), fits, fits.model_copy(update={field: OTHER})))
 
 
 @pytest.mark.parametrize(("record", "field"), BINDINGS)

@@ -35,7 +35,9 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from guardrail.pipeline.data import validate_data
 
     project = tmp_path_factory.mktemp("project")
-    policy = load_policy(write_policy(project, POLICY.replace("[finetune, replay, der, wise_ft]", "[der, agem, ewc]")))
+    policy = load_policy(
+        write_policy(project, POLICY.replace("[finetune, replay, der, wise_ft]", "[der, agem, ewc, magmax]"))
+    )
     write_samples(project / "train.jsonl", arms.rows("sentiment", poison=0.1, size=48))
     write_replay(project / "replay.jsonl")
     run = Run(project / "run")
@@ -55,12 +57,12 @@ def _alone(project: Path, copy: Path, method: str) -> AdapterRecord:
     return train_adapter(Run(copy / "run"), request)
 
 
-def _together(project: Path, copy: Path, method: str) -> AdapterRecord:
+def _together(project: Path, copy: Path, method: str, *options: str) -> AdapterRecord:
     """In two, as a user would start them."""
     shutil.copytree(project, copy)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *LAUNCH, "train", "--run", "run", "--method", method, "--epochs", "1",
-               "--replay", "replay.jsonl", "--lora-rank", "4", "--output", "json"]  # fmt: skip
+               "--replay", "replay.jsonl", "--lora-rank", "4", "--output", "json", *options]  # fmt: skip
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('"kind":"adapter"') == 1
@@ -83,6 +85,14 @@ def test_two_processes_give_the_adapter_of_one(validated: Path, tmp_path: Path, 
     assert math.sqrt(apart / sum(float(tensor.square().sum()) for tensor in one.values())) < 1e-4
     assert (together.tokens, together.rows) == (alone.tokens, alone.rows)
     assert [point.loss for point in together.loss] == pytest.approx([point.loss for point in alone.loss], rel=1e-3)
+    assert not (tmp_path / "two" / "run" / "work").exists()
+
+
+def test_two_processes_merge_the_adapter_of_another_run(validated: Path, tmp_path: Path) -> None:
+    other = _alone(validated, tmp_path / "other", "der")
+    options = ("--set", "lambdas=0.5", "--adapter", str(tmp_path / "other" / "run"))
+    record = _together(validated, tmp_path / "two", "magmax", *options)
+    assert [one.manifest for one in record.merged] == [other.manifest]
     assert not (tmp_path / "two" / "run" / "work").exists()
 
 

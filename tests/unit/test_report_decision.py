@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
-from policy_evidence import chain, forgetful_measurements, safe_measurements
+from policy_evidence import chain, forgetful_measurements, merged_adapter, merging, safe_measurements
 
 from guardrail.evidence.digest import sha256
 from guardrail.policy.decide import decide
@@ -38,6 +38,7 @@ def failing() -> tuple[Decision, Evidence]:
 
 def evil() -> tuple[Decision, Evidence]:
     decision, evidence = failing()
+    evidence = merging(evidence, merged_adapter(POLICY.digest, method=EVIL))
     assert evidence.data
     assert evidence.evaluation
     finding = decision.findings[0].model_copy(update={"reason": EVIL, "rule": EVIL, "sli": EVIL, "objective": EVIL})
@@ -93,6 +94,16 @@ def test_both_renderings_name_the_verdict_every_finding_and_every_digest(case: o
 def test_the_page_draws_two_bars_for_every_measurement() -> None:
     decision, evidence = passing()
     assert parsed(html.render(decision, evidence)).tags.count("svg") == 2 * len(safe_measurements())
+
+
+def test_the_page_names_every_adapter_that_was_merged_in() -> None:
+    decision, evidence = passing()
+    others = [merged_adapter(POLICY.digest, method=name, left_in=left) for name, left in (("replay", 0), ("lwf", 3))]
+    page = html.render(decision, merging(evidence, *others))
+    assert page.count("Merged in") == 2
+    assert "3 flagged left in" in page
+    assert all(other.manifest in page for other in others)
+    assert "Merged in" not in html.render(decision, evidence)
 
 
 def test_the_page_needs_no_network_and_no_script() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from policy_evidence import chain
+from policy_evidence import chain, merged_adapter, merging
 
 from guardrail.evidence.digest import sha256
 from guardrail.plugins import names
@@ -51,6 +51,34 @@ def test_too_many_left_in_fail_whichever_detectors_ran() -> None:
 def test_the_method_must_be_an_allowed_one() -> None:
     assert method(chain(POLICY, method="der"), "der", "replay").verdict is Verdict.PASSED
     assert method(chain(POLICY, method="finetune"), "der", "replay").verdict is Verdict.FAILED
+
+
+def test_the_method_of_every_merged_adapter_must_be_an_allowed_one() -> None:
+    clean, dirty = merged_adapter(POLICY, method="replay"), merged_adapter(POLICY, method="finetune")
+    passed = method(merging(chain(POLICY), clean), "der", "replay")
+    assert (passed.verdict, passed.reason) == (Verdict.PASSED, "trained by der, merged with adapters trained by replay")
+    assert method(merging(chain(POLICY), clean, dirty), "der", "replay").verdict is Verdict.FAILED
+    assert method(merging(chain(POLICY, method="finetune"), clean), "der", "replay").verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize(("own", "merged", "limit", "expected"), [
+    (0, (0, 0), 0, Verdict.PASSED), (0, (0, 1), 0, Verdict.FAILED), (2, (2, 2), 6, Verdict.PASSED),
+    (2, (2, 3), 6, Verdict.FAILED), (7, (0,), 6, Verdict.FAILED),
+])  # fmt: skip
+def test_flagged_rows_of_merged_adapters_count_as_this_runs_own(
+    own: int, merged: tuple[int, ...], limit: int, expected: Verdict
+) -> None:
+    others = [merged_adapter(POLICY, left_in=left) for left in merged]
+    finding = flagged(merging(chain(POLICY, left_in=own), *others), limit)
+    assert finding.verdict is expected
+    assert f"{own + sum(merged)} of {40 + 7 * len(merged)} flagged rows left in" in finding.reason
+
+
+def test_a_detector_that_did_not_look_at_a_merged_adapters_rows_is_inconclusive() -> None:
+    other = merged_adapter(POLICY, detectors=("known_harm",))
+    finding = flagged(merging(chain(POLICY), other), detectors=BOTH)
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert finding.reason == "detectors that did not run: harmful_compliance"
 
 
 def test_no_record_is_inconclusive() -> None:

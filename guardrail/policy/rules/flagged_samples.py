@@ -1,11 +1,13 @@
 """Flagged samples: how many rows that a detector flagged were left in the training data.
 
-An absolute count, not a share: about a hundred poisoned rows suffice whatever the size of the data. Does not cover
-poison that no detector flags; that is what the behavioural rules measure.
+An absolute count, not a share: about a hundred poisoned rows suffice whatever the size of the data. The rows of
+adapters that were merged in count as if they were this run's. Does not cover poison that no detector flags (that is
+what the behavioural rules measure), nor whether a merged adapter was trained on the rows that its records name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,7 +15,7 @@ from pydantic import Field
 from guardrail.policy.rules import Evidence, Need
 from guardrail.policy.rules import Limits as Base
 from guardrail.policy.rules._bounds import InconclusiveError, Judged, finding
-from guardrail.records import Finding, Verdict
+from guardrail.records import DataReport, Finding, MergedAdapter, Verdict
 
 
 class Limits(Base):
@@ -40,8 +42,11 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     def judge() -> Judged:
         if evidence.data is None:
             raise InconclusiveError("there is no data report")
-        left = evidence.data.flagged_left_in
-        text = f"{left} of {evidence.data.flagged} flagged rows left in, limit {limits.max_left_in}"
+        merged = evidence.adapter.merged if evidence.adapter else ()
+        left = left_in((evidence.data, *merged))
+        flagged = evidence.data.flagged + sum(one.flagged for one in merged)
+        text = f"{left} of {flagged} flagged rows left in, limit {limits.max_left_in}"
+        text += f" (with those of {len(merged)} merged adapters)" if merged else ""
         if left > limits.max_left_in:
             return Judged(verdict=Verdict.FAILED, reason=text)
         missing = _not_run(evidence, limits)
@@ -52,6 +57,14 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     return finding(limits.rule, "flagged samples left in", f"at most {limits.max_left_in}", judge)
 
 
+def left_in(sources: Sequence[DataReport | MergedAdapter]) -> int:
+    """Flagged rows that were trained on, over everything that an adapter is made of."""
+    return sum(source.flagged_left_in for source in sources)
+
+
 def _not_run(evidence: Evidence, limits: Limits) -> list[str]:
+    """Detectors that did not look at all rows: this run's and those of every merged adapter."""
     ran = {result.name for result in evidence.data.detectors} if evidence.data else set()
+    for merged in evidence.adapter.merged if evidence.adapter else ():
+        ran &= set(merged.detectors)
     return [name for name in limits.detectors or evidence.detectors if name not in ran]

@@ -1,5 +1,6 @@
 """Training method: only methods that protect what the base learned may make a promotable adapter.
 
+It holds for the adapters of other runs that were merged in, too: a merge must not launder a method that is forbidden.
 Does not cover whether the method worked; the behavioural rules measure that on the adapter itself.
 """
 
@@ -16,7 +17,7 @@ from guardrail.records import Finding, Verdict
 
 
 class Limits(Base):
-    """The adapter was made by one of ``allowed``."""
+    """The adapter, and every adapter merged into it, was made by one of ``allowed``."""
 
     rule: Literal["training_method"]
     allowed: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -33,13 +34,14 @@ def unprovable(limits: Limits) -> str:  # noqa: ARG001 - the interface's signatu
 
 
 def check(evidence: Evidence, limits: Limits) -> Finding:
-    """PASSED if the adapter's method is among the allowed ones."""
+    """PASSED if the adapter's method, and that of every adapter merged in, is among the allowed ones."""
 
     def judge() -> Judged:
         if evidence.adapter is None:
             raise InconclusiveError("there is no adapter record")
-        method = evidence.adapter.method
-        verdict = Verdict.PASSED if method in limits.allowed else Verdict.FAILED
-        return Judged(verdict=verdict, reason=f"trained by {method}")
+        method, merged = evidence.adapter.method, [one.method for one in evidence.adapter.merged]
+        verdict = Verdict.PASSED if {method, *merged} <= set(limits.allowed) else Verdict.FAILED
+        others = f", merged with adapters trained by {', '.join(merged)}" if merged else ""
+        return Judged(verdict=verdict, reason=f"trained by {method}{others}")
 
     return finding(limits.rule, "training method", f"one of {', '.join(limits.allowed)}", judge)

@@ -153,13 +153,26 @@ class Method:
     plain = False
     """Whether its steps are those of plain fine-tuning, so that rows and settings alone decide the adapter."""
     parts: tuple[str, ...] = ("user",)
-    """Which adapters are trained, each from the base: on the ``user``'s rows, on the ``replay`` rows."""
+    """Which adapters there are, each trained from the base: on the ``user``'s rows, on the ``replay`` rows, or by other
+    runs (:func:`given_parts`)."""
     defaults: Mapping[str, Scalar] = MappingProxyType({})
     positive: frozenset[str] = frozenset()
     """Hyperparameters without which the method would be plain fine-tuning under another name."""
 
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         self.hyperparameters = self._checked(hyperparameters)
+
+    def merge_with(self, adapters: int) -> None:
+        """Merge this many adapters of other runs; only merges can.
+
+        Raises:
+            InvalidInput: the method cannot, or not so many.
+        """
+        raise InvalidInput(
+            f"method {self.name} merges no adapters of other runs, but {adapters} given with --adapter",
+            expected="a merge of several adapters: linear, magmax, ties, dare, slerp",
+            next_step="choose one of these with --method, or leave --adapter out",
+        )
 
     def rows(self, user: Sequence[Encoded], replay: Sequence[Encoded], seed: int) -> list[Encoded]:
         """The rows that are trained on; here the user's."""
@@ -271,11 +284,21 @@ def teacher_of(answers: Answers) -> torch.Tensor:
     return answers.teacher
 
 
-def create(name: str, hyperparameters: Mapping[str, Scalar]) -> Method:
+def given_parts(adapters: int) -> tuple[str, ...]:
+    """The names of the parts that are adapters of other runs, in the order in which they were given."""
+    return tuple(f"adapter-{number}" for number in range(1, adapters + 1))
+
+
+def create(name: str, hyperparameters: Mapping[str, Scalar], adapters: int = 0) -> Method:
     """The method called ``name`` with its hyperparameters checked.
 
+    Args:
+        adapters: how many adapters of other runs it is to merge.
+
     Raises:
-        InvalidInput: unknown method or hyperparameter, or a value out of range.
+        InvalidInput: unknown method or hyperparameter, a value out of range, or adapters that it cannot merge.
     """
     method: Method = plugins.load(FAMILY, name).METHOD(hyperparameters)
+    if adapters:
+        method.merge_with(adapters)
     return method

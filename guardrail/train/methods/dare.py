@@ -1,10 +1,11 @@
-"""DARE: drop entries of both updates at random, rescale the others, add them up; times lambda.
+"""DARE: drop entries of every update at random, rescale the kept ones, add them up; times lambda.
 
-dW(lambda) = lambda (drop(dW_user) + drop(dW_safety)), stored by truncated SVD. Each entry is dropped with probability
-``drop`` and the others are divided by 1 - drop. Draws depend on the run's seed and the module's name only. Source: Yu
-et al., "Language Models are Super Mario", ICML 2024 (arXiv 2311.03099). A random mask has full rank, so truncation
-takes much of it back: the record tells the error. How lambda is chosen, and what the safety update is:
-:mod:`guardrail.train.merge`.
+dW(lambda) = lambda (drop(dW_user) + drop(dW_1) + ... + drop(dW_n)), stored by truncated SVD; the others are adapters
+of other runs, or the safety update where none is given. Each entry is dropped with probability ``drop`` and the kept
+ones are divided by 1 - drop. The sum grows with n: lambda = 1 / (n + 1) makes it the mean. Draws depend on the run's
+seed and the module's name only. Source: Yu et al., "Language Models are Super Mario", ICML 2024 (arXiv 2311.03099). A
+random mask has full rank, so truncation takes much of it back: the record tells the error. How lambda is chosen, and
+what the safety update is: :mod:`guardrail.train.merge`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from guardrail.train.merging import dare
 
 
 class Dare(Merge):
-    """lambda (drop(dW_user) + drop(dW_safety))."""
+    """lambda (drop(dW_user) + drop(dW_1) + ... + drop(dW_n))."""
 
     defaults = MappingProxyType({**Merge.defaults, "drop": 0.5})
 

@@ -1,8 +1,9 @@
-"""TIES-Merging: trim both updates to their largest entries, elect a sign per entry, average what agrees; times lambda.
+"""TIES-Merging: trim every update to its largest entries, elect a sign per entry, average what agrees; times lambda.
 
-dW(lambda) = lambda ties(dW_user, dW_safety), with equal weights, stored by truncated SVD. ``density`` is the share of
-entries that each update keeps. Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), which keeps
-20%. How lambda is chosen, and what the safety update is: :mod:`guardrail.train.merge`.
+dW(lambda) = lambda ties(dW_user, dW_1, ..., dW_n), with equal weights, stored by truncated SVD; the others are
+adapters of other runs, or the safety update where none is given. ``density`` is the share of entries that each update
+keeps. Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), which keeps 20%. How lambda is chosen,
+and what the safety update is: :mod:`guardrail.train.merge`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from guardrail.train.merging import ties
 
 
 class Ties(Merge):
-    """lambda ties(dW_user, dW_safety)."""
+    """lambda ties(dW_user, dW_1, ..., dW_n)."""
 
     defaults = MappingProxyType({**Merge.defaults, "density": 0.2})
 
