@@ -113,7 +113,7 @@ def ours(shapes: Shapes, method: str, passes: str) -> Cost:
     _, replayed = base_and_rows(shapes, shapes.batch * shapes.steps, 2)
     with tempfile.TemporaryDirectory() as scratch:
         teacher = teacher_states(base, replayed, Path(scratch))
-        buffers = Buffers(rows, Replay(tuple(replayed), teacher, "0" * 64))
+        buffers = Buffers(rows, Replay(tuple(replayed), "0" * 64), replay_teacher=teacher)
         add_lora(base, rank=16, alpha=32.0, dropout=0.0)
         settings = Settings(epochs=1.0, batch_size=shapes.batch, passes=passes, checkpoint_steps=0)
         before = peak()

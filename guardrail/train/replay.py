@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -22,17 +23,16 @@ from guardrail.model.chat import Encoded, encode_prompt, user
 from guardrail.model.generate import generate, lacks_room
 from guardrail.model.load import BaseModel
 from guardrail.train import kept
-from guardrail.train.teacher import TeacherStates, teacher_states
+from guardrail.train.memory import halving
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Rows with the base's own answers, and the base's states on them."""
+    """Rows with the base's own answers."""
 
     rows: tuple[Encoded, ...]
-    teacher: TeacherStates
     digest: str
 
     def draw(self, start: int, count: int, *, seed: int, number: int = 0) -> list[int]:
@@ -47,14 +47,17 @@ class Replay:
         chosen: list[int] = []
         while count:
             epoch, at = divmod(start, len(self.rows))
-            part = self._order(epoch, seed, number)[at : at + count]
+            part = _order(len(self.rows), epoch, seed, number)[at : at + count]
             chosen += part
             start, count = start + len(part), count - len(part)
         return chosen
 
-    def _order(self, epoch: int, seed: int, number: int) -> list[int]:
-        mixed = int(sha256(f"replay {seed} {number} {epoch}".encode())[:15], 16)
-        return list(torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(mixed)).tolist())
+
+@lru_cache(maxsize=16)
+def _order(size: int, epoch: int, seed: int, number: int) -> tuple[int, ...]:
+    """The order in which an epoch draws; a step needs a few of it, so it is not made for each step again."""
+    mixed = int(sha256(f"replay {seed} {number} {epoch}".encode())[:15], 16)
+    return tuple(torch.randperm(size, generator=torch.Generator().manual_seed(mixed)).tolist())
 
 
 def require_prompts(prompts: Sequence[str]) -> None:
@@ -68,7 +71,7 @@ def require_prompts(prompts: Sequence[str]) -> None:
 
 def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: int, cache: Path, batch_size: int = 128,
                   progress: Progress | None = None) -> Replay:  # fmt: skip
-    """Ask the base every prompt that leaves room for an answer, keep its answers, and cache its hidden states on them.
+    """Ask the base every prompt that leaves room for an answer, and keep its answers.
 
     Raises:
         InvalidInput: there are no prompts, or the base answers none.
@@ -81,12 +84,12 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
     if kept.whole(path):
         rows = tuple(Encoded(tuple(prompt), tuple(answer)) for prompt, answer in json.loads(path.read_bytes()))
     else:
-        rows = _answered(base, prompts, max_new_tokens, batch_size, progress)
+        rows = halving(batch_size, lambda size: _answered(base, prompts, max_new_tokens, size, progress))
         write_atomically(path, json.dumps([[row.prompt, row.answer] for row in rows]).encode())
         kept.seal(path)
     if not rows:
         raise InvalidInput("the base answered none of the replay prompts", expected="at least one answer to replay")
-    return Replay(rows, teacher_states(base, rows, cache), digest([[list(r.prompt), list(r.answer)] for r in rows]))
+    return Replay(rows, digest([[list(row.prompt), list(row.answer)] for row in rows]))
 
 
 def _answered(base: BaseModel, prompts: Sequence[str], max_new_tokens: int, batch_size: int,

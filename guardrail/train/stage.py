@@ -9,14 +9,12 @@ Rows longer than the base's context are left out and counted, never cut.
 from __future__ import annotations
 
 import platform
-import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from transformers import set_seed
 
 from guardrail.errors import InvalidInput
@@ -28,7 +26,7 @@ from guardrail.model.head import check_head
 from guardrail.model.load import BaseModel
 from guardrail.records import AdapterRecord, MergedAdapter, Scalar
 from guardrail.samples import Sample
-from guardrail.train import parts
+from guardrail.train import memory, parts
 from guardrail.train.checkpoint import prepare
 from guardrail.train.fit import Trained, fit
 from guardrail.train.methods import Measure, Method, Setup, create, given_parts
@@ -117,6 +115,7 @@ def train(
     if work is None:
         with TemporaryDirectory(dir=target.parent) as scratch:
             return train(base, samples, job, target, origin, measure, progress, work=Path(scratch))
+    memory.forget_peak()
     code_digest()  # read now what is running, not what lies there when training has ended
     method = create(job.method, job.hyperparameters, len(job.adapters))
     check_head(base.model)
@@ -180,8 +179,10 @@ def _fit(
     progress: Progress | None,
 ) -> Trained:
     mine = method.rows(rows, replay.rows if replay else (), job.settings.seed)
+    cache = checkpoints.parent / "cache"
     with first_goes_first():
-        teacher = teacher_states(base, mine, checkpoints.parent / "cache") if method.user_teacher else None
+        on_user = teacher_states(base, mine, cache) if method.user_teacher else None
+        on_replay = teacher_states(base, replay.rows, cache) if method.replay_teacher and replay else None
     set_seed(job.settings.seed)  # every part starts from the same adapter, whatever was done before it
     model = add_lora(base, **asdict(job.lora))
     try:
@@ -191,7 +192,7 @@ def _fit(
             return known
         trained = fit(
             base,
-            Buffers(mine, replay, teacher),
+            Buffers(mine, replay, on_user, on_replay),
             method=method,
             settings=job.settings,
             checkpoints=checkpoints,
@@ -249,7 +250,7 @@ def _record(
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=trained[0].tokens_per_second,
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=memory.peak(),
         loss=trained[0].loss,
     )
 
@@ -260,9 +261,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

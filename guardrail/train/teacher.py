@@ -24,6 +24,7 @@ from guardrail.model.hidden import body
 from guardrail.model.load import BaseModel
 from guardrail.train import kept
 from guardrail.train.collate import pad
+from guardrail.train.memory import halving
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def teacher_states(base: BaseModel, rows: Sequence[Encoded], cache: Path, batch_
     path = cache / f"{_key(base, rows)}.states"
     if not kept.whole(path):
         try:
-            _write(base, rows, path, batch_size)
+            halving(batch_size, lambda size: _write(base, rows, path, size))
             kept.seal(path)
         except OSError as error:
             raise ServiceUnavailable(f"cannot write {path}: {error.strerror}", next_step="free space") from error

@@ -70,6 +70,7 @@ class Buffers:
     user: Sequence[Encoded]
     replay: Replay | None = None
     user_teacher: TeacherStates | None = None
+    replay_teacher: TeacherStates | None = None
 
     @property
     def replayed(self) -> Replay:
@@ -168,7 +169,8 @@ class MethodTrainer(Trainer):
         self.state.num_input_tokens_seen += int(joint.mask.sum())
         counts = [int((batch.targets != -100).sum()) for batch in batches]
         tokens, places = joint.answer_tokens().split(counts), joint.answer_places().split(counts)
-        teachers = [self._user_teacher(rows) for rows in user] + [self._replay_teacher(rows) for rows in draws]
+        teachers = [self._teacher(self.buffers.user_teacher, rows) for rows in user]
+        teachers += [self._teacher(self.buffers.replay_teacher, rows) for rows in draws]
         totals = self._totals[:1] * len(user) + self._totals[1:] * bool(draws)
         answers = tuple(map(Answers, states.split(counts), tokens, totals, teachers, places))
         return (answers[0], answers[1:]) if user else (None, answers)
@@ -214,12 +216,8 @@ class MethodTrainer(Trainer):
     def _replay_batch(self, rows: Sequence[int]) -> Batch:
         return pad([self.buffers.replayed.rows[row] for row in rows])
 
-    def _user_teacher(self, rows: Sequence[int]) -> torch.Tensor | None:
-        teacher = self.buffers.user_teacher
+    def _teacher(self, teacher: TeacherStates | None, rows: Sequence[int]) -> torch.Tensor | None:
         return None if teacher is None else teacher.of(rows).to(self.base.device)
-
-    def _replay_teacher(self, rows: Sequence[int]) -> torch.Tensor:
-        return self.buffers.replayed.teacher.of(rows).to(self.base.device)
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
         return project(self.base.model, hidden)

@@ -150,6 +150,8 @@ class Method:
     """How many independent draws of replay rows travel with each step's user rows."""
     user_teacher = False
     """Whether the base's states on the user's rows are cached."""
+    replay_teacher = False
+    """Whether the base's states on the replay rows are cached."""
     plain = False
     """Whether its steps are those of plain fine-tuning, so that rows and settings alone decide the adapter."""
     parts: tuple[str, ...] = ("user",)

@@ -32,6 +32,7 @@ class Der(Method):
 
     needs_replay = True
     draws = 1
+    replay_teacher = True
     defaults = MappingProxyType({"alpha": 10.0, "distance": "kl"})
     positive = frozenset({"alpha"})
 
