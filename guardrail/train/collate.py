@@ -25,6 +25,11 @@ class Batch:
         """What :class:`guardrail.train.student.Student` reads."""
         return self.ids, self.mask, None
 
+    @property
+    def reads(self) -> torch.Tensor:
+        """[answer tokens], the places among rows x width that predict them, row by row."""
+        return (self.targets != IGNORED).flatten().nonzero().squeeze(1)
+
     def answer_states(self, hidden: torch.Tensor) -> torch.Tensor:
         """The states [answer tokens, hidden] that predict an answer token, row by row."""
         return hidden[self.targets != IGNORED]

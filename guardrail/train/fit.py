@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from guardrail.records import LossPoint
 from guardrail.train import checkpoint, processes
 from guardrail.train.methods import Method
 from guardrail.train.student import Student, disable_dropout
-from guardrail.train.trainer import Buffers, MethodTrainer, Settings
+from guardrail.train.trainer import Buffers, MethodTrainer, Settings, require_finite
 
 Progress = Callable[[int, int, float], None]
 POINTS = 50
@@ -85,8 +85,7 @@ def _fit(
             method.load_state(begun)
             continue
         processes.wait()
-        if processes.is_first():
-            shutil.rmtree(checkpoints, ignore_errors=True)
+        require_finite(student.trained(), trainer.state.global_step)
         seconds = float(output.metrics["train_runtime"])
         return Trained(
             loss=_curve(trainer.state.log_history),
@@ -125,16 +124,17 @@ def _check_split(settings: Settings) -> None:
 
 
 def _smaller(settings: Settings, error: BaseException) -> Settings:
-    """Half the micro-batch, twice the accumulation: the same optimiser step in less memory."""
+    """At most half the micro-batch, more accumulation: the same optimiser step in less memory."""
     rows = settings.batch_size // (settings.accumulation * processes.count())
-    if rows % 2 or processes.count() > 1:
+    finer = [n for n in range(2 * settings.accumulation, settings.batch_size + 1) if not settings.batch_size % n]
+    if not finer or processes.count() > 1:
         raise InvalidInput(
             f"out of memory with {rows} row(s) at a time: {str(error).splitlines()[0]}",
             next_step="try --gradient-checkpointing, --passes separate, a smaller --lora-rank or shorter rows",
         ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return replace(settings, accumulation=2 * settings.accumulation)
+    return replace(settings, accumulation=finer[0])
 
 
 def _rewind(student: Student, first: dict[str, torch.Tensor]) -> None:
@@ -152,7 +152,8 @@ class _Watch(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         del args, state, control
-        self._method.after_update(tuple(self._student.trained().values()))
+        if type(self._method).after_update is not Method.after_update:
+            self._method.after_update(tuple(self._student.trained().values()))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         del args, control
@@ -168,7 +169,7 @@ class _Watch(TrainerCallback):
 
 def _arguments(settings: Settings, checkpoints: Path, rows: int) -> TrainingArguments:
     steps = -(-rows // settings.batch_size)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=max(1, settings.batch_size // (settings.accumulation * processes.count())),
         gradient_accumulation_steps=settings.accumulation,
@@ -177,7 +178,7 @@ def _arguments(settings: Settings, checkpoints: Path, rows: int) -> TrainingArgu
         lr_scheduler_type="cosine",
         weight_decay=settings.weight_decay,
         warmup_steps=round(settings.warmup_share * settings.epochs * steps),
-        max_grad_norm=settings.max_grad_norm,
+        max_grad_norm=settings.max_grad_norm or inf,  # 0: no clipping, but methods have their turn there
         seed=settings.seed,
         data_seed=settings.seed,
         logging_steps=1,
@@ -193,6 +194,9 @@ def _arguments(settings: Settings, checkpoints: Path, rows: int) -> TrainingArgu
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process trains on one device; several are for accelerate launch
+    return arguments
 
 
 def _curve(history: Sequence[dict[str, float]]) -> tuple[LossPoint, ...]:

@@ -130,11 +130,19 @@ def train(
         own = rows if part == "user" else replay.rows if replay else ()
         checkpoints = work / f"checkpoints-{part}"
         with first_goes_first():
-            prepare(checkpoints, digest({"inputs": origin.inputs, "part": part}))
+            prepare(checkpoints, _mark(origin, job, method, part))
         trained.append(_fit(base, own, method, replay, job, made[part], checkpoints, progress))
     chosen = method.finish(target, made, measure) if is_first() else {}
     wait()
     return _record(base, job, method, chosen, origin, replay, trained, len(rows), len(samples) - len(rows), target)
+
+
+def _mark(origin: Origin, job: Job, method: Method, part: str) -> str:
+    """Names what checkpoints are of: those of another method or setting are never gone on from."""
+    told = {key: value for key, value in job.hyperparameters_of(method).items() if key != "checkpoint_steps"}
+    return digest(
+        {"inputs": origin.inputs, "method": job.method, "told": told, "seed": job.settings.seed, "part": part}
+    )
 
 
 def encode_rows(base: BaseModel, samples: Sequence[Sample]) -> list[Encoded]:

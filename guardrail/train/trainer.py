@@ -10,7 +10,7 @@ Not covered: early stopping, and FSDP, which was not tried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,37 +88,34 @@ class MethodTrainer(Trainer):
     ) -> None:
         super().__init__(model=student, **kwargs)
         self.base, self.method, self.buffers, self.settings = base, method, buffers, settings
-        self.student = student
+        self.student, self.trained = student, tuple(student.trained().values())
         self._gram: tuple[torch.Tensor, int] | None = None
         self.pieces: list[Piece] = []
         self._totals: tuple[int, ...] = ()
+        self._losses_seen: list[tuple[torch.Tensor, Piece]] = []
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
         """The micro-batches of an optimiser step; what each replays, and how many answer tokens the step has."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.pieces = [self._piece(tuple(inputs["rows"]), number) for number, inputs in enumerate(samples)]
-        self._totals = self._count()
+        self._totals, self._losses_seen = self._count(), []
         return list(self.pieces), None
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of a micro-batch; returns its part of the loss (times the number of processes)."""
         del num_items_in_batch
-        model.train()
+        if not model.training:  # walks every module of the base
+            model.train()
         return self.backward(model, inputs)
 
     def backward(self, model: Any, piece: Piece) -> torch.Tensor:
-        """Add the gradient of a micro-batch, in one pass or two.
-
-        Raises:
-            InternalError: the loss is not finite.
-        """
+        """Add the gradient of a micro-batch, in one pass or two; returns its loss."""
         total = torch.zeros((), device=self.base.device)
         for loss in self._losses(model, piece):
             scaled = loss * self.accelerator.num_processes  # processes average their gradients; a step is a sum
-            if not bool(torch.isfinite(scaled)):
-                raise self._not_finite(float(scaled.detach()), piece)
             self.accelerator.backward(scaled)
             total += scaled.detach()
+        self._losses_seen.append((total, piece))
         return total
 
     def replay_backward(self, model: Any, piece: Piece) -> None:
@@ -129,9 +126,17 @@ class MethodTrainer(Trainer):
             self.accelerator.backward(loss)
 
     def _clip_grad_norm(self, model: Any) -> Any:
+        """The method's turn on the whole gradient, then clipping; the only place of a step that waits for the device.
+
+        Raises:
+            InternalError: the gradient is not finite; the parameters have not moved yet.
+        """
         if type(self.method).after_backward is not Method.after_backward:
             self.method.after_backward(StepGradient(self, model))
-        return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        if not bool(torch.isfinite(norm)):
+            raise self._not_finite(float(norm))
+        return norm
 
     def tokens(self, *, since_resumed: bool = False) -> int:
         """Tokens that went through the body, in all processes: of the whole run, or since it was resumed."""
@@ -165,10 +170,10 @@ class MethodTrainer(Trainer):
         for batch in batches[1:]:
             joint = join(joint, batch)
         states = self._states(model, joint)
-        joint = joint.to(self.base.device)
         self.state.num_input_tokens_seen += int(joint.mask.sum())
         counts = [int((batch.targets != -100).sum()) for batch in batches]
-        tokens, places = joint.answer_tokens().split(counts), joint.answer_places().split(counts)
+        tokens, places = (found.to(self.base.device).split(counts)
+                          for found in (joint.answer_tokens(), joint.answer_places()))  # fmt: skip
         teachers = [self._teacher(self.buffers.user_teacher, rows) for rows in user]
         teachers += [self._teacher(self.buffers.replay_teacher, rows) for rows in draws]
         totals = self._totals[:1] * len(user) + self._totals[1:] * bool(draws)
@@ -178,8 +183,10 @@ class MethodTrainer(Trainer):
     def _states(self, model: Any, batch: Batch) -> torch.Tensor:
         """The states [answer tokens, hidden] that predict an answer token, in the order of the batch, packed or not."""
         limit = self.settings.packing
-        form = (pack(batch, limit) if limit else batch).to(self.base.device)
-        return form.answer_states(model(*form.inputs))
+        form = pack(batch, limit) if limit else batch
+        reads = form.reads.to(self.base.device)  # found before the move: a device would have to be waited for
+        hidden: torch.Tensor = model(*form.to(self.base.device).inputs)
+        return hidden.flatten(0, 1)[reads]
 
     def _piece(self, user: tuple[int, ...], number: int) -> Piece:
         """Which replay rows go with these user rows: a slice of what the whole step draws."""
@@ -228,11 +235,15 @@ class MethodTrainer(Trainer):
             self._gram = (gram_matrix(weight, logit_scale(self.base.model)), weight.shape[0])
         return self._gram
 
-    def _not_finite(self, loss: float, piece: Piece) -> InternalError:
-        rows = ", ".join(str(row + 1) for row in piece.user)
+    def _not_finite(self, norm: float) -> InternalError:
+        """Says whose loss it was, where it was one, else names the rows of the whole step (of this process)."""
+        bad = [(loss, piece) for loss, piece in self._losses_seen if not bool(torch.isfinite(loss))]
+        pieces = [piece for _, piece in bad[:1]] or self.pieces
+        found = f"the loss is {float(bad[0][0])}" if bad else f"the gradient's norm is {norm}"
+        rows = ", ".join(str(row + 1) for piece in pieces for row in piece.user)
         return InternalError(
-            f"the loss is {loss} at step {self.state.global_step + 1}, on training rows {rows}",
-            expected="a finite loss",
+            f"{found} at step {self.state.global_step + 1}, on training rows {rows}",
+            expected="a finite loss and gradient",
             next_step="look at these rows of data/clean.jsonl, or lower --learning-rate; the last checkpoint is kept",
         )
 
@@ -242,6 +253,7 @@ class MethodTrainer(Trainer):
         directory = Path(str(output_dir))
         directory.mkdir(parents=True, exist_ok=True)
         trained = {name: value.detach().cpu().contiguous() for name, value in self.student.trained().items()}
+        require_finite(trained, self.state.global_step)
         save_file(trained, directory / WEIGHTS)
         save_file({name: value.cpu().contiguous() for name, value in self.method.state().items()}, directory / METHOD)
 
@@ -254,12 +266,27 @@ class MethodTrainer(Trainer):
         self.method.load_state(load_file(Path(resume_from_checkpoint) / METHOD))
 
 
+def require_finite(trained: Mapping[str, torch.Tensor], step: int) -> None:
+    """Refuse to keep an adapter that is not finite.
+
+    Raises:
+        InternalError: a tensor holds NaN or infinity.
+    """
+    bad = [name for name, value in trained.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise InternalError(
+            f"{len(bad)} of the adapter's {len(trained)} tensors are not finite after step {step}, such as {bad[0]}",
+            expected="finite numbers",
+            next_step="lower --learning-rate; the last checkpoint is kept",
+        )
+
+
 class StepGradient:
     """:class:`guardrail.train.methods.Backward` over a trainer's step."""
 
     def __init__(self, trainer: MethodTrainer, model: Any) -> None:
         self._trainer, self._model = trainer, model
-        self.parameters = tuple(trainer.student.trained().values())
+        self.parameters = trainer.trained
 
     def gradient(self) -> Gradients:
         """A copy of the step's gradient."""
