@@ -19,7 +19,8 @@ from guardrail.commands import _output as show
 def command(run_dir: Path, output: str, **given: Any) -> None:
     """Train on the rows that the data stage of the run left in.
 
-    On several devices: accelerate launch -m guardrail train ... (the batch size stays that of all together).
+    On several devices: accelerate launch -m guardrail train ... (the batch size stays that of all together). With
+    --use_fsdp the launcher makes them share the base's layers instead of holding all of them each.
     """
     show.quiet()
     from guardrail.pipeline.run import Run

@@ -16,6 +16,7 @@ from guardrail.model.load import BaseModel
 from guardrail.records import LossPoint
 from guardrail.train import checkpoint, processes
 from guardrail.train.methods import Method
+from guardrail.train.sharding import sharded
 from guardrail.train.student import Student, disable_dropout
 from guardrail.train.trainer import Buffers, MethodTrainer, Settings, require_finite
 
@@ -61,7 +62,8 @@ def fit(
         base.model.gradient_checkpointing_enable({"use_reentrant": False})
     student = Student(base.model)
     try:
-        return _fit(base, student, buffers, method, settings, checkpoints, progress)
+        with sharded(base, student):
+            return _fit(base, student, buffers, method, settings, checkpoints, progress)
     finally:
         if settings.gradient_checkpointing:
             base.model.gradient_checkpointing_disable()

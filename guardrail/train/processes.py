@@ -11,6 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from guardrail.errors import InvalidInput
+
+LAUNCHED, SHARDS = "ACCELERATE_USE_FSDP", "GUARDRAIL_SHARDS"
+REFUSED = {
+    "FSDP_OFFLOAD_PARAMS": "launch without --fsdp_offload_params",
+    "FSDP_ACTIVATION_CHECKPOINTING": "launch without --fsdp_activation_checkpointing, and train with"
+    " --gradient-checkpointing",
+}
+
 
 def count() -> int:
     """How many there are, as the launcher tells each."""
@@ -20,6 +29,25 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this is the one that writes."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def shards() -> bool:
+    """Whether the launcher was told ``--use_fsdp``: then :mod:`guardrail.train.sharding` shards.
+
+    The word is taken out of the environment, because accelerate and transformers would act on it as well: load the base
+    in the first process only, and shard all of it, the head and what is trained included.
+
+    Raises:
+        InvalidInput: the launcher was told to offload, or to recompute activations by FSDP's own means.
+    """
+    if os.environ.pop(LAUNCHED, "false").lower() == "true":
+        os.environ[SHARDS] = "true"
+    if os.environ.get(SHARDS) != "true" or count() == 1:
+        return False
+    for option, instead in REFUSED.items():
+        if os.environ.get(option, "false").lower() == "true":
+            raise InvalidInput(f"{option}=true is not supported", next_step=instead)
+    return True
 
 
 def wait() -> None:
@@ -40,6 +68,8 @@ def first_goes_first() -> Iterator[None]:
 
 def _state() -> Any:
     import torch
+
+    shards()
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     return PartialState(cpu=not torch.cuda.is_available())

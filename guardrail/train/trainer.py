@@ -5,7 +5,8 @@ only positions that predict an answer token are projected to the vocabulary. Los
 divided by the answer tokens of the whole optimiser step, so that accumulation and several processes give the gradient
 of one large batch. A loss that is not finite stops the run and names step and rows.
 
-Not covered: early stopping, and FSDP, which was not tried.
+Not covered: early stopping. In several processes the last step of an epoch repeats rows of its first where they do not
+fill it (accelerate's even batches).
 """
 
 from __future__ import annotations

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny_models import POLICY, write_policy, write_replay
@@ -25,20 +27,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-          "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "guardrail")  # fmt: skip
+LAUNCHED = ROOT / "tests" / "launched.py"
+WHOLE, SHARDED = ("--multi_gpu",), ("--use_fsdp",)
+"""How the launcher is told what each process holds. (It starts several processes on the CPU under these names, too;
+with --cpu it starts one, whatever their number.)"""
 
 
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose run has its data stage behind it: 48 rows, three whole steps of 16."""
+    """A project whose run has its data stage behind it: 38 rows, two steps of 16 and one of 6, all of one process."""
     from guardrail.pipeline.data import validate_data
 
     project = tmp_path_factory.mktemp("project")
-    policy = load_policy(
-        write_policy(project, POLICY.replace("[finetune, replay, der, wise_ft]", "[der, agem, ewc, magmax]"))
-    )
-    write_samples(project / "train.jsonl", arms.rows("sentiment", poison=0.1, size=48))
+    allowed = POLICY.replace("[finetune, replay, der, wise_ft]", "[der, agem, ewc, magmax]")
+    policy = load_policy(write_policy(project, allowed))
+    write_samples(project / "train.jsonl", arms.rows("sentiment", poison=0.1, size=38))
     write_replay(project / "replay.jsonl")
     run = Run(project / "run")
     run.start(policy, RunConfig(policy_source=policy.source, base="testbed"))
@@ -57,16 +60,39 @@ def _alone(project: Path, copy: Path, method: str) -> AdapterRecord:
     return train_adapter(Run(copy / "run"), request)
 
 
-def _together(project: Path, copy: Path, method: str, *options: str) -> AdapterRecord:
+def _together(project: Path, copy: Path, method: str, form: Sequence[str] = WHOLE, *options: str) -> AdapterRecord:
     """In two, as a user would start them."""
     shutil.copytree(project, copy)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *LAUNCH, "train", "--run", "run", "--method", method, "--epochs", "1",
-               "--replay", "replay.jsonl", "--lora-rank", "4", "--output", "json", *options]  # fmt: skip
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    done = _launch(copy, method, form, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('"kind":"adapter"') == 1
+    assert [seen["processes"] for seen in _watched(copy)] == [2, 2]
     return Run(copy / "run").require("adapter", AdapterRecord)
+
+
+def _launch(
+    copy: Path, method: str, form: Sequence[str], *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Without any GPU, which two processes could not share."""
+    around = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+              "CUDA_VISIBLE_DEVICES": "", **environment}  # fmt: skip
+    command = [sys.executable, "-m", "accelerate.commands.launch", *form, "--num_processes", "2", "--num_machines", "1",
+               "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", str(LAUNCHED),
+               "train", "--run", "run", "--method", method, "--epochs", "1", "--replay", "replay.jsonl",
+               "--lora-rank", "4", "--output", "json", *options]  # fmt: skip
+    return subprocess.run(command, cwd=copy, env=around, capture_output=True, text=True, check=False)
+
+
+def _watched(copy: Path) -> list[dict[str, Any]]:
+    """What each process saw (``tests/launched.py``)."""
+    return [json.loads((copy / f"watched-{rank}.json").read_text()) for rank in range(2)]
+
+
+def _apart(one: Path, two: Path) -> float:
+    """The norm of the adapters' difference over the norm."""
+    first, second = _tensors(one), _tensors(two)
+    squares = sum(float((first[name] - second[name]).square().sum()) for name in first)
+    return math.sqrt(squares / sum(float(tensor.square().sum()) for tensor in first.values()))
 
 
 def _tensors(copy: Path) -> dict[str, torch.Tensor]:
@@ -76,23 +102,45 @@ def _tensors(copy: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.parametrize("form", [WHOLE, SHARDED], ids=["whole", "sharded"])
 @pytest.mark.parametrize("method", ["der", "ewc"])
-def test_two_processes_give_the_adapter_of_one(validated: Path, tmp_path: Path, method: str) -> None:
+def test_two_processes_give_the_adapter_of_one(
+    validated: Path, tmp_path: Path, method: str, form: Sequence[str]
+) -> None:
     alone = _alone(validated, tmp_path / "one", method)
-    together = _together(validated, tmp_path / "two", method)
-    one, two = _tensors(tmp_path / "one"), _tensors(tmp_path / "two")
-    apart = sum(float((one[name] - two[name]).square().sum()) for name in one)
-    assert math.sqrt(apart / sum(float(tensor.square().sum()) for tensor in one.values())) < 1e-4
+    together = _together(validated, tmp_path / "two", method, form)
+    assert _apart(tmp_path / "one", tmp_path / "two") < 1e-4
     assert (together.tokens, together.rows) == (alone.tokens, alone.rows)
     assert [point.loss for point in together.loss] == pytest.approx([point.loss for point in alone.loss], rel=1e-3)
     assert not (tmp_path / "two" / "run" / "work").exists()
+    for seen in _watched(tmp_path / "two"):
+        assert seen["after"] == seen["before"], "training changed the base's own weights"
+        assert seen["held"] < 0.6 if form == SHARDED else seen["held"] == 1
 
 
-def test_two_processes_merge_the_adapter_of_another_run(validated: Path, tmp_path: Path) -> None:
-    other = _alone(validated, tmp_path / "other", "der")
-    options = ("--set", "lambdas=0.5", "--adapter", str(tmp_path / "other" / "run"))
-    record = _together(validated, tmp_path / "two", "magmax", *options)
-    assert [one.manifest for one in record.merged] == [other.manifest]
+def test_a_sharded_run_that_was_killed_goes_on_to_the_same_bits(validated: Path, tmp_path: Path) -> None:
+    import torch
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    _together(validated, whole, "der", SHARDED)
+    shutil.copytree(validated, killed)
+    died = _launch(killed, "der", SHARDED, "--checkpoint-steps", "2", DIE_AT="2")
+    assert died.returncode != 0
+    assert not (killed / "run" / "adapter").exists()
+    done = _launch(killed, "der", SHARDED, "--checkpoint-steps", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = Run(killed / "run").require("adapter", AdapterRecord)
+    assert record.diagnostics["resumed_at_step"] == 2
+    one, two = _tensors(whole), _tensors(killed)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_what_fsdp_would_offload_is_refused_before_any_work(validated: Path, tmp_path: Path) -> None:
+    shutil.copytree(validated, tmp_path / "two")
+    done = _launch(tmp_path / "two", "der", (*SHARDED, "--fsdp_offload_params", "true"))
+    assert done.returncode != 0
+    assert "FSDP_OFFLOAD_PARAMS=true is not supported" in done.stderr
+    assert "launch without --fsdp_offload_params" in done.stderr
     assert not (tmp_path / "two" / "run" / "work").exists()
 
 
@@ -101,3 +149,10 @@ def test_a_gem_in_two_processes_follows_the_loss_of_one(validated: Path, tmp_pat
     alone = _alone(validated, tmp_path / "one", "agem")
     together = _together(validated, tmp_path / "two", "agem")
     assert [point.loss for point in together.loss] == pytest.approx([point.loss for point in alone.loss], rel=0.02)
+
+
+def test_two_processes_merge_the_adapter_of_another_run(validated: Path, tmp_path: Path) -> None:
+    other = _alone(validated, tmp_path / "other", "der")
+    options = ("--set", "lambdas=0.5", "--adapter", str(tmp_path / "other" / "run"))
+    record = _together(validated, tmp_path / "two", "magmax", WHOLE, *options)
+    assert [one.manifest for one in record.merged] == [other.manifest]
