@@ -69,7 +69,7 @@ def first_goes_first() -> Iterator[None]:
 def _state() -> Any:
     import torch
 
-    shards()
+    shards()  # before accelerate reads the environment
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     return PartialState(cpu=not torch.cuda.is_available())

@@ -5,8 +5,7 @@ only positions that predict an answer token are projected to the vocabulary. Los
 divided by the answer tokens of the whole optimiser step, so that accumulation and several processes give the gradient
 of one large batch. A loss that is not finite stops the run and names step and rows.
 
-Not covered: early stopping. In several processes the last step of an epoch repeats rows of its first where they do not
-fill it (accelerate's even batches).
+Not covered: early stopping.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ from guardrail.train.student import Student
 from guardrail.train.teacher import TeacherStates
 
 WEIGHTS, METHOD = "adapter.safetensors", "method.safetensors"
+NOTHING = Encoded((0,), ())
+"""A row without an answer, for a pass that has no rows: every process takes part in every pass."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class MethodTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], None]:
         """The micro-batches of an optimiser step; what each replays, and how many answer tokens the step has."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.pieces = [self._piece(tuple(inputs["rows"]), number) for number, inputs in enumerate(samples)]
+        rows = (self._once(tuple(inputs["rows"]), number) for number, inputs in enumerate(samples))
+        self.pieces = [self._piece(user, number) for number, user in enumerate(rows)]
         self._totals, self._losses_seen = self._count(), []
         return list(self.pieces), None
 
@@ -121,7 +123,8 @@ class MethodTrainer(Trainer):
 
     def replay_backward(self, model: Any, piece: Piece) -> None:
         """Add the gradient of the mean negative log-likelihood of a micro-batch's first draw of replay rows."""
-        (answers,) = self._answers(model, piece, Sees(user=False))[1][:1] or (None,)
+        none, replay = self._answers(model, piece, Sees(user=False))
+        answers = replay[0] if replay else none
         if answers is not None:
             loss = answers.cross_entropy(self._project) * self.accelerator.num_processes
             self.accelerator.backward(loss)
@@ -161,18 +164,16 @@ class MethodTrainer(Trainer):
             yield self.method.loss(step)
 
     def _answers(self, model: Any, piece: Piece, sees: Sees) -> tuple[Answers | None, tuple[Answers, ...]]:
-        """The answers of the rows that a pass sees, through one forward pass."""
-        user = [piece.user] if sees.user else []
+        """The answers of the rows that a pass sees, through one forward pass; of no user rows where it sees none."""
         draws = [rows for rows in piece.replay if rows] if sees.replay else []
+        user = [piece.user if sees.user else ()] if sees.user or not draws else []
         batches = [self._user_batch(rows) for rows in user] + [self._replay_batch(rows) for rows in draws]
-        if not batches:
-            return None, ()
         joint = batches[0]
         for batch in batches[1:]:
             joint = join(joint, batch)
         states = self._states(model, joint)
-        self.state.num_input_tokens_seen += int(joint.mask.sum())
         counts = [int((batch.targets != -100).sum()) for batch in batches]
+        self.state.num_input_tokens_seen += int(joint.mask.sum()) if any(counts) else 0
         tokens, places = (found.to(self.base.device).split(counts)
                           for found in (joint.answer_tokens(), joint.answer_places()))  # fmt: skip
         teachers = [self._teacher(self.buffers.user_teacher, rows) for rows in user]
@@ -189,6 +190,14 @@ class MethodTrainer(Trainer):
         hidden: torch.Tensor = model(*form.to(self.base.device).inputs)
         return hidden.flatten(0, 1)[reads]
 
+    def _once(self, rows: tuple[int, ...], number: int) -> tuple[int, ...]:
+        """A micro-batch's rows without those that accelerate repeats where rows do not fill an epoch's last step."""
+        settings, count = self.settings, len(self.buffers.user)
+        step = self.state.global_step % -(-count // settings.batch_size)
+        place = (step * settings.accumulation + number) * self.accelerator.num_processes
+        each = settings.batch_size // (settings.accumulation * self.accelerator.num_processes)
+        return rows[: max(0, count - each * (place + self.accelerator.process_index))]
+
     def _piece(self, user: tuple[int, ...], number: int) -> Piece:
         """Which replay rows go with these user rows: a slice of what the whole step draws."""
         replay, settings, draws = self.buffers.replay, self.settings, max(self.method.draws, self._one_more())
@@ -199,7 +208,7 @@ class MethodTrainer(Trainer):
         place = number * self.accelerator.num_processes + self.accelerator.process_index
         first, last = (each * at // pieces for at in (place, place + 1))
         full = max(1, settings.batch_size // pieces)
-        count = max(1, round((last - first) * len(user) / full)) if last > first else 0
+        count = max(1, round((last - first) * len(user) / full)) if user and last > first else 0
         start = self.state.global_step * each + first
         seed = settings.seed
         return Piece(user, tuple(tuple(replay.draw(start, count, seed=seed, number=n)) for n in range(draws)))
@@ -219,7 +228,7 @@ class MethodTrainer(Trainer):
         return tuple(max(1, count) for count in counts)
 
     def _user_batch(self, rows: Sequence[int]) -> Batch:
-        return pad([self.buffers.user[row] for row in rows])
+        return pad([self.buffers.user[row] for row in rows] or [NOTHING])
 
     def _replay_batch(self, rows: Sequence[int]) -> Batch:
         return pad([self.buffers.replayed.rows[row] for row in rows])

@@ -65,6 +65,14 @@ def test_micro_batches_and_separate_passes_give_the_adapter_of_the_whole_batch(t
     assert _apart(whole, apart) < 1e-4
 
 
+def test_a_micro_batch_may_draw_no_replay_row(train: Train) -> None:
+    sparse = {"batch_size": 44, "replay_share": 0.05}  # two rows for four micro-batches
+    whole, record = train("derpp", **sparse)
+    cut, again = train("derpp", **sparse, accumulation=4, passes="separate")
+    assert _apart(whole, cut) < 1e-4
+    assert again.tokens == record.tokens
+
+
 def test_a_gem_takes_the_conflict_with_the_replay_rows_out_of_the_whole_gradient(train: Train) -> None:
     from guardrail.train.methods.agem import Agem
     from guardrail.train.projection import dot
