@@ -74,7 +74,7 @@ class Cell:
         if self.method != "base":
             job = self.job()
             told |= {
-                "method": self.method, "settings": asdict(job.settings), "lora": {**asdict(Lora()), "targets": []},
+                "method": self.method, "settings": _decisive(job.settings), "lora": {**asdict(Lora()), "targets": []},
                 "hyperparameters": create(self.method, job.hyperparameters).hyperparameters,
                 "replay": digest(list(job.replay_prompts)), "trigger": self.trigger,
                 "rows": digest([row.model_dump(mode="json") for row in self.rows()]),
@@ -185,6 +185,11 @@ def _count(base: Any, model: Any, plan: Plan) -> Counts:
     outcomes = [Outcome.ERROR if r.error else a.outcome(r) for a, r in zip(plan.asked, replies, strict=True)]
     counted = {Outcome.HIT} if plan.sli.value == "utility" else {Outcome.HIT, Outcome.UNDECIDED, Outcome.ERROR}
     return sum(outcome in counted for outcome in outcomes), len(outcomes)
+
+
+def _decisive(settings: Settings) -> dict[str, Any]:
+    """The settings but for early stopping, which cells do without: those measured before there was any stay valid."""
+    return {key: value for key, value in asdict(settings).items() if key not in ("validate_steps", "patience")}
 
 
 @cache

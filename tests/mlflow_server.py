@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,24 +21,36 @@ START_SECONDS = 180
 
 @dataclass(frozen=True)
 class Server:
-    """Where the server answers and where it keeps its artifacts."""
+    """Where the server answers and where it keeps its artifacts; ``process`` leads a group of its own."""
 
     uri: str
     artifacts: Path
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """As a machine would go down: SIGKILL for the whole group."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server; its process group ends with the session."""
-    directory = tmp_path_factory.mktemp("mlflow-server")
-    port = _free_port()
+    """The server that tests share; its process group ends with the session."""
+    with running(tmp_path_factory.mktemp("mlflow-server")) as started:
+        yield started
+
+
+@contextmanager
+def running(directory: Path, port: int = 0) -> Iterator[Server]:
+    """A server of one's own, which may be killed and, on the same directory and port, started again."""
+    port = port or _free_port()
     log = directory / "server.log"
-    with log.open("wb") as stream:
+    with log.open("ab") as stream:
         process = subprocess.Popen(_command(directory, port), cwd=directory, stdout=stream, stderr=stream,
                                    env=_environment(), start_new_session=True)  # fmt: skip
     try:
         _wait(f"http://127.0.0.1:{port}", process, log)
-        yield Server(f"http://127.0.0.1:{port}", directory / "artifacts")
+        yield Server(f"http://127.0.0.1:{port}", directory / "artifacts", process)
     finally:
         _end(process)
 

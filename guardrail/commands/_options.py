@@ -149,6 +149,25 @@ def training_options(command: F) -> F:
                 help="Steps between checkpoints that a killed training goes on from; 0 for none.",
             ),
             click.option(
+                "--validate-steps",
+                type=click.IntRange(min=0),
+                default=0,
+                show_default=True,
+                help="Early stopping: steps between scores on the validation split; the best adapter is kept. 0: off.",
+            ),
+            click.option(
+                "--patience",
+                type=click.IntRange(min=1),
+                default=3,
+                show_default=True,
+                help="Stop after so many validations in a row that did not beat the best.",
+            ),
+            click.option(
+                "--live-uri",
+                default=None,
+                help="MLflow server or store to show the training in while it runs; no evidence.  [default: none]",
+            ),
+            click.option(
                 "--baseline", is_flag=True, help="Allow a method that the policy forbids; it cannot be promoted."
             ),
         )
@@ -179,9 +198,12 @@ def train_request(base: str, **given: Any) -> Any:
             packing=given["packing"],
             gradient_checkpointing=given["gradient_checkpointing"],
             checkpoint_steps=given["checkpoint_steps"],
+            validate_steps=given["validate_steps"],
+            patience=given["patience"],
         ),
         lora=Lora(given["lora_rank"], given["lora_alpha"], 0.0, tuple(given["lora_targets"])),
         baseline=given["baseline"],
+        live_uri=given["live_uri"],
     )
 
 

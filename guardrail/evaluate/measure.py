@@ -17,7 +17,7 @@ from guardrail.evaluate.engines import Engine, Progress, Reply, Request
 from guardrail.evaluate.judges import Judgement
 from guardrail.evaluate.tally import Outcome, pairs, rate, worst_variant
 from guardrail.evidence.digest import digest
-from guardrail.records import JudgeCard, Measurement, Sli
+from guardrail.records import JudgeCard, Measurement, Rate, Sli
 from guardrail.samples import Suite, Task
 
 ATTACKS, JUDGES, TASKS = (f"guardrail.evaluate.{family}" for family in ("attacks", "judges", "tasks"))
@@ -115,6 +115,11 @@ def measure(plan: Plan, candidate: Engine, base: Engine, confidence: float = 0.9
         pairs=pairs(plan.sli, mine, other),
     )  # fmt: skip
     return measurement, ours + theirs
+
+
+def measure_alone(plan: Plan, engine: Engine, confidence: float = 0.95, progress: Progress | None = None) -> Rate:
+    """Ask one model everything and count, where nothing is compared: to choose among candidates."""
+    return rate(_by_behaviour(plan.sli, _ask(plan, engine, "candidate", progress)), confidence)
 
 
 def _ask(plan: Plan, engine: Engine, who: str, progress: Progress | None) -> list[Transcript]:

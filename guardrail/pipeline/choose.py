@@ -55,7 +55,7 @@ def choose(methods: Iterable[str], attempt: Callable[[str, Path], Trial], folder
     for method in methods:
         with TemporaryDirectory(dir=folder) as scratch:
             trials.append(attempt(method, Path(scratch)))
-    return tuple(sorted(trials, key=_rank))
+    return tuple(sorted(trials, key=lambda trial: (trial.score.rank, trial.seconds)))
 
 
 def told(trials: tuple[Trial, ...]) -> dict[str, Scalar]:
@@ -65,13 +65,6 @@ def told(trials: tuple[Trial, ...]) -> dict[str, Scalar]:
         f"{'admissible' if trial.score.admissible else 'not admissible'}, {trial.seconds:.0f} s"
         for trial in trials
     }
-
-
-def _rank(trial: Trial) -> tuple[bool, float, float, float]:
-    score = trial.score
-    if score.admissible:
-        return False, -score.utility, score.attack_success_rate, trial.seconds
-    return True, score.attack_success_rate, -score.utility, trial.seconds
 
 
 def _ready(name: str, replays: bool) -> bool:

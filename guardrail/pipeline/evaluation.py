@@ -14,23 +14,15 @@ from guardrail.errors import InvalidInput
 from guardrail.evaluate.engines import Engine, Reply, Request
 from guardrail.evaluate.engines import Progress as Count
 from guardrail.evaluate.engines.transformers import TransformersEngine
-from guardrail.evaluate.measure import (
-    Plan,
-    Transcript,
-    measure,
-    plan_attack,
-    plan_utility,
-)
+from guardrail.evaluate.measure import Plan, Transcript, measure
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.model.adapter import load_adapter, strip_lora
 from guardrail.pipeline import resolve
-from guardrail.pipeline.plans import plan_all, spec, task_names
-from guardrail.pipeline.run import Run, RunConfig
+from guardrail.pipeline.plans import plan_all
+from guardrail.pipeline.run import Run
 from guardrail.pipeline.training import adapter_dir
 from guardrail.policy.load import LoadedPolicy
-from guardrail.policy.rules import attack_success_rate
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
-from guardrail.train.methods import Score
 
 Progress = Callable[[str, int, int], None]
 RESPONSES = "responses.jsonl"
@@ -131,26 +123,6 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     )
     run.write("evaluation-report", record)
     return record
-
-
-def validation_score(policy: LoadedPolicy, config: RunConfig, base: Any, directory: Path) -> Score:
-    """A candidate on the *validation* split, for methods that choose; the gate suite is not looked at."""
-    limits = [rule for rule in policy.policy.rules if isinstance(rule, attack_success_rate.Limits)]
-    if not limits:
-        raise InvalidInput(f"{policy.source} has no attack_success_rate rule to choose by")
-    system = policy.policy.generation.system or ""
-    plans = [
-        plan_attack(resolve.suite(policy, rule.suite, "validation"), rule.attack, rule.judge, system) for rule in limits
-    ]
-    tasks = task_names(policy, config)
-    plans += [plan_utility(resolve.task(policy, spec(config, task), "validation"), system) for task in tasks]
-    found, _ = _measure(policy, base, directory, plans, None)
-    safety, utility = found[: len(limits)], found[len(limits) :]
-    return Score(
-        admissible=all(m.candidate.upper <= rule.max for m, rule in zip(safety, limits, strict=True)),
-        utility=sum(m.candidate.value for m in utility) / max(1, len(utility)),
-        attack_success_rate=max(m.candidate.value for m in safety),
-    )
 
 
 def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine]:

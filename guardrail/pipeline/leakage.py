@@ -38,6 +38,16 @@ def check_rows(policy: LoadedPolicy, config: RunConfig, rows: Sequence[Sample]) 
     _refuse(policy, config, texts, "training rows", "take them out of the data, or judge with other prompts")
 
 
+def check_validation(policy: LoadedPolicy, config: RunConfig, prompts: Sequence[str]) -> None:
+    """Refuse to choose on prompts of the validation split that the gate asks too.
+
+    Raises:
+        InvalidInput: with how many, and the first of them.
+    """
+    _refuse(policy, config, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
+            "validation prompts", "give suites and tasks split: gate, or leave --validate-steps out")  # fmt: skip
+
+
 def _refuse(
     policy: LoadedPolicy, config: RunConfig, texts: Iterable[tuple[str, str]], what: str, next_step: str
 ) -> None:

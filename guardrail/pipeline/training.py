@@ -14,17 +14,21 @@ from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline import resolve
 from guardrail.pipeline.choose import AUTO, SHARE, Trial, allowed, choose, told
 from guardrail.pipeline.data import clean_file
+from guardrail.pipeline.display import Training, require_reachable, shown
 from guardrail.pipeline.leakage import check_replay, check_rows
 from guardrail.pipeline.others import Wanted, check_left_in, keep, read_others
 from guardrail.pipeline.plans import plan_all
 from guardrail.pipeline.run import Run, RunConfig
+from guardrail.pipeline.validation import Validation, check_apart, plan_validation
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
 from guardrail.samples import Sample
 from guardrail.testbed import LEARNING_RATE
 from guardrail.train import processes
-from guardrail.train.methods import Measure, Score, create
+from guardrail.train.early_stopping import check as check_early_stopping
+from guardrail.train.methods import Measure, Method, create
+from guardrail.train.observers import Observers
 from guardrail.train.replay import require_prompts
 from guardrail.train.stage import Given, Job, Lora, Origin, train
 from guardrail.train.trainer import Settings
@@ -36,7 +40,8 @@ Progress = Callable[[str, int, int], None]
 class TrainRequest:
     """What to train with; ``baseline`` allows a method that the policy forbids (it can be measured, not promoted).
 
-    ``adapters`` are the directories of other runs, whose adapters a merge takes in.
+    ``adapters`` are the directories of other runs, whose adapters a merge takes in. ``live_uri`` is the MLflow server
+    or store that is shown the training while it goes on; it decides nothing.
     """
 
     method: str
@@ -46,6 +51,7 @@ class TrainRequest:
     replay: str | None = None
     baseline: bool = False
     adapters: tuple[Path, ...] = ()
+    live_uri: str | None = None
 
 
 def usual_settings(base: str) -> Settings:
@@ -65,6 +71,7 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     if config is None:
         raise InvalidInput(f"{run.path} is not a run")
     check_method(policy, request)
+    check_validated(policy, config, request)
     processes.wait()
     report = run.require("data-report", DataReport)
     rows = load_dataset(clean_file(run, report)).samples
@@ -80,10 +87,12 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     others = read_others(request.adapters, _wanted(policy, config, request, base, run.path))
     check_left_in(policy, others, report)
     inputs = _inputs(policy, report, base, request, prompts, others)
+    inputs = _with_validation(inputs, policy, config, request)
     record = run.read("adapter", AdapterRecord)
     if record is not None and record.inputs == inputs:
         adapter_dir(run, record)
         return record
+    require_reachable(request.live_uri)
     origin = Origin(inputs, policy.digest, digest(report), report.training_digest)
     target = run.path / "adapter"
     fresh = run.path / "adapter.partial"
@@ -94,11 +103,13 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
         others = keep(others, work / "others")
     job = Job(request.method, request.hyperparameters, request.settings, request.lora, prompts,
               policy.policy.generation.max_new_tokens, others)  # fmt: skip
-    start = _Start(base, rows, origin, _measure(policy, config, base), progress)
+    start = _Start(base, rows, origin, _measure(policy, config, base, progress), progress)
     trials = _trials(start, job, policy, work / "trials") if job.method == AUTO else ()
     if trials:
-        job = replace(job, method=trials[0].method)
-    record = start.train(job, fresh, work)
+        job = _chosen(job, trials[0].method)
+    validate = Validation(policy, config, base, progress).live
+    with shown(Training(inputs, job.method, config.base, job.settings), request.live_uri, work) as tell:
+        record = start.train(job, fresh, work, Observers(validate, tell))
     record = record.model_copy(update={"diagnostics": {**record.diagnostics, **told(trials)}})
     if processes.is_first():
         shutil.rmtree(target, ignore_errors=True)
@@ -129,10 +140,13 @@ def check_request(policy: LoadedPolicy, config: RunConfig, request: TrainRequest
     Raises:
         PolicyDenied: the policy forbids the method.
         InvalidInput: the method, its replay prompts, a suite or a task are not there, no task is named, the gate asks
-            what is replayed, or another run's adapter cannot be merged in.
+            what is replayed or validated on, or another run's adapter cannot be merged in.
         EvidenceInvalid: another run's records and files do not belong together.
+        ServiceUnavailable: the server that is to show the training does not answer.
     """
     check_method(policy, request)
+    check_validated(policy, config, request)
+    require_reachable(request.live_uri)
     if _replays(request):
         prompts = resolve.replay_prompts(request.replay, config.base)
         if request.method != AUTO:
@@ -159,6 +173,19 @@ def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
                 expected="one of " + ", ".join(limits.allowed),
                 next_step="choose one of these, or add --baseline to measure it anyway (it cannot be promoted)",
             )
+
+
+def check_validated(policy: LoadedPolicy, config: RunConfig, request: TrainRequest) -> None:
+    """Refuse early stopping that cannot choose, or that would choose on what judges.
+
+    Raises:
+        InvalidInput: with the reason.
+    """
+    if not request.settings.validate_steps:
+        return
+    if request.method != AUTO:
+        check_early_stopping(request.settings, create(request.method, request.hyperparameters))
+    check_apart(policy, config)
 
 
 def _check_auto(policy: LoadedPolicy, request: TrainRequest) -> None:
@@ -194,14 +221,15 @@ class _Start:
     measure: Measure
     progress: Progress | None
 
-    def train(self, job: Job, target: Path, work: Path) -> AdapterRecord:
+    def train(self, job: Job, target: Path, work: Path, observers: Observers = Observers()) -> AdapterRecord:  # noqa: B008
         """Train an adapter."""
-        return train(self.base, self.rows, job, target, self.origin, self.measure, self.progress, work=work)
+        return train(self.base, self.rows, job, target, self.origin, self.measure, self.progress, work=work,
+                     observers=observers)  # fmt: skip
 
 
 def _trials(start: _Start, job: Job, policy: LoadedPolicy, work: Path) -> tuple[Trial, ...]:
     """Every allowed method on a share of the epochs, the best first."""
-    settings = replace(job.settings, epochs=job.settings.epochs * SHARE, checkpoint_steps=0)
+    settings = replace(job.settings, epochs=job.settings.epochs * SHARE, checkpoint_steps=0, validate_steps=0)
 
     def attempt(method: str, folder: Path) -> Trial:
         record = start.train(replace(job, method=method, settings=settings), folder / "adapter", work)
@@ -209,6 +237,20 @@ def _trials(start: _Start, job: Job, policy: LoadedPolicy, work: Path) -> tuple[
 
     work.mkdir(parents=True, exist_ok=True)
     return choose(allowed(policy, replays=bool(job.replay_prompts)), attempt, work)
+
+
+def _chosen(job: Job, method: str) -> Job:
+    """The job with the method that auto chose; early stopping stays where that method can be stopped early."""
+    trained = type(create(method, {})).finish is Method.finish
+    every = job.settings.validate_steps if trained else 0
+    return replace(job, method=method, settings=replace(job.settings, validate_steps=every))
+
+
+def _with_validation(inputs: str, policy: LoadedPolicy, config: RunConfig, request: TrainRequest) -> str:
+    """Early stopping makes the adapter depend on what is asked, too."""
+    if not request.settings.validate_steps:
+        return inputs
+    return digest({"inputs": inputs, "validation": list(plan_validation(policy, config).digests)})
 
 
 def _inputs(
@@ -225,13 +267,6 @@ def _inputs(
     })  # fmt: skip
 
 
-def _measure(policy: LoadedPolicy, config: RunConfig, base: Any) -> Measure:
+def _measure(policy: LoadedPolicy, config: RunConfig, base: Any, progress: Progress | None) -> Measure:
     """What a method that chooses may look at: the validation split, judged by the policy's own limits."""
-
-    def measure(directory: Path) -> Score:
-        from guardrail.pipeline.evaluation import validation_score
-
-        score: Score = validation_score(policy, config, base, directory)
-        return score
-
-    return measure
+    return Validation(policy, config, base, progress)

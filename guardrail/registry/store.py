@@ -52,15 +52,25 @@ def client(tracking_uri: str, *, write: bool) -> Iterator[MlflowClient]:
     """
     probe(tracking_uri, write=write)
     with ExitStack() as stack:
-        stack.enter_context(_environment({**{k: os.environ.get(k, v) for k, v in IMPATIENT.items()}, **QUIET}))
+        stack.enter_context(calm())
         from mlflow import MlflowClient
         from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
-        stack.enter_context(_silence("mlflow", "alembic"))
         stack.enter_context(_translated(tracking_uri))
         # the local registry looks up logged models through the process-wide tracking URI
         stack.enter_context(_use_tracking_uri(tracking_uri))
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+@contextmanager
+def calm(**more: str) -> Iterator[None]:
+    """MLflow impatient and quiet in this process; ``more`` are further variables, for what the user has not set."""
+    wanted = {**{k: os.environ.get(k, v) for k, v in {**IMPATIENT, **more}.items()}, **QUIET}
+    with _environment(wanted):
+        import mlflow  # noqa: F401 - it sets its log levels when it is imported
+
+        with _silence("mlflow", "alembic", "urllib3"):
+            yield
 
 
 def probe(tracking_uri: str, *, write: bool) -> None:

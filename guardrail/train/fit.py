@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -13,9 +13,11 @@ from transformers import TrainerCallback, TrainingArguments
 
 from guardrail.errors import InvalidInput
 from guardrail.model.load import BaseModel
-from guardrail.records import LossPoint
+from guardrail.records import LossPoint, Scalar
 from guardrail.train import checkpoint, processes
+from guardrail.train.early_stopping import EarlyStopping
 from guardrail.train.methods import Method
+from guardrail.train.observers import Observers, Telling
 from guardrail.train.sharding import sharded
 from guardrail.train.student import Student, disable_dropout
 from guardrail.train.trainer import Buffers, MethodTrainer, Settings, require_finite
@@ -29,8 +31,9 @@ POINTS = 50
 class Trained:
     """What a run leaves besides the weights.
 
-    ``tokens`` are those of the whole run; ``seconds`` and the rate are of this process, which started at the step
-    ``resumed_at``; ``accumulation`` is what memory allowed in the end.
+    ``tokens`` are those of the whole run; ``seconds`` and the rate (validations not counted) are of this process, which
+    started at the step ``resumed_at``; ``accumulation`` is what memory allowed in the end; ``validated`` is what early
+    stopping tells.
     """
 
     loss: tuple[LossPoint, ...]
@@ -39,6 +42,7 @@ class Trained:
     tokens_per_second: float
     accumulation: int
     resumed_at: int
+    validated: Mapping[str, Scalar]
 
 
 def fit(
@@ -49,6 +53,7 @@ def fit(
     settings: Settings,
     checkpoints: Path,
     progress: Progress | None = None,
+    observers: Observers = Observers(),  # noqa: B008 - frozen
 ) -> Trained:
     """Train the LoRA layers that are in ``base``, in place; goes on from the last of its ``checkpoints``.
 
@@ -63,7 +68,7 @@ def fit(
     student = Student(base.model)
     try:
         with sharded(base, student):
-            return _fit(base, student, buffers, method, settings, checkpoints, progress)
+            return _fit(base, student, buffers, method, settings, checkpoints, progress, observers)
     finally:
         if settings.gradient_checkpointing:
             base.model.gradient_checkpointing_disable()
@@ -71,14 +76,18 @@ def fit(
 
 def _fit(
     base: BaseModel, student: Student, buffers: Buffers, method: Method, settings: Settings, checkpoints: Path,
-    progress: Progress | None,
+    progress: Progress | None, observers: Observers,
 ) -> Trained:  # fmt: skip
+    stopping = EarlyStopping(student, settings, observers)
     first = {name: value.detach().clone() for name, value in student.trained().items()}
     begun = method.state()
     while True:
-        trainer = _trainer(base, student, buffers, method, settings, checkpoints, progress)
+        trainer = _trainer(base, student, buffers, method, settings, checkpoints, progress, stopping)
+        if observers.tell:
+            trainer.add_callback(Telling(observers.tell, trainer.tokens))
         with processes.first_goes_first():
             resume = checkpoint.latest(checkpoints)
+        stopping.resume(resume)
         try:
             output = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except torch.OutOfMemoryError as error:
@@ -87,25 +96,28 @@ def _fit(
             method.load_state(begun)
             continue
         processes.wait()
+        stopping.keep_best()
         require_finite(student.trained(), trainer.state.global_step)
         seconds = float(output.metrics["train_runtime"])
         return Trained(
             loss=_curve(trainer.state.log_history),
             tokens=trainer.tokens(),
             seconds=seconds,
-            tokens_per_second=trainer.tokens(since_resumed=True) / seconds,
+            tokens_per_second=trainer.tokens(since_resumed=True) / (seconds - stopping.seconds),
             accumulation=settings.accumulation,
             resumed_at=int(resume.name.rpartition("-")[2]) if resume else 0,
+            validated=stopping.told(trainer.state.global_step),
         )
 
 
 def _trainer(
     base: BaseModel, student: Student, buffers: Buffers, method: Method, settings: Settings, checkpoints: Path,
-    progress: Progress | None,
+    progress: Progress | None, stopping: EarlyStopping,
 ) -> MethodTrainer:  # fmt: skip
     watch = _Watch(student, method, progress)
     trainer = MethodTrainer(
-        base=base, student=student, method=method, buffers=buffers, settings=settings, callbacks=[watch],
+        base=base, student=student, method=method, buffers=buffers, settings=settings,
+        callbacks=[stopping, watch],
         args=_arguments(settings, checkpoints, len(buffers.user)), train_dataset=list(range(len(buffers.user))),
         data_collator=lambda rows: {"rows": rows},
     )  # fmt: skip
@@ -147,7 +159,10 @@ def _rewind(student: Student, first: dict[str, torch.Tensor]) -> None:
 
 
 class _Watch(TrainerCallback):
-    """Seals checkpoints, tells the method that the optimiser has moved, and reports progress."""
+    """Seals checkpoints, tells the method that the optimiser has moved, and reports progress.
+
+    Once training is over nothing is saved any more: what resumed from there would take a step too many.
+    """
 
     def __init__(self, student: Student, method: Method, progress: Progress | None) -> None:
         self._student, self._method, self._progress = student, method, progress
@@ -156,6 +171,16 @@ class _Watch(TrainerCallback):
         del args, state, control
         if type(self._method).after_update is not Method.after_update:
             self._method.after_update(tuple(self._student.trained().values()))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        del args, state
+        if control.should_training_stop:
+            control.should_save = False
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        del args, control
+        if self._progress and state.global_step < state.max_steps:  # stopped early: the bar is done all the same
+            self._progress(state.max_steps, state.max_steps, 0.0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         del args, control

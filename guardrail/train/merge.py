@@ -123,8 +123,5 @@ class Merge(Method):
 
 
 def best(scores: Mapping[float, Score]) -> float:
-    """The admissible factor of the largest utility (ties: the smaller); else the one of the lowest ASR."""
-    admissible = [factor for factor in scores if scores[factor].admissible]
-    if admissible:
-        return min(admissible, key=lambda factor: (-scores[factor].utility, factor))
-    return min(scores, key=lambda factor: (scores[factor].attack_success_rate, factor))
+    """The factor whose score ranks first (ties: the smaller)."""
+    return min(scores, key=lambda factor: (scores[factor].rank, factor))

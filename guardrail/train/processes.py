@@ -7,12 +7,13 @@ this and pays nothing for it. Not covered: an out-of-memory error in one process
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from guardrail.errors import InvalidInput
 
+T = TypeVar("T")
 LAUNCHED, SHARDS = "ACCELERATE_USE_FSDP", "GUARDRAIL_SHARDS"
 REFUSED = {
     "FSDP_OFFLOAD_PARAMS": "launch without --fsdp_offload_params",
@@ -64,6 +65,19 @@ def first_goes_first() -> Iterator[None]:
         return
     with _state().main_process_first():
         yield
+
+
+def from_first(action: Callable[[], T]) -> T:
+    """What ``action`` returns in the first process, in every process; the others do not run it."""
+    if count() == 1:
+        return action()
+    from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+
+    wait()
+    box: list[Any] = [action() if is_first() else None]
+    broadcast_object_list(box)
+    found: T = box[0]
+    return found
 
 
 def _state() -> Any:

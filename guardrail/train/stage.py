@@ -26,10 +26,11 @@ from guardrail.model.head import check_head
 from guardrail.model.load import BaseModel
 from guardrail.records import AdapterRecord, MergedAdapter, Scalar
 from guardrail.samples import Sample
-from guardrail.train import memory, parts
+from guardrail.train import early_stopping, memory, parts
 from guardrail.train.checkpoint import prepare
 from guardrail.train.fit import Trained, fit
 from guardrail.train.methods import Measure, Method, Setup, create, given_parts
+from guardrail.train.observers import Observers
 from guardrail.train.packing import check_packing
 from guardrail.train.processes import first_goes_first, is_first, wait
 from guardrail.train.replay import Replay, self_generate
@@ -100,24 +101,28 @@ def train(
     progress: Progress | None = None,
     *,
     work: Path | None = None,
+    observers: Observers = Observers(),  # noqa: B008 - frozen
 ) -> AdapterRecord:
     """Fine-tune an adapter with a method and save it to ``target``.
 
     Args:
         work: where replay answers, teacher states and checkpoints are kept, so that a run that was killed goes on;
             a temporary directory by default.
+        observers: who scores the live model for early stopping and who is told how it goes, on the user's part.
 
     Raises:
-        InvalidInput: nothing to train on, no replay for a method that needs it, unknown targets or hyperparameters.
+        InvalidInput: nothing to train on, no replay for a method that needs it, unknown targets or hyperparameters, or
+            early stopping with a method that makes its adapter after training.
         InternalError: the loss became NaN or infinite.
         EvidenceInvalid: a checkpoint was changed.
     """
     if work is None:
         with TemporaryDirectory(dir=target.parent) as scratch:
-            return train(base, samples, job, target, origin, measure, progress, work=Path(scratch))
+            return train(base, samples, job, target, origin, measure, progress, work=Path(scratch), observers=observers)
     memory.forget_peak()
     code_digest()  # read now what is running, not what lies there when training has ended
     method = create(job.method, job.hyperparameters, len(job.adapters))
+    early_stopping.check(job.settings, method)
     check_head(base.model)
     if job.settings.packing:
         check_packing(base.model)
@@ -131,7 +136,8 @@ def train(
         checkpoints = work / f"checkpoints-{part}"
         with first_goes_first():
             prepare(checkpoints, _mark(origin, job, method, part))
-        trained.append(_fit(base, own, method, replay, job, made[part], checkpoints, progress))
+        watched = observers if part == "user" else Observers()
+        trained.append(_fit(base, own, method, replay, job, made[part], checkpoints, progress, watched))
     chosen = method.finish(target, made, measure) if is_first() else {}
     wait()
     return _record(base, job, method, chosen, origin, replay, trained, len(rows), len(samples) - len(rows), target)
@@ -185,6 +191,7 @@ def _fit(
     target: Path,
     checkpoints: Path,
     progress: Progress | None,
+    observers: Observers,
 ) -> Trained:
     mine = method.rows(rows, replay.rows if replay else (), job.settings.seed)
     cache = checkpoints.parent / "cache"
@@ -205,6 +212,7 @@ def _fit(
             settings=job.settings,
             checkpoints=checkpoints,
             progress=(lambda step, total, _: progress("training", step, total)) if progress else None,
+            observers=observers,
         )
         if is_first():
             save_adapter(model, target, base.ref)
@@ -243,6 +251,7 @@ def _record(
             **method.diagnostics(),
             "accumulation": trained[0].accumulation,
             "resumed_at_step": trained[0].resumed_at,
+            **trained[0].validated,
         },
         seed=job.settings.seed,
         replay_digest=replay.digest if replay else None,

@@ -5,7 +5,7 @@ only positions that predict an answer token are projected to the vocabulary. Los
 divided by the answer tokens of the whole optimiser step, so that accumulation and several processes give the gradient
 of one large batch. A loss that is not finite stops the run and names step and rows.
 
-Not covered: early stopping.
+Not covered: which rows a run is validated on and when it stops (:mod:`guardrail.train.early_stopping`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ NOTHING = Encoded((0,), ())
 @dataclass(frozen=True)
 class Settings:
     """How long and how fast. ``batch_size`` is user rows per optimiser step, over micro-batches and processes;
-    ``packing`` is how many tokens of rows share a sequence at most (0: each row has its own)."""
+    ``packing`` is how many tokens of rows share a sequence at most (0: each row has its own). ``validate_steps`` and
+    ``patience``: see :mod:`guardrail.train.early_stopping`."""
 
     epochs: float = 3.0
     batch_size: int = 16
@@ -55,6 +56,8 @@ class Settings:
     packing: int = 0
     gradient_checkpointing: bool = False
     checkpoint_steps: int = 100
+    validate_steps: int = 0
+    patience: int = 3
 
 
 @dataclass(frozen=True)

@@ -247,10 +247,11 @@ def test_the_most_useful_admissible_factor_is_taken_and_the_smaller_of_equals() 
     assert best(scores) == 0.4
 
 
-def test_without_an_admissible_factor_the_safest_is_taken() -> None:
+def test_without_an_admissible_factor_the_safest_is_taken_and_the_more_useful_of_equals() -> None:
     from guardrail.train.merge import best
 
-    assert best({0.5: _score(False, 0.1, 0.3), 0.7: _score(False, 0.5, 0.3), 1.0: _score(False, 1.0, 0.9)}) == 0.5
+    assert best({0.5: _score(False, 0.1, 0.3), 0.7: _score(False, 0.5, 0.3), 1.0: _score(False, 1.0, 0.9)}) == 0.7
+    assert best({0.5: _score(False, 0.5, 0.3), 0.7: _score(False, 0.5, 0.3), 1.0: _score(False, 1.0, 0.9)}) == 0.5
 
 
 @settings(deadline=None)

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     import torch
 
 pytestmark = pytest.mark.slow
+VALIDATED = (
+    POLICY.replace("[finetune, replay, der, wise_ft]", "[der, agem, ewc, magmax]")
+    .replace("{format: jsonl, kind: harmful, split: all, path: harmful.jsonl}",
+             "{format: testbed, kind: harmful, split: gate}")
+    .replace("sums: {format: exact, path: sums.jsonl, split: all}", "sentiment: {format: testbed, split: gate}")
+    .replace("task: sums", "task: sentiment")
+)  # fmt: skip
 ROOT = Path(__file__).parents[2]
 LAUNCHED = ROOT / "tests" / "launched.py"
 WHOLE, SHARDED = ("--multi_gpu",), ("--use_fsdp",)
@@ -39,8 +46,7 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from guardrail.pipeline.data import validate_data
 
     project = tmp_path_factory.mktemp("project")
-    allowed = POLICY.replace("[finetune, replay, der, wise_ft]", "[der, agem, ewc, magmax]")
-    policy = load_policy(write_policy(project, allowed))
+    policy = load_policy(write_policy(project, VALIDATED))
     write_samples(project / "train.jsonl", arms.rows("sentiment", poison=0.1, size=38))
     write_replay(project / "replay.jsonl")
     run = Run(project / "run")
@@ -156,3 +162,29 @@ def test_two_processes_merge_the_adapter_of_another_run(validated: Path, tmp_pat
     options = ("--set", "lambdas=0.5", "--adapter", str(tmp_path / "other" / "run"))
     record = _together(validated, tmp_path / "two", "magmax", WHOLE, *options)
     assert [one.manifest for one in record.merged] == [other.manifest]
+
+
+def test_two_processes_stop_at_the_same_step_and_keep_the_best_adapter(validated: Path, tmp_path: Path) -> None:
+    """The first measures; without its word the others would train on and wait for it for ever."""
+    stop = ("--epochs", "8", "--validate-steps", "2", "--patience", "1")
+    record = _together(
+        validated, tmp_path / "two", "der", WHOLE, *stop, "--live-uri", f"sqlite:///{tmp_path / 'live.db'}"
+    )
+    best, last, count = (int(record.diagnostics[name]) for name in ("best_step", "stopped_at_step", "validations"))
+    assert (best, count) == (last - 2, last / 2)
+    assert last < 24
+    assert _shown(tmp_path / "live.db") == [(point.step, point.loss) for point in record.loss]
+    assert len(record.loss) == last
+
+
+def _shown(store: Path) -> list[tuple[int, float]]:
+    """The losses that the one MLflow run shows."""
+    from guardrail.registry.live import EXPERIMENT
+    from guardrail.registry.store import client
+
+    with client(f"sqlite:///{store}", write=False) as opened:
+        experiment = opened.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        (run,) = opened.search_runs([experiment.experiment_id])
+        assert (run.info.status, run.data.metrics["tokens"] > 0) == ("FINISHED", True)
+        return [(metric.step, metric.value) for metric in opened.get_metric_history(run.info.run_id, "loss")]

@@ -208,6 +208,16 @@ def test_a_checkpoint_that_was_changed_is_refused_and_one_that_was_cut_off_is_no
     assert _apart(whole, train(checkpoint_steps=2)[0]) == 0.0
 
 
+def test_nothing_is_saved_once_training_is_over(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What resumed from the last step of half an epoch would take another one."""
+    from guardrail.train import checkpoint
+
+    sealed: list[str] = []
+    monkeypatch.setattr(checkpoint, "seal", lambda path: sealed.append(path.name))
+    train(checkpoint_steps=1, epochs=1.5)
+    assert sealed == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
+
+
 def test_checkpoints_of_another_job_are_not_used(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = train(checkpoint_steps=2)
     _dying(monkeypatch, "der", 5, Killed())

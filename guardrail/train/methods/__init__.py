@@ -109,8 +109,22 @@ class Score:
     utility: float
     attack_success_rate: float
 
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Sorts scores, the best first: whoever chooses on the validation split (lambda, method, step) ranks by this.
+
+        Admissible before not; of the admissible the more useful, then the lower attack success rate; of the others the
+        lower attack success rate, then the more useful.
+        """
+        if self.admissible:
+            return False, -self.utility, self.attack_success_rate
+        return True, self.attack_success_rate, -self.utility
+
 
 Measure = Callable[[Path], Score]
+"""Scores a saved adapter; the base is bare when it is called."""
+MeasureLive = Callable[[Any], Score]
+"""Scores the model with the adapter that is being trained in it."""
 
 
 @dataclass(frozen=True)
