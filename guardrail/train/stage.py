@@ -9,6 +9,7 @@ Rows longer than the base's context are left out and counted, never cut.
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -140,7 +141,12 @@ def train(
         trained.append(_fit(base, own, method, replay, job, made[part], checkpoints, progress, watched))
     chosen = method.finish(target, made, measure) if is_first() else {}
     wait()
-    return _record(base, job, method, chosen, origin, replay, trained, len(rows), len(samples) - len(rows), target)
+    too_long = len(samples) - len(rows)
+    record = _record(base, job, method, chosen, origin, replay, trained, len(rows), too_long, target)
+    if is_first():  # not before: whatever is killed until here goes on from them
+        for part in method.parts:
+            shutil.rmtree(work / f"checkpoints-{part}", ignore_errors=True)
+    return record
 
 
 def _mark(origin: Origin, job: Job, method: Method, part: str) -> str:

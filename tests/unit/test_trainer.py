@@ -266,3 +266,72 @@ def test_the_record_keeps_the_loss_curve_of_every_step(train: Train) -> None:
     assert [point.step for point in record.loss] == [1, 2, 3, 4, 5, 6]
     losses = [point.loss for point in record.loss]
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_moves_nothing_and_the_run_goes_on_from_before_it(
+    train: Train, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    from guardrail.train.methods.der import Der
+
+    whole, _ = train(checkpoint_steps=1)
+
+    def spoil(self: Any, backward: Any) -> None:
+        del self
+        if spoilt and spoilt.pop() == 0:
+            first, *others = backward.gradient()
+            backward.set_gradient((first * value, *others))
+
+    spoilt = [0, 1, 2, 3]  # the fourth step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Der, "after_backward", spoil)
+        with pytest.raises(InternalError, match=r"the gradient's norm is (nan|inf) at step 4, on training rows"):
+            train(checkpoint_steps=1)
+    resumed, record = train(checkpoint_steps=1)
+    assert record.diagnostics["resumed_at_step"] == 3
+    assert _apart(whole, resumed) == 0.0
+
+
+def test_an_adapter_that_is_not_finite_is_never_saved(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(InternalError, match="of the adapter's"):
+        train("finetune", learning_rate=1e38, epochs=0.3)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_checkpoints_of_another_method_are_not_used(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--method auto`` may choose another method when it is killed and tried again."""
+    _dying(monkeypatch, "der", 5, Killed())
+    with pytest.raises(Killed):
+        train("der", checkpoint_steps=2)
+    assert train("derpp", checkpoint_steps=2)[1].diagnostics["resumed_at_step"] == 0
+
+
+def test_a_run_that_was_killed_while_it_saved_its_adapter_goes_on_from_its_last_checkpoint(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guardrail.train import stage
+
+    whole, _ = train(checkpoint_steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "save_adapter", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            train(checkpoint_steps=1)
+    resumed, record = train(checkpoint_steps=1)
+    assert record.diagnostics["resumed_at_step"] == 5
+    assert _apart(whole, resumed) == 0.0
+
+
+def test_without_clipping_a_method_still_has_its_turn(train: Train) -> None:
+    clipped, _ = train("agem", max_grad_norm=1e9)
+    unclipped, _ = train("agem", max_grad_norm=0.0)
+    assert _apart(clipped, unclipped) == 0.0
+
+
+@pytest.mark.parametrize(("batch", "then"), [(15, 3), (12, 2)])
+def test_where_memory_runs_out_any_batch_can_be_split(
+    train: Train, monkeypatch: pytest.MonkeyPatch, batch: int, then: int
+) -> None:
+    import torch
+
+    _dying(monkeypatch, "der", 1, torch.OutOfMemoryError("out of memory"))
+    assert train(batch_size=batch)[1].diagnostics["accumulation"] == then
