@@ -76,7 +76,8 @@ def average_squares(average: Tensors, gradient: Tensors, decay: float) -> tuple[
     """decay * average + (1 - decay) * g^2: the diagonal Fisher information that Refresh divides by.
 
     Start from an empty ``average`` (then g^2 is returned) and hand each result to the next call; the tensors are the
-    whole state, and may lie elsewhere than the gradient (one read from a checkpoint is on the CPU). It is empirical and made of a batch's mean gradient: cheap, and good only as a preconditioner.
+    whole state, and may lie elsewhere than the gradient (one read from a checkpoint is on the CPU). It is empirical and
+    made of a batch's mean gradient: cheap, and good only as a preconditioner.
     :mod:`guardrail.train.fisher` has the Fisher information that is one.
 
     Returns:

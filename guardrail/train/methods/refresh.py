@@ -1,17 +1,18 @@
 """Refresh learning: before each step unlearn a little, by a preconditioned move up the gradient, then learn by DER++.
 
-theta' = theta + gamma * ||last step|| * d / ||d|| with d = g / (F + damping), g the gradient of the DER++ loss at theta
-(accumulated, over all processes, before clipping); then Adam takes the step from theta' with the gradient of the same
-loss at theta'. F is a running average of squared gradients, relative to its mean. ``last step`` is what the optimiser
-last moved the parameters by: gamma is the share of a step that is unlearned, whatever the model, the learning rate and
-the schedule, and it must be below 1, from where unlearning outruns learning. Before the first step nothing is unlearned.
+theta' = theta + gamma * ||last step|| * d / ||d|| with d = g / (F + damping), g the gradient of the DER++ loss at
+theta (accumulated, over all processes, before clipping); then Adam takes the step from theta' with the gradient of the
+same loss at theta'. F is a running average of squared gradients, relative to its mean. ``last step`` is what the
+optimiser last moved the parameters by: gamma is the share of a step that is unlearned, whatever the model, the learning
+rate and the schedule, and it must be below 1, from where unlearning outruns learning. Before the first step nothing is
+unlearned.
 
 The scale is ours. The source's formula, gamma g / F, depends on the scale of the loss; its published code moves every
 tensor by 1e-5 of its own norm instead, which says nothing about a lora_B that starts at 0.
 
 Source: Wang et al., "A Unified and General Framework for Continual Learning", ICLR 2024 (arXiv 2403.13249); one
-unlearning step, on the whole loss (in their code: on the user's rows alone), without its Gaussian noise. Each step costs
-two forward and backward passes, and memory for a copy of the adapter and of its squared gradients.
+unlearning step, on the whole loss (in their code: on the user's rows alone), without its Gaussian noise. Each step
+costs two forward and backward passes, and memory for a copy of the adapter and of its squared gradients.
 """
 
 from __future__ import annotations
