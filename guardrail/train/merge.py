@@ -37,22 +37,28 @@ class Merge(Method):
     needs_measure = True
     plain = True
     parts: tuple[str, ...] = ("user", "replay")
+    scales = False
+    """Whether lambda only scales the result: then each module is merged, and its SVD taken, once for all lambdas."""
     defaults = MappingProxyType({"lambdas": LAMBDAS, "rank": 0.0})
 
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         super().__init__(hyperparameters)
         self._seed, self._error, self._ranks = 0, 0.0, 0
         self._factors = self._checked_factors()
+        self._once: dict[str, Update] = {}
 
     def begin(self, setup: Setup) -> None:
         """Merges draw with the run's seed."""
         self._seed = setup.seed
 
     def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> Update | torch.Tensor:
-        """The update of module ``name`` at lambda = ``factor``; a dense one is truncated.
+        """The update of module ``name`` at lambda = ``factor`` (only at 1 where the method ``scales``).
 
         Args:
             updates: one for each part, in their order.
+
+        Returns:
+            factors, or a dense matrix, which is truncated.
         """
         raise InternalError(f"{self.name} does not say how it merges {name}: {len(updates)} updates, lambda {factor}")
 
@@ -61,6 +67,7 @@ class Merge(Method):
         if measure is None:
             raise InternalError(f"{self.name} was given nothing to measure candidates with")
         vectors = [read_updates(parts[part]) for part in self.parts]
+        self._once = {}
         with TemporaryDirectory(dir=adapter.parent) as scratch:
             scores = {factor: self._candidate(Path(scratch) / str(factor), vectors, factor, adapter, measure)
                       for factor in self._factors}  # fmt: skip
@@ -96,6 +103,14 @@ class Merge(Method):
         return measure(target)
 
     def _stored(self, name: str, updates: tuple[Update, ...], factor: float) -> Update:
+        if not self.scales:
+            return self._truncated(name, updates, factor)
+        if name not in self._once:
+            self._once[name] = self._truncated(name, updates, 1.0)
+        once = self._once[name]
+        return Update(once.a, once.b, factor * once.scale)
+
+    def _truncated(self, name: str, updates: tuple[Update, ...], factor: float) -> Update:
         found = self.merged(name, updates, factor)
         if isinstance(found, torch.Tensor):
             whole = sum(update.a.shape[0] for update in updates)

@@ -17,6 +17,8 @@ from guardrail.train.merging import magmax
 class Magmax(Merge):
     """lambda magmax(dW_user, dW_safety)."""
 
+    scales = True
+
     def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> torch.Tensor:
         """Entry by entry."""
         del name

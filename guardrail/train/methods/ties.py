@@ -1,17 +1,21 @@
 """TIES-Merging: trim both updates to their largest entries, elect a sign per entry, average what agrees; times lambda.
 
 dW(lambda) = lambda ties(dW_user, dW_safety), with equal weights, stored by truncated SVD. ``density`` is the share of
-entries that each update keeps. Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), which keeps
-20%. How lambda is chosen, and what the safety update is: :mod:`guardrail.train.merge`.
+entries that each update keeps *in each matrix*; the paper trims all matrices as one vector, so that a matrix of small
+entries may lose all of them. Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), which keeps 20%.
+How lambda is chosen, and what the safety update is: :mod:`guardrail.train.merge`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 
+from guardrail.errors import InvalidInput
 from guardrail.model.updates import Update
+from guardrail.records import Scalar
 from guardrail.train.merge import Merge
 from guardrail.train.merging import ties
 
@@ -19,7 +23,13 @@ from guardrail.train.merging import ties
 class Ties(Merge):
     """lambda ties(dW_user, dW_safety)."""
 
+    scales = True
     defaults = MappingProxyType({**Merge.defaults, "density": 0.2})
+
+    def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
+        super().__init__(hyperparameters)
+        if not 0 < self.number("density") <= 1:
+            raise InvalidInput(f"ties: density={self.number('density')}", expected="a share in (0, 1]")
 
     def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> torch.Tensor:
         """Trim, elect, average."""
