@@ -8,9 +8,9 @@ The rows are only read once, before training: nothing is replayed.
 
 Value and gradient are computed in closed form, layer by layer and once an optimiser step, however many micro-batches
 it has. Memory, on the base's device: four bytes for each adapted weight, all the time (eight for a float64 base);
-while a step's penalty is computed, one matrix more of the largest layer; for the rest of the step a copy of the adapter.
-While F is taken, before training: the same four bytes, up to 256 MiB of per-row gradients (one row's of a layer that is
-larger than that), and one matrix more.
+while a step's penalty is computed, one matrix more of the largest layer; for the rest of the step a copy of the
+adapter. While F is taken, before training: the same four bytes, up to 256 MiB of per-row gradients (one row's of a
+layer that is larger than that), and one matrix more.
 
 Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", 2017 (arXiv 1612.00796).
 """
