@@ -46,6 +46,8 @@ class Merge(Method):
         self._seed, self._error, self._ranks = 0, 0.0, 0
         self._factors = self._checked_factors()
         self._once: dict[str, Update] = {}
+        if not self.number("rank").is_integer():
+            raise InvalidInput(f"{self.name}: rank={self.number('rank')}", expected="a whole number")
 
     def begin(self, setup: Setup) -> None:
         """Merges draw with the run's seed."""

@@ -162,8 +162,11 @@ def test_where_lambda_only_scales_each_module_is_merged_once_and_every_candidate
 
 
 @pytest.mark.parametrize(("name", "given_"), [("ties", {"density": 0.0}), ("ties", {"density": 1.5}),
-                                              ("dare", {"drop": 1.0}), ("dare", {"drop": 2.0})])  # fmt: skip
-def test_shares_that_make_no_merge_are_refused_before_anything_is_trained(name: str, given_: dict[str, float]) -> None:
+                                              ("dare", {"drop": 1.0}), ("dare", {"drop": 2.0}),
+                                              ("slerp", {"rank": 2.5})])  # fmt: skip
+def test_settings_that_make_no_merge_are_refused_before_anything_is_trained(
+    name: str, given_: dict[str, float]
+) -> None:
     from guardrail.train.methods import create
 
     with pytest.raises(InvalidInput, match=next(iter(given_))):
