@@ -364,7 +364,7 @@ def _autograd(fisher: dict[str, torch.Tensor], updates: dict[str, Update], weigh
 
 
 def test_the_penalty_is_half_the_weighted_squares_and_its_gradient_is_autograds() -> None:
-    from guardrail.train.fisher import quadratic_penalty
+    from guardrail.train.penalty import quadratic_penalty
 
     fisher, updates = {name: value.square() for name, value in _matrices().items()}, _factors()
     expected, gradients = _autograd(fisher, updates, 0.7)
@@ -381,7 +381,7 @@ def test_the_penalty_is_half_the_weighted_squares_and_its_gradient_is_autograds(
 def test_the_penalty_of_factors_in_half_precision_is_computed_in_the_fishers() -> None:
     import torch
 
-    from guardrail.train.fisher import quadratic_penalty
+    from guardrail.train.penalty import quadratic_penalty
 
     fisher = {name: value.square().float() for name, value in _matrices().items()}
     updates = _factors("bfloat16")
@@ -396,7 +396,7 @@ def test_the_penalty_of_factors_in_half_precision_is_computed_in_the_fishers() -
 def test_the_penalty_keeps_nothing_of_a_matrixs_size() -> None:
     import torch
 
-    from guardrail.train.fisher import quadratic_penalty
+    from guardrail.train.penalty import quadratic_penalty
 
     kept: list[torch.Tensor] = []
 
@@ -416,7 +416,7 @@ def test_the_penalty_refuses_updates_that_do_not_fit(change: dict[str, int]) -> 
     import torch
 
     from guardrail.model.updates import Update
-    from guardrail.train.fisher import quadratic_penalty
+    from guardrail.train.penalty import quadratic_penalty
 
     with pytest.raises(InternalError):
         quadratic_penalty(_matrices(), {name: Update(torch.zeros(1, columns), torch.zeros(3, 1), 1.0)
@@ -429,7 +429,8 @@ def test_the_penalty_refuses_updates_that_do_not_fit(change: dict[str, int]) -> 
 def test_the_penalty_is_zero_where_lora_has_no_effect_and_pulls_back_from_elsewhere(kind: str) -> None:
     import torch
 
-    from guardrail.train.fisher import lora_updates, quadratic_penalty, relative
+    from guardrail.train.fisher import lora_updates, relative
+    from guardrail.train.penalty import quadratic_penalty
 
     base, model = _adapted(kind)
     fisher = relative(_fisher(base, model, _rows()))

@@ -24,8 +24,9 @@ import torch
 
 from guardrail.errors import InternalError
 from guardrail.records import Scalar
-from guardrail.train.fisher import Penalty, diagonal_fisher, lora_updates, quadratic_penalty, relative
+from guardrail.train.fisher import diagonal_fisher, lora_updates, relative
 from guardrail.train.methods import Method, Setup, State, Step
+from guardrail.train.penalty import Penalty, quadratic_penalty
 
 
 class Ewc(Method):
