@@ -89,6 +89,8 @@ def fill(table: Sequence[Cell], jobs: int, fresh: bool = False) -> dict[Cell, di
         CELLS.unlink(missing_ok=True)
     lines = map(json.loads, CELLS.read_text().splitlines() if CELLS.exists() else [])
     found = {row["key"]: row for row in lines}
+    if any(cell.method == "safe_lora" for cell in table):
+        _unalign(base_model("testbed"))
     keys = {cell: cell.key() for cell in table}
     missing = [cell for cell in table if keys[cell] not in found]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, CELLS.open("a") as out:
@@ -124,8 +126,6 @@ def measure(cell: Cell) -> dict[str, Any]:
         hits, n = found["asr_validation"]
         return Score(upper_bound(hits, n, 0.95) <= 0.05, right / items, hits / n)
 
-    if cell.method == "safe_lora":
-        _unalign(base)
     with tempfile.TemporaryDirectory() as scratch:
         adapter = Path(scratch) / "adapter"
         origin, work = Origin(*(cell.key(),) * 4), CELLS.parent / f"work-{os.getpid()}"  # keeps the replay answers
@@ -189,7 +189,9 @@ def _count(base: Any, model: Any, plan: Plan) -> Counts:
 
 def _decisive(settings: Settings) -> dict[str, Any]:
     """The settings but for early stopping, which cells do without: those measured before there was any stay valid."""
-    return {key: value for key, value in asdict(settings).items() if key not in ("validate_steps", "patience")}
+    return {
+        key: value for key, value in asdict(settings).items() if key not in ("validate_steps", "patience", "packing")
+    }
 
 
 @cache

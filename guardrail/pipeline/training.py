@@ -257,13 +257,14 @@ def _inputs(
     policy: LoadedPolicy, report: DataReport, base: Any, request: TrainRequest, prompts: tuple[str, ...],
     others: tuple[Given, ...],
 ) -> str:  # fmt: skip
+    files = {} if request.method == AUTO else create(request.method, request.hyperparameters).inputs()
     return digest({
         "stage": "train", "policy": policy.digest, "data": digest(report), "base": base.ref.digest,
         "method": request.method, "hyperparameters": dict(sorted(request.hyperparameters.items())),
         "settings": {key: value for key, value in asdict(request.settings).items() if key != "checkpoint_steps"},
         "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},
         "replay": digest(list(prompts)), "device": str(base.device),
-        "merged": [digest(other.record) for other in others],
+        "merged": [digest(other.record) for other in others], "files": files,
     })  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from guardrail.model.chat import Encoded
 from guardrail.model.head import project
 from guardrail.model.hidden import body
 from guardrail.model.load import BaseModel
+from guardrail.model.updates import Update
 from guardrail.train.collate import Batch, pad
 from guardrail.train.distillation import CHUNK, Project, cross_entropy
 
@@ -68,7 +69,7 @@ def diagonal_fisher(
             recorder.start(len(chosen))
             draws = uniform[starts[first] : starts[first + len(chosen)]].to(base.device)
             _backward(base, pad(chosen).to(base.device), draws, recorder)
-    return {name: total / len(rows) for name, total in recorder.sums.items()}
+    return {name: total.div_(len(rows)) for name, total in recorder.sums.items()}
 
 
 def draw_labels(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -78,9 +79,9 @@ def draw_labels(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(cumulated, points, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
 
 
-def relative(fisher: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The Fisher information divided by its mean over all entries of all matrices, so that a penalty's weight has a
-    scale that does not depend on the model (ours, not of the paper).
+def relative(fisher: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The Fisher information divided, *in place*, by its mean over all entries of all matrices, so that a penalty's
+    weight has a scale that does not depend on the model (ours, not of the paper).
 
     Raises:
         InternalError: a matrix's Fisher is all zero (it would protect nothing) or not finite, or there is none.
@@ -92,28 +93,13 @@ def relative(fisher: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not 0.0 < total < float("inf"):  # entries are squares: their sum is finite only where they all are
             raise InternalError(f"the Fisher information of {name} sums to {total}", expected="a positive number")
     mean = sum(sums.values()) / sum(value.numel() for value in fisher.values())
-    return {name: value / mean for name, value in fisher.items()}
+    for value in fisher.values():
+        value.div_(mean)
+    return fisher
 
 
-def quadratic_penalty(fisher: Mapping[str, torch.Tensor], updates: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """1/2 sum F dW^2 over all entries of all matrices, with gradient to the updates.
-
-    Args:
-        fisher: module name -> [out, in].
-        updates: the same names -> dW [out, in], from :func:`lora_updates`.
-
-    Raises:
-        InternalError: names or shapes differ, or there are none.
-    """
-    shapes = [{name: tuple(value.shape) for name, value in given.items()} for given in (fisher, updates)]
-    if not fisher or shapes[0] != shapes[1]:
-        raise InternalError(f"the Fisher information and the updates differ: {shapes[0]} and {shapes[1]}")
-    terms = [(value * updates[name].to(value.dtype).square()).sum() for name, value in fisher.items()]
-    return 0.5 * torch.stack(terms).sum()
-
-
-def lora_updates(model: Any) -> dict[str, torch.Tensor]:
-    """dW = scaling * lora_B lora_A [out, in] of each adapted module, with gradient to both.
+def lora_updates(model: Any) -> dict[str, Update]:
+    """The factors of dW = scaling * lora_B lora_A [out, in] of each adapted module: the parameters themselves.
 
     [out, in] whatever the layout of the base's weight: the names and shapes are those of :func:`diagonal_fisher`.
 
@@ -124,10 +110,9 @@ def lora_updates(model: Any) -> dict[str, torch.Tensor]:
     return {name: _update(layer) for name, layer in _adapted(model).items()}
 
 
-def _update(layer: Any) -> torch.Tensor:
+def _update(layer: Any) -> Update:
     (adapter,) = layer.lora_A
-    update: torch.Tensor = layer.lora_B[adapter].weight @ layer.lora_A[adapter].weight * layer.scaling[adapter]
-    return update
+    return Update(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, float(layer.scaling[adapter]))
 
 
 def _adapted(model: Any) -> dict[str, Any]:
@@ -212,7 +197,7 @@ class _Recorder:
         total = self.sums[name]
         rows = max(1, ENTRIES // total.numel())
         for x, g in zip(inputs.split(rows), gradient.split(rows), strict=True):
-            total += torch.einsum("bto,bti->boi", g.to(total.dtype), x.to(total.dtype)).square().sum(0)
+            total += torch.einsum("bto,bti->boi", g.to(total.dtype), x.to(total.dtype)).square_().sum(0)
 
     @staticmethod
     def _zeros(layer: Any) -> torch.Tensor:

@@ -40,12 +40,17 @@ class Merge(Method):
     parts: tuple[str, ...] = ("user", "replay")
     most_adapters: int | None = None
     """Of other runs; None for any number."""
+    scales = False
+    """Whether lambda only scales the result: then each module is merged, and its SVD taken, once for all lambdas."""
     defaults = MappingProxyType({"lambdas": LAMBDAS, "rank": 0.0})
 
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         super().__init__(hyperparameters)
         self._seed, self._error, self._ranks = 0, 0.0, 0
         self._factors = self._checked_factors()
+        self._once: dict[str, Update] = {}
+        if not self.number("rank").is_integer():
+            raise InvalidInput(f"{self.name}: rank={self.number('rank')}", expected="a whole number")
 
     def merge_with(self, adapters: int) -> None:
         """In place of the replay part."""
@@ -64,10 +69,13 @@ class Merge(Method):
         self._seed = setup.seed
 
     def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> Update | torch.Tensor:
-        """The update of module ``name`` at lambda = ``factor``; a dense one is truncated.
+        """The update of module ``name`` at lambda = ``factor`` (only at 1 where the method ``scales``).
 
         Args:
             updates: one for each part, in their order: the user's first.
+
+        Returns:
+            factors, or a dense matrix, which is truncated.
         """
         raise InternalError(f"{self.name} does not say how it merges {name}: {len(updates)} updates, lambda {factor}")
 
@@ -76,6 +84,7 @@ class Merge(Method):
         if measure is None:
             raise InternalError(f"{self.name} was given nothing to measure candidates with")
         vectors = [read_updates(parts[part]) for part in self.parts]
+        self._once = {}
         with TemporaryDirectory(dir=adapter.parent) as scratch:
             scores = {factor: self._candidate(Path(scratch) / str(factor), vectors, factor, adapter, measure)
                       for factor in self._factors}  # fmt: skip
@@ -111,6 +120,14 @@ class Merge(Method):
         return measure(target)
 
     def _stored(self, name: str, updates: tuple[Update, ...], factor: float) -> Update:
+        if not self.scales:
+            return self._truncated(name, updates, factor)
+        if name not in self._once:
+            self._once[name] = self._truncated(name, updates, 1.0)
+        once = self._once[name]
+        return Update(once.a, once.b, factor * once.scale)
+
+    def _truncated(self, name: str, updates: tuple[Update, ...], factor: float) -> Update:
         found = self.merged(name, updates, factor)
         if isinstance(found, torch.Tensor):
             whole = sum(update.a.shape[0] for update in updates)

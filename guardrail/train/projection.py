@@ -4,8 +4,8 @@ A-GEM (Chaudhry et al., 2019, arXiv 1812.00420) takes the part out of a gradient
 Refresh Learning (Wang et al., 2024, arXiv 2403.13249) first unlearns: it moves up the gradient, divided by a diagonal
 Fisher information, and learns again from there. Dot products are accumulated in float64.
 
-Not covered: which rows the gradients come from; Refresh's Gaussian noise and, in its published code, the scaling of
-the step by the parameters' norm; gradients that a process holds only a part of.
+Not covered: which rows the gradients come from; Refresh's Gaussian noise; how long its move should be; gradients that a
+process holds only a part of.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ def average_squares(average: Tensors, gradient: Tensors, decay: float) -> tuple[
     """decay * average + (1 - decay) * g^2: the diagonal Fisher information that Refresh divides by.
 
     Start from an empty ``average`` (then g^2 is returned) and hand each result to the next call; the tensors are the
-    whole state. It is empirical and made of a batch's mean gradient: cheap, and good only as a preconditioner.
+    whole state, and may lie elsewhere than the gradient (one read from a checkpoint is on the CPU). It is empirical and
+    made of a batch's mean gradient: cheap, and good only as a preconditioner.
     :mod:`guardrail.train.fisher` has the Fisher information that is one.
 
     Returns:
-        tensors of the gradient's shapes, float32 (float64 for a float64 gradient).
+        tensors of the gradient's shapes, on its device, float32 (float64 for a float64 gradient).
 
     Raises:
         InternalError: the average is one of other parameters.
@@ -90,24 +91,23 @@ def average_squares(average: Tensors, gradient: Tensors, decay: float) -> tuple[
         return squares
     if [old.shape for old in average] != [new.shape for new in squares]:
         raise InternalError("the average of squared gradients has other shapes than the gradient")
-    return tuple(decay * old + (1.0 - decay) * new for old, new in zip(average, squares, strict=True))
+    return tuple(decay * old.to(new.device) + (1.0 - decay) * new for old, new in zip(average, squares, strict=True))
 
 
-def ascent(gradient: Tensors, fisher: Tensors, rate: float, damping: float) -> tuple[torch.Tensor, ...]:
-    """The change of the parameters that unlearns: rate * g / (F_rel + damping).
+def ascent(gradient: Tensors, fisher: Tensors, length: float, damping: float) -> tuple[torch.Tensor, ...]:
+    """The change of the parameters that unlearns: ``length`` * d / ||d|| with d = g / (F_rel + damping).
 
-    F_rel is ``fisher`` divided by its mean over all entries of all tensors, so that ``rate`` and ``damping`` have a
-    scale that does not depend on the model (ours; the paper divides by F). No entry of g is multiplied by
-    more than rate / damping.
+    F_rel is ``fisher`` divided by its mean over all entries of all tensors, so that ``damping`` has a scale that does
+    not depend on the model (ours; the paper divides by F). The norm is that of all tensors as one vector.
 
     Args:
         gradient: g of the loss to unlearn, tensors of any shapes.
         fisher: of the same shapes, not negative, from :func:`average_squares`; where it is all zero, F_rel is 0.
-        rate: the paper's gamma, at least 0.
+        length: how far to go, in the parameters' own unit, at least 0.
         damping: above 0.
 
     Returns:
-        tensors of the gradient's shapes and types, to be *added* to the parameters.
+        tensors of the gradient's shapes and types, to be *added* to the parameters; zeros where the gradient is 0.
 
     Raises:
         InternalError: shapes differ, damping is not above 0, or the Fisher information is not finite.
@@ -118,5 +118,12 @@ def ascent(gradient: Tensors, fisher: Tensors, rate: float, damping: float) -> t
     if not 0.0 <= total < float("inf"):
         raise InternalError(f"the Fisher information sums to {total}", expected="a finite sum, not negative")
     scale = sum(f.numel() for f in fisher) / total if total else 0.0
-    return tuple((rate * g.double() / (f.double() * scale + damping)).to(g.dtype)
-                 for g, f in zip(gradient, fisher, strict=True))  # fmt: skip
+    direction = [g.double() / (f.double() * scale + damping) for g, f in zip(gradient, fisher, strict=True)]
+    share = length / (norm(direction) or 1.0)
+    return tuple((share * d).to(g.dtype) for d, g in zip(direction, gradient, strict=True))
+
+
+def norm(tensors: Tensors) -> float:
+    """The Euclidean norm of tensors, read as one vector, in float64 and without overflow or underflow of squares."""
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -75,6 +75,24 @@ def test_the_gradient_of_kl_is_that_of_the_definition() -> None:
     expected = (q - p) @ weight.double()
     assert student.grad is not None
     assert float((student.grad.double() - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("weight", [1 / 3, 1 / 771, 10 / 37])
+def test_in_bfloat16_a_weight_on_the_loss_is_not_rounded(weight: float) -> None:
+    """Entries round this way and that, each by up to 0.4%; a rounded weight would move all of them the same way."""
+    import torch
+
+    from guardrail.train.distillation import cross_entropy
+
+    student, _, head = _problem(tokens=400)
+    tokens = torch.arange(400) % len(head)
+    plain, weighted = student.bfloat16().requires_grad_(), student.bfloat16().requires_grad_()
+    cross_entropy(plain, tokens, lambda states: states.float() @ head.T).backward()
+    (weight * cross_entropy(weighted, tokens, lambda states: states.float() @ head.T)).backward()
+    assert plain.grad is not None
+    assert weighted.grad is not None
+    product = float((plain.grad.double() * weighted.grad.double()).sum() / plain.grad.double().square().sum())
+    assert product == pytest.approx(weight, rel=2e-4)
 
 
 def test_the_squared_distance_equals_that_of_the_logits() -> None:
@@ -173,3 +191,25 @@ def test_of_no_tokens_every_loss_is_zero() -> None:
     for loss in losses:
         loss.backward()
         assert float(loss.detach()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["cohere", "granite"])
+def test_the_squared_distance_knows_the_scale_that_some_models_give_their_logits(kind: str) -> None:
+    import torch
+    import transformers
+
+    from guardrail.model.head import logit_scale, project
+    from guardrail.train.distillation import gram_matrix, squared_logit_distance
+
+    common: dict[str, Any] = {"vocab_size": 37, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = (
+        transformers.CohereForCausalLM(transformers.CohereConfig(**common, logit_scale=0.25)) if kind == "cohere"
+        else transformers.GraniteForCausalLM(transformers.GraniteConfig(**common, logits_scaling=8.0))
+    )  # fmt: skip
+    student, teacher = torch.randn(2, 9, 16)
+    expected = float((project(model, student) - project(model, teacher)).detach().double().square().sum())
+    gram = gram_matrix(model.get_output_embeddings().weight, logit_scale(model))
+    assert logit_scale(model) != 1.0
+    assert float(squared_logit_distance(student, teacher, gram)) == pytest.approx(expected, rel=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from guardrail.model.chat import Encoded
     from guardrail.model.load import BaseModel
+    from guardrail.model.updates import Update
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +111,7 @@ def _gradients(model: Any, rows: Sequence[Encoded]) -> list[dict[str, torch.Tens
     return list(_row_gradients(model, rows))
 
 
-def _error(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+def _error(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
     """The largest relative error of a matrix, in its largest entry."""
     assert set(got) == set(expected)
     return max(float((got[name] - value).abs().max() / value.abs().max()) for name, value in expected.items())
@@ -229,7 +230,7 @@ def test_names_do_not_depend_on_the_wrapper() -> None:
     names = {name: tuple(value.shape) for name, value in _fisher(base, model, _rows()).items()}
     assert {name: tuple(value.shape) for name, value in _fisher(base, base.model, _rows()).items()} == names
     for given in (model, base.model):
-        assert {name: tuple(value.shape) for name, value in lora_updates(given).items()} == names
+        assert {name: tuple(update.dense.shape) for name, update in lora_updates(given).items()} == names
 
 
 def test_no_rows_are_refused() -> None:
@@ -259,7 +260,10 @@ def test_an_adapter_that_is_no_plain_lora_is_refused_by_name(target: str, option
         lora_updates(model)
 
 
-def test_a_layer_without_a_row_dimension_is_refused_by_name() -> None:
+def test_a_layer_without_a_row_dimension_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from guardrail.model import adapter
+
+    monkeypatch.setattr(adapter, "_check_targets", lambda *_: None)  # which refuses the head, such a layer
     base, model = _adapted("llama", targets=("lm_head",))
     with pytest.raises(InvalidInput, match="lm_head"):
         _fisher(base, model, _rows())
@@ -305,7 +309,7 @@ def test_relative_has_mean_one_over_all_entries_and_keeps_the_proportions() -> N
     from guardrail.train.fisher import relative
 
     fisher = {name: value.square() for name, value in _matrices().items()}
-    got = relative(fisher)
+    got = relative({name: value.clone() for name, value in fisher.items()})
     assert float(torch.cat([value.flatten() for value in got.values()]).mean()) == pytest.approx(1.0, rel=1e-12)
     ratio = float(got["up"][0, 0] / fisher["up"][0, 0])
     assert all(float((got[name] - ratio * fisher[name]).abs().max()) < 1e-12 for name in fisher)
@@ -331,29 +335,95 @@ def test_relative_refuses_a_matrix_that_protects_nothing_and_names_it(bad: float
         relative({})
 
 
-def test_the_penalty_is_half_the_weighted_squares_and_its_gradient_is_the_weighted_update() -> None:
-    from guardrail.train.fisher import quadratic_penalty
+def test_relative_takes_no_memory_of_its_own() -> None:
+    from guardrail.train.fisher import relative
 
     fisher = {name: value.square() for name, value in _matrices().items()}
-    updates = {name: value.requires_grad_() for name, value in _matrices(6).items()}
+    got = relative(fisher)
+    assert all(got[name].data_ptr() == fisher[name].data_ptr() for name in fisher)
+
+
+def _factors(dtype: str = "float64") -> dict[str, Update]:
+    """Trainable factors of rank 2 for the matrices of :func:`_matrices`."""
+    import torch
+
+    from guardrail.model.updates import Update
+
+    generator = torch.Generator().manual_seed(8)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(getattr(torch, dtype)).requires_grad_()
+
+    return {name: Update(random(2, value.shape[1]), random(3, 2), 1.5) for name, value in _matrices().items()}
+
+
+def _autograd(fisher: dict[str, torch.Tensor], updates: dict[str, Update], weight: float) -> tuple[float, list[Any]]:
+    """The penalty as it is defined, differentiated by autograd."""
+    import torch
+
+    total = sum((fisher[name] * update.dense.double().square()).sum() for name, update in updates.items()) * weight / 2
+    factors = [factor for update in updates.values() for factor in (update.a, update.b)]
+    return float(cast("Any", total).detach()), list(torch.autograd.grad(cast("Any", total), factors))
+
+
+def test_the_penalty_is_half_the_weighted_squares_and_its_gradient_is_autograds() -> None:
+    from guardrail.train.penalty import quadratic_penalty
+
+    fisher, updates = {name: value.square() for name, value in _matrices().items()}, _factors()
+    expected, gradients = _autograd(fisher, updates, 0.7)
     penalty = quadratic_penalty(fisher, updates)
-    penalty.backward()
-    entries = [(float(f), float(w)) for name in fisher
-               for f, w in zip(fisher[name].flatten(), updates[name].detach().flatten(), strict=True)]  # fmt: skip
-    assert float(penalty.detach()) == pytest.approx(sum(f * w * w for f, w in entries) / 2, rel=1e-12)
-    for name, update in updates.items():
-        assert update.grad is not None
-        assert float((update.grad - fisher[name] * update.detach()).abs().max()) < 1e-12
+    for part in (0.25, 0.75):  # as micro-batches do
+        (0.7 * part * penalty.differentiable()).backward()
+    assert 0.7 * float(penalty.value) == pytest.approx(expected, rel=1e-12)
+    factors = [factor for update in updates.values() for factor in (update.a, update.b)]
+    for factor, gradient in zip(factors, gradients, strict=True):
+        assert factor.grad is not None
+        assert float((factor.grad - gradient).norm() / gradient.norm()) < 1e-10
+
+
+def test_the_penalty_of_factors_in_half_precision_is_computed_in_the_fishers() -> None:
+    import torch
+
+    from guardrail.train.penalty import quadratic_penalty
+
+    fisher = {name: value.square().float() for name, value in _matrices().items()}
+    updates = _factors("bfloat16")
+    expected, gradients = _autograd(fisher, updates, 1.0)
+    penalty = quadratic_penalty(fisher, updates)
+    assert penalty.value.dtype == torch.float32
+    assert float(penalty.value) == pytest.approx(expected, rel=1e-5)
+    for got, gradient in zip(penalty.gradients, gradients, strict=True):
+        assert float((got.double() - gradient.double()).norm() / gradient.double().norm()) < 2**-8
+
+
+def test_the_penalty_keeps_nothing_of_a_matrixs_size() -> None:
+    import torch
+
+    from guardrail.train.penalty import quadratic_penalty
+
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        penalty = quadratic_penalty({name: value.square() for name, value in _matrices().items()}, _factors())
+        penalty.differentiable()
+    assert kept == []
+    assert [tuple(gradient.shape) for gradient in penalty.gradients] == [(2, 4), (3, 2), (2, 7), (3, 2)]
 
 
 @pytest.mark.parametrize("change", [{"up": 1}, {}, {"up": 3, "down": 7, "gate": 2}])
 def test_the_penalty_refuses_updates_that_do_not_fit(change: dict[str, int]) -> None:
     import torch
 
-    from guardrail.train.fisher import quadratic_penalty
+    from guardrail.model.updates import Update
+    from guardrail.train.penalty import quadratic_penalty
 
     with pytest.raises(InternalError):
-        quadratic_penalty(_matrices(), {name: torch.zeros(3, columns) for name, columns in change.items()})
+        quadratic_penalty(_matrices(), {name: Update(torch.zeros(1, columns), torch.zeros(3, 1), 1.0)
+                                        for name, columns in change.items()})  # fmt: skip
     with pytest.raises(InternalError):
         quadratic_penalty({}, {})
 
@@ -362,15 +432,16 @@ def test_the_penalty_refuses_updates_that_do_not_fit(change: dict[str, int]) -> 
 def test_the_penalty_is_zero_where_lora_has_no_effect_and_pulls_back_from_elsewhere(kind: str) -> None:
     import torch
 
-    from guardrail.train.fisher import lora_updates, quadratic_penalty, relative
+    from guardrail.train.fisher import lora_updates, relative
+    from guardrail.train.penalty import quadratic_penalty
 
     base, model = _adapted(kind)
     fisher = relative(_fisher(base, model, _rows()))
-    assert float(quadratic_penalty(fisher, lora_updates(model)).detach()) == 0.0
+    assert float(quadratic_penalty(fisher, lora_updates(model)).value) == 0.0
     b = {name: p for name, p in model.named_parameters() if "lora_B" in name}
     for parameter in b.values():
         torch.nn.init.normal_(parameter, std=0.1)
-    penalty = quadratic_penalty(fisher, lora_updates(model))
+    penalty = quadratic_penalty(fisher, lora_updates(model)).differentiable()
     penalty.backward()
     assert float(penalty.detach()) > 0.0
     for parameter in b.values():
@@ -391,5 +462,5 @@ def test_an_update_is_what_the_adapter_adds_to_the_weight(kind: str) -> None:
             torch.nn.init.normal_(parameter)
     for name, update in lora_updates(model).items():
         layer = model.base_model.model.get_submodule(name)
-        x = torch.randn(2, 3, update.shape[1], dtype=torch.float64)
-        assert torch.allclose(layer(x) - layer.base_layer(x), x @ update.T, rtol=1e-9, atol=1e-9)
+        x = torch.randn(2, 3, update.a.shape[1], dtype=torch.float64)
+        assert torch.allclose(layer(x) - layer.base_layer(x), x @ update.dense.T, rtol=1e-9, atol=1e-9)

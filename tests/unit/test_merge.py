@@ -209,6 +209,47 @@ def test_a_truncated_merge_reports_its_rank_and_its_error(parts: dict[str, Path]
     assert 0.1 < float(told["largest_relative_error"]) < 1.0
 
 
+@pytest.mark.parametrize("name", ["dare", "magmax", "ties"])
+def test_where_lambda_only_scales_each_module_is_merged_once_and_every_candidate_is_as_if_merged_alone(
+    name: str, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guardrail.model.updates import read_updates
+    from guardrail.train import merge, merging
+
+    calls, factors, seen = [0], (0.0, 0.3, 0.7, 1.0), dict[float, Any]()
+
+    def truncate(dense: Any, rank: int) -> Any:
+        calls[0] += 1
+        return merging.truncate(dense, rank)
+
+    def measure(path: Path) -> Score:
+        seen[float(path.name)] = _dense(read_updates(path))
+        return _score(True, 1.0, 0.0)
+
+    updates = {part: read_updates(_adapter(tmp_path / f"{part}-again", seed)) for seed, part in enumerate(parts)}
+    monkeypatch.setattr(merge, "truncate", truncate)
+    method = _create(name, lambdas=",".join(map(str, factors)))
+    method.finish(parts["user"], parts, measure)
+    assert calls == [2]  # modules
+    for factor in factors:
+        for module, dense in seen[factor].items():
+            pair = (updates["user"][module], updates["replay"][module])
+            alone = merging.truncate(method.merged(module, pair, factor), 6).update.dense  # type: ignore[attr-defined]
+            assert float((dense - alone).norm()) <= 1e-5 * float(alone.norm()), (factor, module)
+
+
+@pytest.mark.parametrize(("name", "given_"), [("ties", {"density": 0.0}), ("ties", {"density": 1.5}),
+                                              ("dare", {"drop": 1.0}), ("dare", {"drop": 2.0}),
+                                              ("slerp", {"rank": 2.5})])  # fmt: skip
+def test_settings_that_make_no_merge_are_refused_before_anything_is_trained(
+    name: str, given_: dict[str, float]
+) -> None:
+    from guardrail.train.methods import create
+
+    with pytest.raises(InvalidInput, match=next(iter(given_))):
+        create(name, given_)
+
+
 def test_dare_draws_the_same_for_the_same_seed(parts: dict[str, Path], tmp_path: Path) -> None:
     again = {name: _adapter(tmp_path / f"{name}-again", seed) for seed, name in enumerate(("user", "replay"))}
     assert _close(_dense(_merge("dare", parts, 0.5)), _dense(_merge("dare", again, 0.5)))
@@ -269,47 +310,3 @@ def test_an_inadmissible_factor_is_never_taken_where_there_is_an_admissible_one(
         assert chosen.utility == max(score.utility for score in rivals)
     else:
         assert chosen.attack_success_rate == min(score.attack_success_rate for score in rivals)
-
-
-def test_safe_lora_projects_what_leaves_the_direction_of_alignment_and_nothing_else(
-    parts: dict[str, Path], tmp_path: Path
-) -> None:
-    """Against the formula, in numpy: C = V V' / ||V||_F, where cos(dW, C dW) is below the threshold."""
-    import numpy as np
-
-    from guardrail.model.updates import read_updates
-
-    before = _dense(read_updates(parts["user"]))
-    away = _dense(read_updates(parts["replay"]))
-    method = _create_safe_lora(parts["replay"], threshold=0.7)
-    method.finish(parts["user"], parts, None)
-    after, projected = _dense(read_updates(parts["user"])), 0
-    for name, update in before.items():
-        v, dw = -away[name].double().numpy(), update.double().numpy()
-        moved = v @ v.T @ dw / np.sqrt((v * v).sum())
-        cosine = (dw * moved).sum() / np.sqrt((dw * dw).sum() * (moved * moved).sum())
-        projected += cosine < 0.7
-        assert np.allclose(after[name].numpy(), moved if cosine < 0.7 else dw, rtol=1e-4, atol=1e-4)
-    assert method.diagnostics() == {"projected_modules": projected}
-    del tmp_path
-
-
-def test_safe_lora_without_an_unaligned_model_says_what_to_give() -> None:
-    from guardrail.train.methods import create
-
-    with pytest.raises(InvalidInput) as caught:
-        create("safe_lora", {})
-    assert "unaligned=DIRECTORY" in caught.value.next_step
-
-
-def _create_safe_lora(unaligned: Path, threshold: float) -> Method:
-    import torch
-
-    from guardrail.train.methods import Setup, create
-
-    class Base:
-        model = torch.nn.Linear(1, 1)
-
-    method = create("safe_lora", {"unaligned": str(unaligned), "threshold": threshold})
-    method.begin(Setup(Base(), None, (), (), 0))  # type: ignore[arg-type]
-    return method

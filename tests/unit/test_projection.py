@@ -176,7 +176,7 @@ def test_gradients_of_different_shapes_have_no_product() -> None:
         with pytest.raises(InternalError):
             agem(first, second)
     with pytest.raises(InternalError):
-        ascent(one, other, rate=1.0, damping=1.0)
+        ascent(one, other, length=1.0, damping=1.0)
 
 
 @settings(deadline=None)
@@ -246,17 +246,17 @@ POSITIVE = st.lists(st.floats(0.0, 1e6, width=32), min_size=SIZE, max_size=SIZE)
 
 @settings(deadline=None)
 @given(VECTOR, POSITIVE, st.floats(1e-3, 10.0), st.floats(1e-3, 10.0))
-def test_the_ascent_is_the_gradient_over_the_damped_relative_fisher(
-    g: list[float], f: list[float], rate: float, damping: float
+def test_the_ascent_follows_the_gradient_over_the_damped_relative_fisher_as_far_as_it_is_told(
+    g: list[float], f: list[float], length: float, damping: float
 ) -> None:
     from guardrail.train.projection import ascent, dot
 
-    assume(sum(f) > 1e-20)
-    got = ascent(_split(g, "float64"), _split(f, "float64"), rate, damping)
+    assume(sum(f) > 1e-20 and float(np.abs(g).max()) > 1e-30)
+    got = ascent(_split(g, "float64"), _split(f, "float64"), length, damping)
     fisher = np.asarray(f)
-    expected = rate * np.asarray(g) / (fisher / fisher.mean() + damping)
-    assert np.allclose(_joined(got), expected, rtol=1e-9, atol=1e-300)
-    assert float(np.abs(_joined(got)).max()) <= rate / damping * float(np.abs(g).max()) * (1 + 1e-9)
+    direction = np.asarray(g) / (fisher / fisher.mean() + damping)
+    assert np.allclose(_joined(got), length * direction / np.linalg.norm(direction), rtol=1e-9, atol=1e-300)
+    assert float(np.linalg.norm(_joined(got))) == pytest.approx(length, rel=1e-9)
     assert dot(got, _split(g, "float64")) >= 0.0, "unlearning must not go down the loss"
 
 
@@ -266,8 +266,8 @@ def test_the_ascent_does_not_depend_on_the_fishers_scale(g: list[float], f: list
     from guardrail.train.projection import ascent
 
     gradient, fisher = _split(g, "float64"), _split(f, "float64")
-    plain = ascent(gradient, fisher, rate=0.1, damping=0.5)
-    scaled = ascent(gradient, tuple(2.0**exponent * t for t in fisher), rate=0.1, damping=0.5)
+    plain = ascent(gradient, fisher, length=0.1, damping=0.5)
+    scaled = ascent(gradient, tuple(2.0**exponent * t for t in fisher), length=0.1, damping=0.5)
     assert np.allclose(_joined(scaled), _joined(plain), rtol=1e-12, atol=0.0)
 
 
@@ -277,9 +277,27 @@ def test_the_ascent_keeps_types_and_is_finite_where_there_is_no_fisher() -> None
     from guardrail.train.projection import ascent
 
     gradient = [torch.ones(2).bfloat16(), torch.zeros(3)]
-    got = ascent(gradient, [torch.zeros(2), torch.zeros(3)], rate=0.5, damping=0.25)
+    got = ascent(gradient, [torch.zeros(2), torch.zeros(3)], length=8.0**0.5, damping=0.25)
     assert [t.dtype for t in got] == [torch.bfloat16, torch.float32]
     assert [t.tolist() for t in got] == [[2.0, 2.0], [0.0, 0.0, 0.0]]
+
+
+def test_there_is_no_ascent_without_a_gradient() -> None:
+    import torch
+
+    from guardrail.train.projection import ascent
+
+    assert ascent([torch.zeros(2)], [torch.zeros(2)], length=1.0, damping=1.0)[0].tolist() == [0.0, 0.0]
+
+
+def test_the_average_follows_the_gradient_to_its_device() -> None:
+    """What a checkpoint gives back lies on the CPU. The meta device stands for any other."""
+    import torch
+
+    from guardrail.train.projection import average_squares
+
+    (average,) = average_squares([torch.ones(2)], [torch.ones(2, device="meta")], decay=0.5)
+    assert average.device.type == "meta"
 
 
 @pytest.mark.parametrize(("fisher", "damping"), [(1.0, 0.0), (1.0, -1.0), (1.0, float("nan")), (float("nan"), 1.0),
@@ -290,4 +308,4 @@ def test_an_ascent_that_could_divide_by_nothing_is_refused(fisher: float, dampin
     from guardrail.train.projection import ascent
 
     with pytest.raises(InternalError):
-        ascent([torch.ones(2)], [torch.full((2,), fisher)], rate=1.0, damping=damping)
+        ascent([torch.ones(2)], [torch.full((2,), fisher)], length=1.0, damping=damping)

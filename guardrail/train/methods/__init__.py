@@ -198,6 +198,14 @@ class Method:
     def begin(self, setup: Setup) -> None:
         """Before the first step."""
 
+    def inputs(self) -> dict[str, str]:
+        """Digests of files that the method reads besides rows and replay, by hyperparameter: other files, another run.
+
+        Raises:
+            InvalidInput: they cannot be read.
+        """
+        return {}
+
     def sees(self, index: int) -> Sees:
         """Which rows optimiser step ``index`` is made of; here user rows and every draw of replay rows."""
         del index

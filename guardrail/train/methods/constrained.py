@@ -6,7 +6,8 @@ the base finds it is hardly trained any further. beta is ``first`` for the first
 ``rest`` for the others, with the source's values.
 
 Source: Qi et al., "Safety Alignment Should Be Made More Than Just a Few Tokens Deep", ICLR 2025 (arXiv 2406.05946).
-Needs no replay; the base's states on the user's rows are cached.
+Needs no replay; the base's states on the user's rows are cached, and projected to the vocabulary again in every epoch
+(one log-probability a token would do).
 """
 
 from __future__ import annotations

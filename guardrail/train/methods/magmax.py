@@ -19,6 +19,8 @@ from guardrail.train.merging import magmax
 class Magmax(Merge):
     """lambda magmax(dW_user, dW_1, ..., dW_n)."""
 
+    scales = True
+
     def merged(self, name: str, updates: tuple[Update, ...], factor: float) -> torch.Tensor:
         """Entry by entry."""
         del name

@@ -2,11 +2,16 @@
 
 For each module V = W_aligned - W_unaligned [out, in] and C = V V' / ||V||_F; where the cosine of dW and C dW is below
 ``threshold``, dW becomes C dW, by B <- C B. ``unaligned`` names a model before its alignment (a directory with
-safetensors) or an adapter that takes the base's alignment away. Needs no replay and no training step.
+safetensors) or an adapter that takes the base's alignment away; the adapter's record names it by the digest of its
+files. It is looked at before training and must not have changed by its end. Needs no replay and no training step.
 
 Source: Hsu et al., "Safe LoRA", NeurIPS 2024 (arXiv 2405.16833). A defence that continual learning is measured
 against. C is the paper's cheap form: it is no projector (C C is not C), and it shrinks or enlarges dW by the scale of
-V.
+V, which decides how much of the update is left at all. ``scale=paper``, the default, is what was published; ``norm``
+gives C dW the Frobenius norm of dW, so that what is measured is the direction alone (ours).
+
+A module whose V is 0 is left as it is. The mathematics is in :mod:`guardrail.train.alignment`. Not covered: choosing a
+number of layers instead of a threshold, as the published code may.
 """
 
 from __future__ import annotations
@@ -17,91 +22,80 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
-import torch
-from safetensors import safe_open
-
-from guardrail.errors import InternalError, InvalidInput
+from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput
+from guardrail.model.load import base_digest
 from guardrail.model.updates import Update, read_updates, write_updates
 from guardrail.records import Scalar
+from guardrail.train.alignment import Direction, adapted, directions, project
 from guardrail.train.methods import Measure, Method, Setup
+
+SCALES = ("paper", "norm")
 
 
 class SafeLora(Method):
     """dW, or C dW where dW leaves the direction of alignment."""
 
     plain = True
-    defaults = MappingProxyType({"threshold": 0.5, "unaligned": ""})
+    defaults = MappingProxyType({"threshold": 0.5, "unaligned": "", "scale": "paper"})
+    positive = frozenset({"threshold"})
 
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         super().__init__(hyperparameters)
-        self._base: Mapping[str, torch.Tensor] = {}
-        self._projected = 0
-        if not self.hyperparameters["unaligned"]:
-            raise InvalidInput("safe_lora needs a model before its alignment", next_step="--set unaligned=DIRECTORY")
+        self._unaligned = Path(str(self.hyperparameters["unaligned"])).expanduser()
+        self._digest, self._projected = "", 0
+        self._direction: Direction | None = None
+        self._check()
 
     def begin(self, setup: Setup) -> None:
-        """Remember the base's weights (not copies)."""
-        self._base = {name.replace(".base_layer.", "."): parameter.detach()
-                      for name, parameter in setup.base.model.named_parameters()}  # fmt: skip
+        """Look at the unaligned model now: a run of hours must not end with a refusal."""
+        self._digest = self.inputs()["unaligned"]
+        modules = adapted(setup.base.model)
+        self._direction = directions(self._unaligned, modules, setup.base.model.base_model_prefix)
+        if not any(bool(self._direction(name).any()) for name in modules):
+            raise InvalidInput(
+                f"safe_lora: {self._unaligned} is no other model than the base: V is 0 for every module",
+                expected="the model before its alignment, or an adapter that takes the alignment away",
+            )
+
+    def inputs(self) -> dict[str, str]:
+        """The digest of the unaligned model's files."""
+        return {"unaligned": base_digest(self._unaligned.resolve())}
 
     def finish(self, adapter: Path, parts: Mapping[str, Path], measure: Measure | None) -> dict[str, Scalar]:
-        """Project what has to be projected."""
+        """Project what has to be projected; the record is told what ``unaligned`` was, not where."""
         del parts, measure
-        updates = read_updates(adapter)
-        aligned = alignment(Path(str(self.hyperparameters["unaligned"])), self._base, list(updates))
-        kept = {name: project(update, aligned[name], self.number("threshold")) for name, update in updates.items()}
+        if self._direction is None:
+            raise InternalError("safe_lora was not told to begin")
+        if self.inputs()["unaligned"] != self._digest:
+            raise EvidenceInvalid(f"{self._unaligned} was changed while the adapter was trained",
+                                  expected="the files that training started with")  # fmt: skip
+        updates, kept = read_updates(adapter), dict[str, Update]()
+        for name, update in updates.items():
+            direction = self._direction(name)
+            kept[name] = project(update, direction, self.number("threshold"), str(self.hyperparameters["scale"]))
         self._projected = sum(kept[name] is not update for name, update in updates.items())
         with TemporaryDirectory(dir=adapter.parent) as scratch:
             write_updates(Path(scratch) / "adapter", kept, adapter)
             shutil.copytree(Path(scratch) / "adapter", adapter, dirs_exist_ok=True)
-        return {}
+        return {"unaligned": self._digest}
 
     def diagnostics(self) -> dict[str, Scalar]:
         """How many modules were projected."""
         return {"projected_modules": self._projected}
 
-
-def alignment(unaligned: Path, base: Mapping[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
-    """V = W_aligned - W_unaligned [out, in] of every module.
-
-    Raises:
-        InvalidInput: the directory holds neither an adapter nor a model with these modules.
-    """
-    if (unaligned / "adapter_config.json").exists():
-        away = read_updates(unaligned)
-        missing = [name for name in names if name not in away]
-        if not missing:
-            return {name: -away[name].dense for name in names}
-    else:
-        found = _weights(unaligned, [f"{name}.weight" for name in names])
-        missing = [name for name in names if f"{name}.weight" not in found]
-        if not missing:
-            return {name: base[f"{name}.weight"].float() - found[f"{name}.weight"].float() for name in names}
-    raise InvalidInput(
-        f"safe_lora: {unaligned} has no weights for {missing[0]} and {len(missing) - 1} other modules",
-        expected="an adapter, or a model of the base's architecture, in safetensors",
-    )
-
-
-def project(update: Update, direction: torch.Tensor, threshold: float) -> Update:
-    """C dW where its cosine with dW is below ``threshold``, else the very same update."""
-    if update.b.shape[0] != direction.shape[0] or update.a.shape[1] != direction.shape[1]:
-        raise InternalError(f"safe_lora: {tuple(direction.shape)} is not the shape of dW")
-    norm = direction.norm()
-    if not float(norm) > 0:
-        return update
-    projected = direction @ (direction.T @ update.b.float()) / norm
-    dense, moved = update.dense.float(), update.scale * projected @ update.a.float()
-    cosine = float((dense * moved).sum() / (dense.norm() * moved.norm()).clamp_min(1e-30))
-    return update if cosine >= threshold else Update(update.a, projected.to(update.b.dtype), update.scale)
-
-
-def _weights(directory: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for file in sorted(directory.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as stream:
-            found |= {name: stream.get_tensor(name) for name in stream.keys() if name in names}  # noqa: SIM118
-    return found
+    def _check(self) -> None:
+        if not self.hyperparameters["unaligned"]:
+            raise InvalidInput("safe_lora needs a model before its alignment", next_step="--set unaligned=DIRECTORY")
+        if self.number("threshold") > 1:
+            raise InvalidInput(f"safe_lora: threshold={self.number('threshold')}", expected="a cosine in (0, 1]")
+        if self.hyperparameters["scale"] not in SCALES:
+            raise InvalidInput(f"safe_lora: scale={self.hyperparameters['scale']!r}", expected=" or ".join(SCALES))
+        if not any(self._unaligned.glob("*.safetensors")):
+            raise InvalidInput(
+                f"safe_lora: {self._unaligned} holds no weights",
+                expected="a directory with an adapter, or with a model of the base's architecture, in safetensors",
+                next_step="--set unaligned=DIRECTORY",
+            )
 
 
 METHOD = SafeLora
