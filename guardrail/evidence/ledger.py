@@ -1,0 +1,228 @@
+"""An append-only ledger in which nothing can be changed unseen: every entry is signed and names the one before.
+
+An entry is a DSSE envelope; its ``previous`` is the SHA-256 of the whole envelope before it. Checking finds edits,
+deletions, insertions, moves, doubled numbers, foreign signers and clocks that went back. What no chain shows by itself
+is that its end is missing: for that the head is exported at every entry, to where the ledger's keeper cannot write, and
+given back here. The idea is Haber and Stornetta's (1991); RFC 6962 makes a tree of it, which we do not need.
+Not covered: where entries are kept (``ledger_file.py``, the server's database); a keeper who holds the signing key and
+the exported heads can write another history.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.digest import canonical, sha256
+from guardrail.evidence.envelope import sign, unverified_payload
+from guardrail.evidence.fast_envelope import Opened, Verifier
+from guardrail.evidence.keys import PrivateKey, PublicKey
+from guardrail.evidence.ledger_types import GENESIS, Checked, Entry, Head, Jump, Kind
+
+LEDGER_TYPE = "application/vnd.mlflow-guardrail.ledger+json"
+LARGEST_ENTRY = 64 << 10
+BACKWARDS = timedelta(seconds=60)
+"""How far a clock may step back (it is reported); beyond it nothing is accepted."""
+
+AHEAD = timedelta(minutes=5)
+BATCH = 500
+
+
+def next_entry(head: Head | None, *, time: datetime, kind: Kind, **what: Any) -> Entry:
+    """The entry that follows ``head`` (None: the first); ``what`` are the other fields of :class:`Entry`."""
+    number, previous = (head.number + 1, head.digest) if head else (1, GENESIS)
+    return Entry(number=number, previous=previous, time=time, kind=kind, **what)
+
+
+def append(head: Head | None, entry: Entry, key: PrivateKey) -> bytes:
+    """The signed envelope of an entry that follows ``head``.
+
+    Raises:
+        EvidenceInvalid: it does not follow, or its time lies before the latest by more than a clock may step back.
+    """
+    _Chain(head).follow(entry, GENESIS)
+    data = sign(canonical(entry), key, payload_type=LEDGER_TYPE)
+    if len(data) > LARGEST_ENTRY:
+        raise EvidenceInvalid(f"the entry's envelope has {len(data)} bytes", expected=f"at most {LARGEST_ENTRY}")
+    return data
+
+
+def advance(head: Head | None, data: bytes) -> Head:
+    """The head after the envelope ``data``, which :func:`append` has just made; its signature is NOT looked at.
+
+    Raises:
+        EvidenceInvalid: no entry, or it does not follow.
+    """
+    chain = _Chain(head)
+    chain.follow(_parse(unverified_payload(data, payload_type=LEDGER_TYPE)), sha256(data))
+    assert chain.head is not None  # noqa: S101  (an entry has just followed)
+    return chain.head
+
+
+def verify(
+    envelopes: Iterable[bytes],
+    keys: Sequence[PublicKey],
+    head: Head | None = None,
+    *,
+    now: datetime | None = None,
+    workers: int = 1,
+) -> Checked:
+    """Check a whole ledger, from its first entry.
+
+    Args:
+        envelopes: every entry's envelope, in order.
+        keys: whose signatures are accepted.
+        head: an exported head; the ledger must reach it (and may go on). Without one a missing end is not noticed.
+        now: entries from later than five minutes after it are refused.
+        workers: threads that verify signatures beside this one; the verdict is the same for any number.
+
+    Raises:
+        EvidenceInvalid: the first thing that is wrong, by the number of the entry.
+    """
+    verifier, chain = Verifier(keys, LEDGER_TYPE), _Chain(None, now, head)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        signatures = _Signatures(verifier, pool, ahead=4 * max(1, workers))
+        try:
+            for data in envelopes:
+                opened = _open(verifier, data, chain.number + 1)
+                chain.follow(_parse(opened.payload), sha256(data))
+                signatures.add(opened)
+        except EvidenceInvalid:
+            signatures.finish()  # a bad signature before it is the first thing that is wrong
+            raise
+        signatures.finish()
+    chain.finish()
+    return Checked(entries=chain.number, head=chain.head, jumps=tuple(chain.jumps))
+
+
+class _Signatures:
+    """Signatures that are being verified by other threads, in batches; the first bad one is raised."""
+
+    def __init__(self, verifier: Verifier, pool: ThreadPoolExecutor, ahead: int) -> None:
+        self._verifier, self._pool, self._ahead = verifier, pool, ahead
+        self._waiting: deque[Future[None]] = deque()
+        self._batch: list[Opened] = []
+        self._first = 1
+
+    def add(self, opened: Opened) -> None:
+        """Take the next entry's envelope."""
+        self._batch.append(opened)
+        if len(self._batch) == BATCH:
+            self._submit()
+        if len(self._waiting) > self._ahead:
+            self._waiting.popleft().result()
+
+    def finish(self) -> None:
+        """Wait for all of them."""
+        self._submit()
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _submit(self) -> None:
+        self._waiting.append(self._pool.submit(_check, self._verifier, self._batch, self._first))
+        self._first += len(self._batch)
+        self._batch = []
+
+
+@dataclass
+class _Chain:
+    """How far a ledger has been followed."""
+
+    head: Head | None
+    now: datetime | None = None
+    exported: Head | None = None
+    jumps: list[Jump] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        return self.head.number if self.head else 0
+
+    def follow(self, entry: Entry, digest: str) -> None:
+        """Take one entry more, whose envelope has this digest."""
+        self._in_order(entry)
+        latest = self._in_time(entry)
+        self.head = Head(number=entry.number, digest=digest, time=latest)
+        if self.exported and self.exported.number == entry.number and self.exported.digest != digest:
+            raise EvidenceInvalid(
+                f"entry {entry.number} is not the one whose digest was exported",
+                expected=f"an envelope with the digest {self.exported.digest}",
+                next_step="compare with a copy of the ledger: it was written anew",
+            )
+
+    def finish(self) -> None:
+        if self.exported and self.exported.number > self.number:
+            raise EvidenceInvalid(
+                f"the ledger ends with entry {self.number}",
+                expected=f"entry {self.exported.number}, which the exported head names",
+                next_step="the end was cut off: restore it from a copy",
+            )
+
+    def _in_order(self, entry: Entry) -> None:
+        expected = self.number + 1
+        if entry.number != expected:
+            why = "its number was there before" if entry.number < expected else "entries are missing before it"
+            raise EvidenceInvalid(f"entry {entry.number} stands where entry {expected} should: {why}")
+        if entry.previous != (self.head.digest if self.head else GENESIS):
+            raise EvidenceInvalid(
+                f"entry {entry.number} does not follow from the entry before it",
+                expected="the digest of the envelope before",
+                next_step="an entry was changed, removed, inserted or moved: compare with a copy",
+            )
+
+    def _in_time(self, entry: Entry) -> datetime:
+        """The latest time so far, this entry's included."""
+        if self.now is not None and not entry.time <= self.now + AHEAD:
+            raise EvidenceInvalid(
+                f"entry {entry.number} is from {entry.time}", expected=f"nothing later than {self.now}"
+            )
+        if self.head is None or entry.time >= self.head.time:
+            return entry.time
+        back = self.head.time - entry.time
+        if not back <= BACKWARDS:
+            raise EvidenceInvalid(
+                f"entry {entry.number} is from {entry.time}, {back.total_seconds():.0f} s before an earlier entry",
+                expected=f"a clock that steps back by at most {BACKWARDS.total_seconds():.0f} s",
+                next_step="set the server's clock",
+            )
+        self.jumps.append(Jump(number=entry.number, seconds=back.total_seconds()))
+        return self.head.time
+
+
+def _open(verifier: Verifier, data: bytes, number: int) -> Opened:
+    if len(data) > LARGEST_ENTRY:
+        raise EvidenceInvalid(f"entry {number} has {len(data)} bytes", expected=f"at most {LARGEST_ENTRY}")
+    try:
+        return verifier.open(data)
+    except EvidenceInvalid as error:
+        raise _at(number, error) from error
+
+
+def _check(verifier: Verifier, batch: list[Opened], number: int) -> None:
+    for offset, opened in enumerate(batch):
+        try:
+            verifier.check(opened)
+        except EvidenceInvalid as error:
+            raise _at(number + offset, error) from error
+
+
+def _parse(payload: bytes) -> Entry:
+    try:
+        entry = Entry.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the entry"
+        raise EvidenceInvalid(f"a signed entry is not one of ours: {where}: {first['msg']}") from error
+    if entry.model_dump_json().encode("utf-8") != payload:
+        raise EvidenceInvalid("a signed entry is not in its canonical form", expected="RFC 8785 bytes")
+    return entry
+
+
+def _at(number: int, error: EvidenceInvalid) -> EvidenceInvalid:
+    return EvidenceInvalid(f"entry {number}: {error.got}", expected=error.expected, next_step=error.next_step)
