@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
@@ -40,6 +41,7 @@ LATIN = re.compile(
 CONFUSED_SCRIPTS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE"})
 
 
+@lru_cache(maxsize=4096)
 def folds(name: str) -> frozenset[str]:
     """Every folded form of a name: two names are the same to some database if these share one.
 

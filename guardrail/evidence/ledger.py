@@ -92,7 +92,7 @@ def verify(
         try:
             for data in envelopes:
                 opened = _open(verifier, data, chain.number + 1)
-                chain.follow(_parse(opened.payload), sha256(data))
+                chain.follow(_entry(opened, chain.number + 1), sha256(data))
                 signatures.add(opened)
         except EvidenceInvalid:
             signatures.finish()  # a bad signature before it is the first thing that is wrong
@@ -204,6 +204,13 @@ def _open(verifier: Verifier, data: bytes, number: int) -> Opened:
         raise _at(number, error) from error
 
 
+def _entry(opened: Opened, number: int) -> Entry:
+    try:
+        return _parse(opened.payload)
+    except EvidenceInvalid as error:
+        raise _at(number, error) from error
+
+
 def _check(verifier: Verifier, batch: list[Opened], number: int) -> None:
     for offset, opened in enumerate(batch):
         try:
@@ -218,9 +225,9 @@ def _parse(payload: bytes) -> Entry:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
-        raise EvidenceInvalid(f"a signed entry is not one of ours: {where}: {first['msg']}") from error
+        raise EvidenceInvalid(f"this is not an entry of ours: {where}: {first['msg']}") from error
     if entry.model_dump_json().encode("utf-8") != payload:
-        raise EvidenceInvalid("a signed entry is not in its canonical form", expected="RFC 8785 bytes")
+        raise EvidenceInvalid("the entry is not in its canonical form", expected="RFC 8785 bytes")
     return entry
 
 

@@ -124,7 +124,7 @@ class LedgerFile:
 
 
 def envelopes(path: Path) -> Iterator[bytes]:
-    """The envelopes of a ledger file, in order; the file is locked against writers meanwhile.
+    """The envelopes that a ledger file holds now, in order. A writer is waited for, and may go on while we read.
 
     Raises:
         InvalidInput: the file cannot be read.
@@ -133,9 +133,13 @@ def envelopes(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)
-            while line := stream.readline(LARGEST_ENTRY + 2):
+            left = os.fstat(stream.fileno()).st_size
+            fcntl.flock(stream, fcntl.LOCK_UN)
+            while left > 0:
+                line = stream.readline(min(left, LARGEST_ENTRY + 2))
                 if not line.endswith(b"\n"):
                     raise _torn(path, len(line))
+                left -= len(line)
                 yield line[:-1]
     except OSError as error:
         raise InvalidInput(f"cannot read the ledger {path}: {error.strerror}") from error

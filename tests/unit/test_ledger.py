@@ -114,7 +114,7 @@ FORGERIES = {
     "a foreign signer": ([*GOOD[:7], inserted(7, "stranger")], "entry 8: the envelope is signed by key"),
     "an envelope of another type": ([envelope.sign(b"{}", key("server"))], "entry 1: the envelope holds"),
     "two signatures": ([envelope.add_signature(GOOD[0], key("ana"), payload_type=LEDGER_TYPE)], "entry 1: "),
-    "no entry": ([envelope.sign(b"{}", key("server"), payload_type=LEDGER_TYPE)], "not one of ours"),
+    "no entry": ([envelope.sign(b"{}", key("server"), payload_type=LEDGER_TYPE)], "entry 1: this is not an entry"),
     "junk": ([*GOOD[:2], b"junk"], "entry 3: this is not a DSSE envelope"),
     "a huge line": ([b"x" * (LARGEST_ENTRY + 1)], "entry 1 has 65537 bytes"),
 }  # fmt: skip

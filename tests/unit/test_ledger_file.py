@@ -138,6 +138,15 @@ def test_a_line_that_is_none_is_refused(ledger: LedgerFile, content: bytes) -> N
         verify(envelopes(ledger.path), public("server"))
 
 
+def test_a_reader_sees_the_ledger_as_it_was_when_it_began_and_does_not_hold_a_writer_up(ledger: LedgerFile) -> None:
+    laid_out(ledger, b"".join(LINES), head=5, pending=None)
+    reading = envelopes(ledger.path)
+    assert next(reading) == GOOD[0]
+    ledger.append(make_late, key("server"))
+    assert list(reading) == GOOD[1:]
+    assert len(list(envelopes(ledger.path))) == 6
+
+
 # the command
 
 
