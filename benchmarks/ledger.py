@@ -71,7 +71,7 @@ def main() -> int:
         tenth, head = written(path, count, key)
         megabytes = path.stat().st_size / 1e6
         small = min(seconds(path, count // 10, tenth, key, arguments.workers) for _ in range(3))
-        large = min(seconds(path, count, head, key, arguments.workers) for _ in range(2))
+        large = min(seconds(path, count, head, key, arguments.workers) for _ in range(3))
     ratio = large[0] / small[0]
     print(f"{count} entries ({megabytes:.0f} MB, {arguments.type}, {arguments.workers} workers): {large[0]:.2f} s, "
           f"{large[1]:.2f} s of processor time (target under {limit:.0f} s)")  # fmt: skip

@@ -41,20 +41,20 @@ def _ask(place: KeyUri, secrets: Secrets | None) -> PublicKey:
     kind: Any = SIGNER_FOR_URI_SCHEME[place.scheme]
     if place.scheme == "azurekms":  # azurekms://VAULT.vault.azure.net/keys/NAME/VERSION
         address = parse.urlsplit(place.rest)
-        return kind.import_(address.netloc.split(".")[0], address.path.strip("/").split("/")[1])[1]
+        return _newest(place, kind.import_(address.netloc.split(".")[0], address.path.strip("/").split("/")[1]))
     if place.scheme == "hsm":
         number, _, query = place.rest.partition("?")
         label = dict(parse.parse_qsl(query)).get("label")
         return kind.import_(int(number) if number else None, label, secrets)[1]
     if place.scheme == "hv":
-        return _newest(kind, place.rest)
+        return _newest(place, kind.import_(place.rest.partition("/")[0]))
     return kind.import_(place.rest)[1]
 
 
-def _newest(kind: Any, name: str) -> PublicKey:
-    """Vault tells the newest version only; it must not be taken for another."""
-    newest, key = kind.import_(name.partition("/")[0])
-    if newest != f"hv:{name}":
+def _newest(place: KeyUri, told: tuple[str, PublicKey]) -> PublicKey:
+    """Vaults tell the newest version only; it must not be taken for another."""
+    newest, key = told
+    if newest != f"{place.scheme}:{place.rest}":
         raise ValueError(f"the newest version of this key is {newest}")
     return key
 

@@ -51,7 +51,8 @@ def load_trust(
         roots: the root keys that the reader trusts.
         threshold: how many different ones of them must have signed.
         now: the reader's clock, aware.
-        at_least: the version that was seen before; an older one is refused.
+        at_least: the version that was seen before; an older one is refused. Of that very version the roots might have
+            signed two: whoever keeps the file in force asks :func:`load_successor`, which refuses the second.
 
     Raises:
         EvidenceInvalid: not canonical, not signed as required, expired, older, or it makes no sense.

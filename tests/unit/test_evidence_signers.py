@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from securesystemslib.signer import Signature, Signer
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Signature, Signer, SSlibKey
 
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence import key_uris, keys
@@ -111,3 +111,50 @@ def test_the_public_half_of_a_file_of_either_kind_is_shown(pair: keys.KeyPair) -
     assert fetch_public(str(pair.private)) == fetch_public(f"file:{pair.public}") == keys.load_public(pair.public)
     with pytest.raises(InvalidInput):
         fetch_public(str(pair.public.with_name("absent")))
+
+
+AZURE = "azurekms://ours.vault.azure.net/keys/release/7"
+
+
+def told(newest: str, key: keys.PrivateKey, asked: list[tuple[Any, ...]]) -> type:
+    """Stands in for a service, which cannot be reached from here: what securesystemslib's signers answer with."""
+
+    class Kind:
+        @staticmethod
+        def import_(*arguments: Any) -> tuple[str, SSlibKey]:
+            asked.append(arguments)
+            public = key.public_key
+            return newest, SSlibKey("its own id", public.keytype, public.scheme, public.keyval)
+
+    return Kind
+
+
+@pytest.mark.parametrize(("uri", "asks"), [
+    ("awskms:alias/release", ("alias/release",)),
+    ("gcpkms:projects/p/cryptoKeyVersions/1", ("projects/p/cryptoKeyVersions/1",)),
+    (AZURE, ("ours", "release")),
+    ("hv:release/3", ("release",)),
+    ("hsm:2?label=Our+token", (2, "Our token", None)),
+    ("hsm:", (None, None, None)),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", get_args(keys.KeyType))
+def test_a_service_s_key_has_our_id_whatever_the_service_calls_it(
+    uri: str, asks: tuple[Any, ...], kind: keys.KeyType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme, asked = uri.partition(":")[0], list[tuple[Any, ...]]()
+    pair = keys.init(tmp_path, kind=kind)
+    monkeypatch.setitem(key_uris.SERVICES, scheme, key_uris.Service("json", "x"))
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri, keys.load_private(pair.private), asked))
+    assert fetch_public(uri) == keys.load_public(pair.public)
+    assert asked == [asks]
+
+
+@pytest.mark.parametrize("uri", [AZURE, "hv:release/3"])
+def test_the_newest_version_is_not_taken_for_another(
+    uri: str, pair: keys.KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme = uri.partition(":")[0]
+    monkeypatch.setitem(key_uris.SERVICES, scheme, key_uris.Service("json", "x"))
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri[:-1] + "9", keys.load_private(pair.private), []))
+    with pytest.raises(ServiceUnavailable, match="the newest version of this key is"):
+        fetch_public(uri)
