@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,14 +23,11 @@ from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import sign, unverified_payload
 from guardrail.evidence.fast_envelope import Opened, Verifier
 from guardrail.evidence.keys import PrivateKey, PublicKey
-from guardrail.evidence.ledger_types import GENESIS, Checked, Entry, Head, Jump, Kind
+from guardrail.evidence.ledger_chain import Chain
+from guardrail.evidence.ledger_types import GENESIS, Checked, Entry, Head, Kind
 
 LEDGER_TYPE = "application/vnd.mlflow-guardrail.ledger+json"
 LARGEST_ENTRY = 64 << 10
-BACKWARDS = timedelta(seconds=60)
-"""How far a clock may step back (it is reported); beyond it nothing is accepted."""
-
-AHEAD = timedelta(minutes=5)
 BATCH = 500
 
 
@@ -47,7 +43,7 @@ def append(head: Head | None, entry: Entry, key: PrivateKey) -> bytes:
     Raises:
         EvidenceInvalid: it does not follow, or its time lies before the latest by more than a clock may step back.
     """
-    _Chain(head).follow(entry, GENESIS)
+    Chain(head).follow(entry, GENESIS)
     data = sign(canonical(entry), key, payload_type=LEDGER_TYPE)
     if len(data) > LARGEST_ENTRY:
         raise EvidenceInvalid(f"the entry's envelope has {len(data)} bytes", expected=f"at most {LARGEST_ENTRY}")
@@ -60,7 +56,7 @@ def advance(head: Head | None, data: bytes) -> Head:
     Raises:
         EvidenceInvalid: no entry, or it does not follow.
     """
-    chain = _Chain(head)
+    chain = Chain(head)
     chain.follow(_parse(unverified_payload(data, payload_type=LEDGER_TYPE)), sha256(data))
     assert chain.head is not None  # noqa: S101  (an entry has just followed)
     return chain.head
@@ -86,7 +82,7 @@ def verify(
     Raises:
         EvidenceInvalid: the first thing that is wrong, by the number of the entry.
     """
-    verifier, chain = Verifier(keys, LEDGER_TYPE), _Chain(None, now, head)
+    verifier, chain = Verifier(keys, LEDGER_TYPE), Chain(None, now, head)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         signatures = _Signatures(verifier, pool, ahead=4 * max(1, workers))
         try:
@@ -117,82 +113,26 @@ class _Signatures:
         if len(self._batch) == BATCH:
             self._submit()
         if len(self._waiting) > self._ahead:
-            self._waiting.popleft().result()
+            self._wait()
 
     def finish(self) -> None:
         """Wait for all of them."""
         self._submit()
         while self._waiting:
+            self._wait()
+
+    def _wait(self) -> None:
+        try:
             self._waiting.popleft().result()
+        except EvidenceInvalid:  # whatever else is wrong comes after it
+            self._waiting.clear()
+            self._batch = []
+            raise
 
     def _submit(self) -> None:
         self._waiting.append(self._pool.submit(_check, self._verifier, self._batch, self._first))
         self._first += len(self._batch)
         self._batch = []
-
-
-@dataclass
-class _Chain:
-    """How far a ledger has been followed."""
-
-    head: Head | None
-    now: datetime | None = None
-    exported: Head | None = None
-    jumps: list[Jump] = field(default_factory=list)
-
-    @property
-    def number(self) -> int:
-        return self.head.number if self.head else 0
-
-    def follow(self, entry: Entry, digest: str) -> None:
-        """Take one entry more, whose envelope has this digest."""
-        self._in_order(entry)
-        latest = self._in_time(entry)
-        self.head = Head(number=entry.number, digest=digest, time=latest)
-        if self.exported and self.exported.number == entry.number and self.exported.digest != digest:
-            raise EvidenceInvalid(
-                f"entry {entry.number} is not the one whose digest was exported",
-                expected=f"an envelope with the digest {self.exported.digest}",
-                next_step="compare with a copy of the ledger: it was written anew",
-            )
-
-    def finish(self) -> None:
-        if self.exported and self.exported.number > self.number:
-            raise EvidenceInvalid(
-                f"the ledger ends with entry {self.number}",
-                expected=f"entry {self.exported.number}, which the exported head names",
-                next_step="the end was cut off: restore it from a copy",
-            )
-
-    def _in_order(self, entry: Entry) -> None:
-        expected = self.number + 1
-        if entry.number != expected:
-            why = "its number was there before" if entry.number < expected else "entries are missing before it"
-            raise EvidenceInvalid(f"entry {entry.number} stands where entry {expected} should: {why}")
-        if entry.previous != (self.head.digest if self.head else GENESIS):
-            raise EvidenceInvalid(
-                f"entry {entry.number} does not follow from the entry before it",
-                expected="the digest of the envelope before",
-                next_step="an entry was changed, removed, inserted or moved: compare with a copy",
-            )
-
-    def _in_time(self, entry: Entry) -> datetime:
-        """The latest time so far, this entry's included."""
-        if self.now is not None and not entry.time <= self.now + AHEAD:
-            raise EvidenceInvalid(
-                f"entry {entry.number} is from {entry.time}", expected=f"nothing later than {self.now}"
-            )
-        if self.head is None or entry.time >= self.head.time:
-            return entry.time
-        back = self.head.time - entry.time
-        if not back <= BACKWARDS:
-            raise EvidenceInvalid(
-                f"entry {entry.number} is from {entry.time}, {back.total_seconds():.0f} s before an earlier entry",
-                expected=f"a clock that steps back by at most {BACKWARDS.total_seconds():.0f} s",
-                next_step="set the server's clock",
-            )
-        self.jumps.append(Jump(number=entry.number, seconds=back.total_seconds()))
-        return self.head.time
 
 
 def _open(verifier: Verifier, data: bytes, number: int) -> Opened:

@@ -148,6 +148,26 @@ def test_the_first_thing_that_is_wrong_is_named_across_batches(workers: int) -> 
             verify(broken, SERVER, workers=workers)
 
 
+def test_of_two_bad_signatures_the_first_is_named() -> None:
+    long = history(6 * BATCH)
+    for index in (100, BATCH + 100):
+        plain = json.loads(long[index])
+        plain["signatures"][0]["sig"] = json.loads(long[0])["signatures"][0]["sig"]
+        long[index] = canonical(plain)
+        long[index + 1 :] = relinked(long[index], long[index + 1 :])
+    with pytest.raises(EvidenceInvalid, match="entry 101: the signature by key"):
+        verify(long, SERVER)
+
+
+def relinked(last: bytes, envelopes: list[bytes]) -> list[bytes]:
+    """The same entries, signed again so that they follow from ``last``."""
+    made = []
+    for data in envelopes:
+        last = forged(entry_of(data), previous=sha256(last))
+        made.append(last)
+    return made
+
+
 def test_a_rotated_server_key_goes_on_with_the_chain() -> None:
     more = forged(next_entry(HEAD, time=HEAD.time, kind="trust"), "ana")
     assert verify([*GOOD, more], public("server", "ana")).entries == 9
