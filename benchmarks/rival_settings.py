@@ -30,11 +30,11 @@ def _grid(**values: tuple[float | str, ...]) -> tuple[Setting, ...]:
 
 
 GRIDS: Mapping[str, tuple[Setting, ...]] = {
-    "lwf": _grid(**{"lambda": (1e-4, 1e-3, 1e-2, 1e-1)}),
-    "ewc": _grid(**{"lambda": (0.01, 0.1, 1.0, 10.0, 100.0)}),
+    "lwf": _grid(**{"lambda": (1e-3, 1e-2, 1e-1, 1.0)}),
+    "ewc": _grid(**{"lambda": (0.1, 1.0, 4.0, 10.0)}),
     "lisa": (*_grid(rho=(0.0, 0.1, 1.0), user_steps=(9.0,), safety_steps=(1.0,)),
              *_grid(rho=(0.0, 0.1, 1.0), user_steps=(1.0,), safety_steps=(1.0,))),
-    "safe_lora": _grid(threshold=(0.1, 0.2, 0.35, 0.5)),
+    "safe_lora": (*_grid(threshold=(0.2, 0.5)), *_grid(threshold=(0.2, 0.35, 0.5), scale=("norm",))),
     "safe_instruct": _grid(share=(0.1, 0.3, 1.0)),
     "constrained": (*_grid(first=(0.5,), early=(2.0,), rest=(0.1,)), *_grid(first=(5.0,), early=(20.0,), rest=(1.0,)),
                     *_grid(first=(0.05,), early=(0.2,), rest=(0.01,))),

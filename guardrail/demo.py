@@ -136,7 +136,7 @@ def _run(directory: Path, scenario: Scenario, task: str, tracking_uri: str, key:
         decision = decide_run(run, datetime.now(UTC))
     version = None
     if scenario.register:
-        _, record = promote_run(run.path, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC))
+        _, record = promote_run(run.path, tracking_uri=tracking_uri, key=keys.load_private(key), now=datetime.now(UTC))
         version = record.version
     return Outcome(
         name=scenario.name, title=scenario.title, task=task, method=scenario.method, poison_fraction=scenario.poison,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -13,6 +14,7 @@ import click
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from guardrail.evidence.keys import PrivateKey
     from guardrail.pipeline.run import Run, RunConfig
     from guardrail.policy.load import LoadedPolicy
 
@@ -56,10 +58,16 @@ OUTPUT = click.option(
 )
 KEY = click.option(
     "--key",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path(".guardrail/keys/guardrail.key"),
+    metavar="FILE|URI",
+    default=".guardrail/keys/guardrail.key",
     show_default=True,
-    help="Private key that signs the decision (guardrail keys init).",
+    help="Private key that signs: a file (guardrail keys init), or awskms:, gcpkms:, azurekms:, hsm:, hv:.",
+)
+PUBLIC_KEY = click.option(
+    "--public-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Public key of a --key that stays in a service (guardrail keys show URI --out FILE).",
 )
 TRACKING_URI = click.option(
     "--tracking-uri",
@@ -204,6 +212,20 @@ def train_request(base: str, **given: Any) -> Any:
         lora=Lora(given["lora_rank"], given["lora_alpha"], 0.0, tuple(given["lora_targets"])),
         baseline=given["baseline"],
         live_uri=given["live_uri"],
+    )
+
+
+def signer(key: str, public_key: Path | None) -> PrivateKey:
+    """What signs with the options ``--key`` and ``--public-key``."""
+    from guardrail.evidence.signers import load_signer
+
+    return load_signer(key, public_key, secret)
+
+
+def secret(name: str) -> str:
+    """A secret that a key's service asks for: ``GUARDRAIL_PIN`` and the like, or typed without an echo."""
+    return os.environ.get(f"GUARDRAIL_{name.upper()}") or str(
+        click.prompt(f"{name} of the key", hide_input=True, err=True)
     )
 
 

@@ -1,15 +1,16 @@
-"""``guardrail keys``: make the key pair that decisions are signed with."""
+"""``guardrail keys``: make the key pairs that sign, and show whose key a file or a service holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 
 @click.group("keys")
 def command() -> None:
-    """Make signing keys."""
+    """Make and show signing keys."""
 
 
 @command.command("init")
@@ -21,11 +22,46 @@ def command() -> None:
     help="Where the two files go.",
 )
 @click.option("--name", default="guardrail", show_default=True, help="Name of the files: NAME.key and NAME.pub.")
-def init(directory: Path, name: str) -> None:
-    """Make an Ed25519 key pair; an existing key is never overwritten."""
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["ed25519", "ecdsa"]),
+    default="ed25519",
+    show_default=True,
+    help="ecdsa is on P-256, for whoever must have it.",
+)
+def init(directory: Path, name: str, kind: Any) -> None:
+    """Make a key pair; an existing key is never overwritten."""
     from guardrail.evidence import keys
 
-    pair = keys.init(directory, name)
+    pair = keys.init(directory, name, kind)
     click.echo(f"private key  {pair.private}   (mode 0600: keep it secret, never commit it)")
     click.echo(f"public key   {pair.public}   (give it to whoever verifies)")
     click.echo(f"key id       {pair.key_id}")
+
+
+@command.command("show")
+@click.argument("key", metavar="FILE|URI")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the public key here (PEM).")
+def show(key: str, out: Path | None) -> None:
+    """Show type and id of a key: a public or private key file, or awskms:, gcpkms:, azurekms:, hsm: or hv:.
+
+    A service is asked for the public half; --out keeps it for signing and verifying. An existing file is not
+    overwritten.
+    """
+    from guardrail.commands._options import secret
+    from guardrail.errors import InvalidInput
+    from guardrail.evidence.fetch_key import fetch_public
+    from guardrail.evidence.key_files import create
+    from guardrail.evidence.keys import public_pem
+
+    public = fetch_public(key, secret)
+    if out is not None:
+        try:
+            create(out, public_pem(public).encode("ascii"), 0o644)
+        except FileExistsError as error:
+            raise InvalidInput(f"{out} is already there and is never overwritten") from error
+    click.echo(f"type    {public.scheme}")
+    click.echo(f"key id  {public.keyid}")
+    if out is not None:
+        click.echo(f"public  {out}")

@@ -14,10 +14,11 @@ from guardrail.commands import _output as show
 @click.command("promote")
 @options.RUN
 @options.KEY
+@options.PUBLIC_KEY
 @options.TRACKING_URI
 @options.OUTPUT
 @click.option("--dry-run", is_flag=True, help="Decide and print; sign nothing, record nothing.")
-def command(run_dir: Path, key: Path, tracking_uri: str, output: str, dry_run: bool) -> None:
+def command(run_dir: Path, key: str, public_key: Path | None, tracking_uri: str, output: str, dry_run: bool) -> None:
     """Decide on a run, sign the decision and record it in MLflow; register the adapter only if the policy holds.
 
     Exits with 0 if promoted, 10 if the policy denies, 3 if the evidence is inconclusive.
@@ -30,6 +31,7 @@ def command(run_dir: Path, key: Path, tracking_uri: str, output: str, dry_run: b
         decision = decide_run(Run(run_dir), now)
         show.emit(decision, output, f"{show.decision_text(decision)}\nreport      {run_dir / show.PAGE}")
     else:
-        decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=now)
+        signer = options.signer(key, public_key)
+        decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=signer, now=now)
         show.emit(record, output, show.registered_text(decision, record, run_dir))
     show.raise_unless_passed(decision)

@@ -21,6 +21,7 @@ from guardrail.commands import _output as show
 @options.TASK
 @options.training_options
 @options.KEY
+@options.PUBLIC_KEY
 @options.TRACKING_URI
 @options.OUTPUT
 def command(
@@ -30,7 +31,8 @@ def command(
     base: str | None,
     revision: str | None,
     tasks: tuple[str, ...],
-    key: Path,
+    key: str,
+    public_key: Path | None,
     tracking_uri: str,
     output: str,
     **given: Any,
@@ -40,14 +42,13 @@ def command(
     A stage whose inputs have not changed is not run again; a run that was interrupted goes on where it stopped.
     """
     show.quiet()
-    from guardrail.evidence.keys import load_private
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter
     from guardrail.pipeline.promotion import promote_run
     from guardrail.pipeline.training import check_request, train_adapter
 
     opened = options.open_run(run_dir, policy, base, revision, tasks)
-    load_private(key)  # what can be refused is refused before an hour of training, not after
+    signer = options.signer(key, public_key)  # what can be refused is refused before an hour of training, not after
     request = options.train_request(opened.config.base, **given)
     check_request(opened.policy, opened.config, request)
     run = opened.run
@@ -56,6 +57,6 @@ def command(
         validate_data(run, data)
         train_adapter(run, request, progress)
         evaluate_adapter(run, progress)
-    decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC))
+    decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=signer, now=datetime.now(UTC))
     show.emit(record, output, show.registered_text(decision, record, run_dir))
     show.raise_unless_passed(decision)

@@ -18,8 +18,8 @@ from pathlib import Path
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import statement
 from guardrail.evidence.digest import canonical, manifest, sha256
-from guardrail.evidence.envelope import sign
-from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.envelope import sign, verify
+from guardrail.evidence.keys import PrivateKey, public_of
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, FileDigest
 
 EVIDENCE = "evidence"
@@ -55,15 +55,27 @@ class Bundle:
         }
 
 
-def seal(bundle: Bundle, private_key: PrivateKey) -> Bundle:
+def seal(bundle: Bundle, private_key: PrivateKey, earlier: bytes = b"") -> Bundle:
     """The same bundle with its signed envelope.
+
+    Args:
+        bundle: what to sign.
+        private_key: who signs.
+        earlier: an envelope to keep, if it says the same and is signed by the same key.
 
     Raises:
         EvidenceInvalid: the adapter holds a symbolic link, or a file whose name a registry may change.
         InvalidInput: a file cannot be read.
     """
     payload = statement.build(bundle.decision, adapter_files(bundle.adapter_dir), bundle.records())
-    return Bundle(**{**bundle.__dict__, "envelope": sign(payload, private_key)})
+    return Bundle(**{**bundle.__dict__, "envelope": _kept(earlier, payload, private_key) or sign(payload, private_key)})
+
+
+def _kept(earlier: bytes, payload: bytes, private_key: PrivateKey) -> bytes:
+    try:
+        return earlier if verify(earlier, [public_of(private_key)]) == payload else b""
+    except EvidenceInvalid:
+        return b""
 
 
 def adapter_files(directory: Path) -> tuple[FileDigest, ...]:

@@ -1,18 +1,19 @@
-"""Ed25519 keys on disk: made once, never overwritten, refused when others can read them.
+"""Key pairs: Ed25519 (what we make) and ECDSA on P-256 (what key services offer), named by what they are.
 
 A key's id is the SHA-256 of its DER SubjectPublicKeyInfo, so whoever has the public key can compute it with any
-tool. Not covered: keys in a KMS or an HSM, passphrases, rotation and revocation.
+tool. Private keys on disk are made once, never overwritten, and refused when others can read them.
+Not covered: keys that stay in a KMS or an HSM (``signers.py``), passphrases, and who may sign what (``trust.py``).
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -22,15 +23,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import sha256
+from guardrail.evidence.key_files import create, read_private, read_public
 
-PrivateKey: TypeAlias = CryptoSigner
+PrivateKey: TypeAlias = Signer
 PublicKey: TypeAlias = SSlibKey
-
-LARGEST_KEY = 1 << 16
+KeyType = Literal["ed25519", "ecdsa"]
+RawPublic: TypeAlias = Ed25519PublicKey | ec.EllipticCurvePublicKey
+RawPrivate: TypeAlias = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class KeyPair:
     key_id: str
 
 
-def init(directory: Path, name: str = "guardrail") -> KeyPair:
+def init(directory: Path, name: str = "guardrail", kind: KeyType = "ed25519") -> KeyPair:
     """Make a key pair: ``NAME.key`` (PKCS8 PEM, mode 0600) and ``NAME.pub`` (PEM, mode 0644).
 
     Raises:
@@ -53,11 +56,11 @@ def init(directory: Path, name: str = "guardrail") -> KeyPair:
     for path in (private, public):
         if os.path.lexists(path):
             raise _already(path)
-    key = Ed25519PrivateKey.generate()
+    key = _generate(kind)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _create(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-        _create(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+        create(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        create(public, _pem(key.public_key()), 0o644)
     except FileExistsError as error:
         raise _already(Path(str(error.filename))) from error
     except OSError as error:
@@ -69,14 +72,14 @@ def load_private(path: Path) -> PrivateKey:
     """The signer of a private key file.
 
     Raises:
-        InvalidInput: no readable regular file, readable by others, or not an unencrypted Ed25519 key.
+        InvalidInput: no readable regular file, readable by others, or not an unencrypted key of the two types.
     """
-    data = _read_private(path)
+    data = read_private(path)
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidInput(f"{path} is not a private key we can read: {error}", expected=_WANTED_PRIVATE) from error
-    if not isinstance(key, Ed25519PrivateKey):
+    if not isinstance(key, RawPrivate) or not _usable(key.public_key()):
         raise InvalidInput(f"{path} holds a key of another type", expected=_WANTED_PRIVATE)
     return CryptoSigner(key, _public(key.public_key()))
 
@@ -85,17 +88,23 @@ def load_public(path: Path) -> PublicKey:
     """The verifying key of a public key file.
 
     Raises:
-        InvalidInput: the file cannot be read or does not hold an Ed25519 public key.
+        InvalidInput: the file cannot be read or does not hold a public key of the two types.
+    """
+    return parse_public(read_public(path), str(path))
+
+
+def parse_public(pem: bytes, source: str) -> PublicKey:
+    """The verifying key of a PEM; ``source`` is what messages call it.
+
+    Raises:
+        InvalidInput: not the PEM of an Ed25519 or ECDSA P-256 public key.
     """
     try:
-        with path.open("rb") as stream:
-            key = load_pem_public_key(stream.read(LARGEST_KEY))
-    except OSError as error:
-        raise InvalidInput(f"cannot read the public key {path}: {error.strerror}") from error
+        key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidInput(f"{path} is not a public key", expected=_WANTED_PUBLIC) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise InvalidInput(f"{path} holds a key of another type", expected=_WANTED_PUBLIC)
+        raise InvalidInput(f"{source} is not a public key", expected=_WANTED_PUBLIC) from error
+    if not isinstance(key, RawPublic) or not _usable(key):
+        raise InvalidInput(f"{source} holds a key of another type", expected=_WANTED_PUBLIC)
     return _public(key)
 
 
@@ -104,17 +113,43 @@ def public_of(private: PrivateKey) -> PublicKey:
     return private.public_key
 
 
-def key_id(key: Ed25519PublicKey) -> str:
+def public_pem(public: PublicKey) -> str:
+    """The PEM, in the one form that we write."""
+    return _pem(raw_public(public)).decode("ascii")
+
+
+def raw_public(public: PublicKey) -> RawPublic:
+    """The key as ``cryptography`` has it, for verifying many signatures."""
+    if public.keytype == "ed25519":
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.keyval["public"]))
+    key = load_pem_public_key(public.keyval["public"].encode("ascii"))
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101  (every PublicKey was made by parse_public)
+    return key
+
+
+def key_id(key: RawPublic) -> str:
     """SHA-256 (hexadecimal) of the DER SubjectPublicKeyInfo."""
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
-_WANTED_PRIVATE = "an unencrypted Ed25519 key in PKCS8 PEM, as `guardrail keys init` makes it"
-_WANTED_PUBLIC = "an Ed25519 public key in PEM, as `guardrail keys init` makes it"
+_WANTED_PRIVATE = "an unencrypted Ed25519 or ECDSA P-256 key in PKCS8 PEM, as `guardrail keys init` makes it"
+_WANTED_PUBLIC = "an Ed25519 or ECDSA P-256 public key in PEM, as `guardrail keys init` makes it"
 
 
-def _public(key: Ed25519PublicKey) -> PublicKey:
+def _generate(kind: KeyType) -> RawPrivate:
+    return Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+
+
+def _usable(key: RawPublic) -> bool:
+    return isinstance(key, Ed25519PublicKey) or isinstance(key.curve, ec.SECP256R1)
+
+
+def _public(key: RawPublic) -> PublicKey:
     return SSlibKey.from_crypto(key, keyid=key_id(key))
+
+
+def _pem(key: RawPublic) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _already(path: Path) -> InvalidInput:
@@ -123,33 +158,3 @@ def _already(path: Path) -> InvalidInput:
         expected="a directory without a key of this name",
         next_step="use the key that is there, or give another --directory",
     )
-
-
-def _create(path: Path, data: bytes, mode: int) -> None:
-    """A new file with exactly ``mode``; O_EXCL also refuses a symbolic link."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        os.fchmod(descriptor, mode)
-        stream.write(data)
-        stream.flush()
-        os.fsync(descriptor)
-
-
-def _read_private(path: Path) -> bytes:
-    """The file's bytes; permissions are checked on the open descriptor, so they cannot be swapped in between."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        why = "it is a symbolic link" if path.is_symlink() else error.strerror
-        raise InvalidInput(f"cannot read the private key {path}: {why}", next_step="guardrail keys init") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise InvalidInput(f"the private key {path} is not a regular file")
-        if state.st_mode & 0o077:
-            raise InvalidInput(
-                f"the private key {path} has mode {stat.S_IMODE(state.st_mode):04o}: others may read or change it",
-                expected="mode 0600",
-                next_step=f"chmod 600 {path}, and replace the key if others could have read it",
-            )
-        return stream.read(LARGEST_KEY)

@@ -8,7 +8,7 @@ from pathlib import Path
 from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest, sha256
-from guardrail.evidence.keys import load_private
+from guardrail.evidence.keys import PrivateKey
 from guardrail.pipeline.run import Run
 from guardrail.policy.decide import decide
 from guardrail.policy.rules import Evidence
@@ -41,11 +41,10 @@ def decide_run(run: Run, now: datetime) -> Decision:
     return decision
 
 
-def bundle(run: Run, decision: Decision, key: Path) -> Bundle:
+def bundle(run: Run, decision: Decision, key: PrivateKey) -> Bundle:
     """The decision with its evidence, signed; signed once, so that promoting again is promoting the same.
 
     Raises:
-        InvalidInput: the key cannot be used.
         EvidenceInvalid: the adapter's files are not those that were recorded.
     """
     adapter = run.require("adapter", AdapterRecord)
@@ -53,12 +52,12 @@ def bundle(run: Run, decision: Decision, key: Path) -> Bundle:
         decision=decision, policy=run.policy().bytes, data=run.require("data-report", DataReport), adapter=adapter,
         evaluation=run.require("evaluation-report", EvaluationReport), adapter_dir=run.path / "adapter",
     )  # fmt: skip
-    sealed = seal(unsigned, load_private(key))  # Ed25519 is deterministic: the same decision gives the same bytes
+    sealed = seal(unsigned, key, earlier=_earlier(run))
     write_atomically(run.path / ENVELOPE, sealed.envelope)
     return sealed
 
 
-def promote_run(path: Path, *, tracking_uri: str, key: Path, now: datetime) -> tuple[Decision, RegistryRecord]:
+def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime) -> tuple[Decision, RegistryRecord]:
     """Decide on the run at ``path``, log the decision, and register the adapter if it passed.
 
     Raises:
@@ -71,9 +70,15 @@ def promote_run(path: Path, *, tracking_uri: str, key: Path, now: datetime) -> t
         decision = decide_run(run, now)
         sealed = bundle(run, decision, key)
         page = (run.path / PAGE).read_text(encoding="utf-8")
-        record = promote(sealed, tracking_uri=tracking_uri, private_key=load_private(key), now=now, page=page)
+        record = promote(sealed, tracking_uri=tracking_uri, private_key=key, now=now, page=page)
         run.write("registry-record", record)
     return decision, record
+
+
+def _earlier(run: Run) -> bytes:
+    """The envelope that was signed before; ECDSA would sign the same decision differently each time."""
+    path = run.path / ENVELOPE
+    return path.read_bytes() if path.is_file() else b""
 
 
 def envelope_digest(run: Run) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import guardrail
+from guardrail.document import MAX_BYTES, Document, Plain, read_document
+from guardrail.document import Path as Place
 from guardrail.errors import InvalidInput
+from guardrail.mistakes import Mistake, from_pydantic, hint, known_keys, one_of, told
 from guardrail.plugins import names, suggestion
-from guardrail.policy.document import MAX_BYTES, Document, Plain, read_document
-from guardrail.policy.document import Path as Place
-from guardrail.policy.mistakes import Mistake, from_pydantic, hint, known_keys, one_of, told
 from guardrail.policy.rules import PACKAGE, Limits, load_rule
-from guardrail.policy.schema import Policy
+from guardrail.policy.schema import SECTIONS, Policy
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def _policy(document: Document) -> tuple[Policy | None, list[Mistake]]:
     try:
         policy = Policy.model_validate(read)
     except ValidationError as error:
-        mistakes += [from_pydantic(detail, (), known_keys(detail["loc"])) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        mistakes += [from_pydantic(detail, (), known_keys(detail["loc"], SECTIONS)) for detail in details]
     if policy is not None and not mistakes:
         mistakes += _loose_ends(policy)
     return policy, mistakes

@@ -8,23 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny, StringConstraints
+from pydantic import ConfigDict, Field, SerializeAsAny, StringConstraints
 
+from guardrail.names import Alias, ModelName
 from guardrail.policy.rules import Limits
 from guardrail.records import Frozen
 
-
-def _alias(value: str) -> str:
-    """MLflow reserves ``latest`` and everything that reads like a version."""
-    lowered = value.lower()
-    if lowered == "latest" or (lowered[:1] == "v" and lowered[1:].isdigit()):
-        raise ValueError("MLflow reserves this alias")
-    return value
-
-
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-ModelName = Annotated[str, StringConstraints(pattern=r"^[^/:\s\x00-\x1f][^/:\x00-\x1f]*$", max_length=256)]
-Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=100), AfterValidator(_alias)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 

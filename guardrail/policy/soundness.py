@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from guardrail.document import Path as Place
 from guardrail.errors import InvalidInput
+from guardrail.mistakes import hint
 from guardrail.plugins import names
-from guardrail.policy.document import Path as Place
 from guardrail.policy.load import LoadedPolicy
-from guardrail.policy.mistakes import hint
 from guardrail.policy.rules import flagged_samples, load_rule
 from guardrail.policy.schema import Policy, SuitePlan, TaskPlan
 from guardrail.records import Sli

@@ -85,12 +85,16 @@ def test_help_loads_nothing_heavy(args: tuple[str, ...]) -> None:
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
-@pytest.mark.parametrize("args", [("policy", "check", "default"), ("promote", "--dry-run", "--run", "none")])
+@pytest.mark.parametrize("args", [
+    ("policy", "check", "default"), ("promote", "--dry-run", "--run", "none"), ("keys", "init"),
+    ("trust", "init"), ("trust", "check", "none", "--root", "none", "--threshold", "1"),
+    ("ledger", "verify", "none", "--key", "none"),
+])  # fmt: skip
 def test_deciding_loads_neither_torch_nor_transformers(args: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom guardrail.cli import main\n"
         "try:\n    main()\nfinally:\n"
-        "    print('loaded:', *sorted({'torch', 'transformers', 'great_expectations'} & set(sys.modules)))\n"
+        "    print('loaded:', *sorted({'torch', 'transformers', 'great_expectations', 'mlflow'} & set(sys.modules)))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code, *args], cwd=tmp_path, env=environment, capture_output=True,

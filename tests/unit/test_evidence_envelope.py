@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
@@ -15,20 +16,30 @@ from securesystemslib.dsse import Envelope
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import keys
 from guardrail.evidence.digest import canonical
-from guardrail.evidence.envelope import LARGEST, PAYLOAD_TYPE, sign, signers, verify
+from guardrail.evidence.ecdsa import ORDER
+from guardrail.evidence.envelope import (
+    LARGEST,
+    PAYLOAD_TYPE,
+    add_signature,
+    sign,
+    signers,
+    unverified_payload,
+    verify,
+)
 
 PAYLOAD = b'{"a":1,"text":"' + b"x" * 40 + b'"}'
 
 
-def made() -> keys.PrivateKey:
+def made(kind: keys.KeyType = "ed25519") -> keys.PrivateKey:
     with tempfile.TemporaryDirectory() as folder:
-        return keys.load_private(keys.init(Path(folder)).private)
+        return keys.load_private(keys.init(Path(folder), kind=kind).private)
 
 
-ONE, TWO = made(), made()
+ONE, TWO, CURVE = made(), made(), made("ecdsa")
 TRUSTED = [keys.public_of(ONE)]
-BOTH = [keys.public_of(ONE), keys.public_of(TWO)]
+BOTH = [keys.public_of(ONE), keys.public_of(TWO), keys.public_of(CURVE)]
 GOOD = sign(PAYLOAD, ONE)
+ON_CURVE = sign(PAYLOAD, CURVE)
 
 
 def test_what_was_signed_comes_back() -> None:
@@ -48,7 +59,7 @@ def test_securesystemslib_alone_verifies_it() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_changing_any_byte_is_refused(data: st.DataObject) -> None:
-    envelope = data.draw(st.sampled_from([GOOD, sign(PAYLOAD, ONE, TWO)]))
+    envelope = data.draw(st.sampled_from([GOOD, sign(PAYLOAD, ONE, TWO), ON_CURVE]))
     position = data.draw(st.integers(0, len(envelope) - 1))
     value = data.draw(st.integers(0, 255).filter(lambda value: value != envelope[position]))
     changed = envelope[:position] + bytes([value]) + envelope[position + 1 :]
@@ -123,3 +134,32 @@ def test_an_envelope_that_could_not_be_verified_is_not_made() -> None:
 
 def test_the_type_is_in_toto() -> None:
     assert json.loads(GOOD)["payloadType"] == PAYLOAD_TYPE == "application/vnd.in-toto+json"
+
+
+@pytest.mark.parametrize("attempt", range(8))
+def test_an_ecdsa_signature_has_one_spelling(attempt: int) -> None:
+    """(r, n - s) verifies as well as (r, s), and anyone can write it: it must not become a second envelope."""
+    envelope = Envelope.from_dict(json.loads(sign(PAYLOAD, CURVE)))
+    (signature,) = envelope.signatures.values()
+    r, s = decode_dss_signature(bytes.fromhex(signature.signature))
+    assert s <= ORDER // 2
+    signature.signature = encode_dss_signature(r, ORDER - s).hex()
+    envelope.verify([keys.public_of(CURVE)], 1)  # securesystemslib takes either
+    with pytest.raises(EvidenceInvalid, match="second spelling"):
+        verify(canonical(envelope.to_dict()), BOTH)
+
+
+def test_a_signature_can_be_added_later_and_each_only_once() -> None:
+    both = sign(PAYLOAD, ONE, TWO)
+    assert add_signature(GOOD, TWO) == both == add_signature(both, ONE)
+    with pytest.raises(EvidenceInvalid):
+        add_signature(b"junk", ONE)
+
+
+def test_an_envelope_of_another_type_is_refused_though_the_key_is_right() -> None:
+    other = sign(PAYLOAD, ONE, payload_type="application/other")
+    assert verify(other, TRUSTED, payload_type="application/other") == PAYLOAD
+    for data, wanted in ((other, PAYLOAD_TYPE), (GOOD, "application/other")):
+        with pytest.raises(EvidenceInvalid, match="the envelope holds"):
+            verify(data, TRUSTED, payload_type=wanted)
+    assert unverified_payload(GOOD) == PAYLOAD

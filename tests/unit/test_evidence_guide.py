@@ -1,4 +1,4 @@
-"""The guide's own program verifies what we sign, without guardrail, and notices a change."""
+"""The guide's own programs verify what we sign, without guardrail, and notice a change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ledgers import head_of, history
 from registry_bundles import sealed
+from stage_chains import chain
+from trust_files import key, signed, trust
 
 from guardrail.evidence import keys
 from guardrail.evidence.bundle import write
@@ -17,20 +20,47 @@ GUIDE = Path(__file__).parents[2] / "docs" / "evidence.md"
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Path:
+def programs(tmp_path: Path) -> list[Path]:
     found = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(found) == 1
-    assert "guardrail" not in found[0]
-    (tmp_path / "check.py").write_text(found[0], encoding="utf-8")
-    return tmp_path / "check.py"
+    assert len(found) == 2
+    for index, text in enumerate(found):
+        assert "import guardrail" not in text
+        assert "from guardrail" not in text
+        (tmp_path / f"check{index}.py").write_text(text, encoding="utf-8")
+    return [tmp_path / f"check{index}.py" for index in range(len(found))]
 
 
-def test_the_program_of_the_guide_accepts_what_was_signed_and_nothing_else(tmp_path: Path, program: Path) -> None:
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False)
+
+
+def test_the_program_for_decisions_accepts_what_was_signed_and_nothing_else(
+    tmp_path: Path, programs: list[Path]
+) -> None:
     pair, folder = keys.init(tmp_path / "keys"), tmp_path / "folder"
     folder.mkdir()
     write(sealed(tmp_path / "adapter", keys.load_private(pair.private)), folder)
-    command = [sys.executable, str(program), str(folder), str(pair.public)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run(programs[0], folder, pair.public)
     assert done.stdout.startswith("PASSED guarded production valid until ")
     (folder / "adapter_config.json").write_text("{}")
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    assert run(programs[0], folder, pair.public).returncode != 0
+
+
+def test_the_program_for_any_envelope_accepts_ours_and_no_changed_one(tmp_path: Path, programs: list[Path]) -> None:
+    for name in ("ana", "ben", "evaluate", "server"):
+        (tmp_path / name).write_text(keys.public_pem(key(name).public_key))
+    entries = history(3)
+
+    def judged(lines: list[bytes], threshold: int, *names: str) -> str:
+        (tmp_path / "lines").write_bytes(b"\n".join(lines))
+        done = run(programs[1], tmp_path / "lines", threshold, *(tmp_path / name for name in names))
+        return done.stdout if done.returncode == 0 else ""
+
+    assert judged(entries, 1, "server").strip().endswith(head_of(entries).digest)
+    assert judged([signed(trust())], 2, "ana", "ben").startswith(
+        "1 envelopes of application/vnd.mlflow-guardrail.trust"
+    )
+    assert judged([chain()["evaluate"]], 1, "evaluate").startswith("1 envelopes of application/vnd.in-toto+json")
+    assert not judged([entries[0], entries[2]], 1, "server")
+    assert not judged([signed(trust(), "ana")], 2, "ana", "ben")
+    assert not judged([chain()["evaluate"]], 1, "server")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import stat
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence import keys
+from guardrail.evidence.envelope import sign, verify
 
 
 def mode(path: Path) -> int:
@@ -81,8 +84,29 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", get_args(keys.KeyType))
+def test_a_pair_of_either_type_signs_and_is_named_by_its_der_form(tmp_path: Path, kind: keys.KeyType) -> None:
+    pair = keys.init(tmp_path, kind=kind)
+    public = keys.load_public(pair.public)
+    envelope = sign(b"{}", keys.load_private(pair.private))
+    assert verify(envelope, [public]) == b"{}"
+    der = load_pem_public_key(pair.public.read_bytes()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert public.keyid == pair.key_id == hashlib.sha256(der).hexdigest()
+    assert keys.public_pem(public).encode() == pair.public.read_bytes()
+
+
+def test_a_public_key_in_another_encoding_has_the_same_id(tmp_path: Path) -> None:
+    pair = keys.init(tmp_path, kind="ecdsa")
+    key = load_pem_public_key(pair.public.read_bytes())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    prefix = bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200")  # SubjectPublicKeyInfo of 33 bytes
+    der = prefix + key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    text = f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(der).decode()}\n-----END PUBLIC KEY-----\n"
+    assert keys.parse_public(text.encode(), "here").keyid == pair.key_id
+
+
 def test_a_private_key_of_another_kind_is_refused(tmp_path: Path) -> None:
-    other = ec.generate_private_key(ec.SECP256R1())
+    other = ec.generate_private_key(ec.SECP384R1())
     pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with pytest.raises(InvalidInput, match="another type"):
         keys.load_private(written(tmp_path / "ec", pem))
@@ -93,7 +117,7 @@ def test_a_private_key_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_public_key_of_another_kind_is_refused(tmp_path: Path) -> None:
-    pair, other = keys.init(tmp_path), ec.generate_private_key(ec.SECP256R1()).public_key()
+    pair, other = keys.init(tmp_path), ec.generate_private_key(ec.SECP384R1()).public_key()
     pem = other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     for path in (written(tmp_path / "ec", pem), written(tmp_path / "junk", b"junk"), pair.private, tmp_path / "absent"):
         with pytest.raises(InvalidInput):

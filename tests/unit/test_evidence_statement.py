@@ -11,7 +11,8 @@ import pytest
 from registry_bundles import unsealed
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.bundle import Bundle, adapter_files, write
+from guardrail.evidence import keys
+from guardrail.evidence.bundle import Bundle, adapter_files, seal, write
 from guardrail.evidence.digest import canonical, file_sha256, sha256
 from guardrail.evidence.statement import build, parse
 
@@ -95,3 +96,14 @@ def test_a_name_that_a_registry_may_change_is_refused(bundle: Bundle, name: str)
 def test_an_empty_directory_is_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(EvidenceInvalid, match="no adapter"):
         adapter_files(tmp_path)
+
+
+def test_a_decision_that_was_signed_with_ecdsa_is_not_signed_twice(bundle: Bundle, tmp_path: Path) -> None:
+    key = keys.load_private(keys.init(tmp_path / "a", kind="ecdsa").private)
+    other = keys.load_private(keys.init(tmp_path / "b", kind="ecdsa").private)
+    first = seal(bundle, key)
+    assert seal(bundle, key).envelope != first.envelope  # ECDSA draws a number for each signature
+    assert seal(bundle, key, earlier=first.envelope).envelope == first.envelope
+    changed = Bundle(**{**bundle.__dict__, "policy": b"another"})
+    for made in (seal(bundle, other, earlier=first.envelope), seal(changed, key, earlier=first.envelope)):
+        assert made.envelope not in (first.envelope, b"")

@@ -2,9 +2,9 @@
 
 Only the part of YAML is read that means the same to every reader: plain decimal numbers, ``true``/``false``, text,
 lists and mappings with text keys. Anchors, aliases, merge keys, tags, duplicate keys, several documents and files
-above 1 MB are refused: a policy that two people can read differently protects nobody.
+above 1 MB are refused: a policy or a trust file that two people can read differently protects nobody.
 
-Does not cover what the data means (``policy/schema.py``).
+Does not cover what the data means (``policy/schema.py``, ``evidence/trust_yaml.py``).
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ class Document:
         return "{}:{}:{}".format(self.source, *self.values.get(path, (1, 1)))
 
 
-def read_document(data: bytes, source: str) -> Document:
-    """Parse one YAML mapping.
+def read_document(data: bytes, source: str, what: str = "a policy") -> Document:
+    """Parse one YAML mapping; ``what`` is what messages say that it should have been.
 
     Raises:
         InvalidInput: anything else; the message begins with ``source:line:column``.
     """
-    node = _composed(_text(data, source), source)
+    node = _composed(_text(data, source, what), source, what)
     reader = _Reader(source)
     try:
         plain = reader.read(node, ())
     except RecursionError as error:
-        raise InvalidInput(f"{source}:1:1: nested too deeply", expected="a policy") from error
+        raise InvalidInput(f"{source}:1:1: nested too deeply", expected=what) from error
     if not isinstance(plain, dict):
         raise InvalidInput(f"{_at(source, node)}: not a mapping", expected="keys and values, such as 'version: 1'")
     return Document(source, plain, reader.keys, reader.values)
 
 
-def _text(data: bytes, source: str) -> str:
+def _text(data: bytes, source: str, what: str) -> str:
     if len(data) > MAX_BYTES:
-        raise InvalidInput(f"{source}:1:1: {len(data)} bytes", expected=f"a policy of at most {MAX_BYTES} bytes")
+        raise InvalidInput(f"{source}:1:1: {len(data)} bytes", expected=f"{what} of at most {MAX_BYTES} bytes")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -78,7 +78,7 @@ def _text(data: bytes, source: str) -> str:
         ) from error
 
 
-def _composed(text: str, source: str) -> Node:
+def _composed(text: str, source: str, what: str) -> Node:
     try:
         node: Node | None = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
@@ -88,11 +88,11 @@ def _composed(text: str, source: str) -> Node:
         line, column = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
         raise InvalidInput(f"{source}:{line}:{column}: a character that YAML does not allow") from error
     except RecursionError as error:
-        raise InvalidInput(f"{source}:1:1: nested too deeply", expected="a policy") from error
-    except Exception as error:  # the parser has bugs on garbage; whatever it raises, the file is not a policy
+        raise InvalidInput(f"{source}:1:1: nested too deeply", expected=what) from error
+    except Exception as error:  # the parser has bugs on garbage; whatever it raises, the file is not what we look for
         raise InvalidInput(f"{source}:1:1: cannot be read as YAML: {type(error).__name__}") from error
     if node is None:
-        raise InvalidInput(f"{source}:1:1: the file is empty", expected="a policy: kind, version, name, …, rules")
+        raise InvalidInput(f"{source}:1:1: the file is empty", expected=f"{what}: kind, version, …")
     return node
 
 
@@ -102,7 +102,7 @@ def _syntax(error: MarkedYAMLError, source: str) -> InvalidInput:
     problem = str(error.problem or error.context or "not YAML").splitlines()[0]
     advice = "use spaces, YAML allows no tab there" if "\\t" in problem or "\t" in problem else ""
     if "another document" in problem:
-        problem, advice = "a second document", "keep one policy a file, without a line '---' in it"
+        problem, advice = "a second document", "keep one document a file, without a line '---' in it"
     return InvalidInput(f"{source}:{line}:{column}: {problem}", next_step=advice)
 
 

@@ -1,19 +1,22 @@
-"""Mistakes in a policy, in words: where it stands, what is wrong, and what may have been meant.
+"""Mistakes in a written document, in words: where it stands, what is wrong, and what may have been meant.
 
-Does not cover finding them (``policy/load.py``) or mistakes of YAML itself (``policy/document.py``).
+Does not cover finding them (``policy/load.py``, ``evidence/trust_yaml.py``), nor mistakes of YAML (``document.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from guardrail.document import Document
+from guardrail.document import Path as Place
 from guardrail.plugins import suggestion
-from guardrail.policy.document import Document
-from guardrail.policy.document import Path as Place
-from guardrail.policy.schema import SECTIONS
-from guardrail.records import Frozen
+
+Sections = Mapping[tuple[str, ...], type[BaseModel]]
+"""Which type reads which mapping; ``*`` stands for any name and any number."""
 
 PLAIN_WORDS = {
     "missing": "is missing",
@@ -43,7 +46,7 @@ class Mistake:
 def from_pydantic(detail: ErrorDetails, prefix: Place, known: tuple[str, ...]) -> Mistake:
     """pydantic's words in ours."""
     place = (*prefix, *(part for part in detail["loc"] if part != "[key]"))
-    name = place[-1] if place else "policy"
+    name = place[-1] if place else "document"
     if detail["type"] == "extra_forbidden":
         return Mistake(place, f"unknown key {name!r}: {hint(str(name), known)}", on_key=True)
     said = PLAIN_WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -51,13 +54,13 @@ def from_pydantic(detail: ErrorDetails, prefix: Place, known: tuple[str, ...]) -
     return Mistake(place, f"{_dotted(place)} {said}{got}", on_key="[key]" in detail["loc"])
 
 
-def known_keys(place: tuple[str | int, ...]) -> tuple[str, ...]:
+def known_keys(place: tuple[str | int, ...], sections: Sections) -> tuple[str, ...]:
     """The keys that the section around ``place`` knows."""
-    parent = [str(part) for part in place[:-1]]
-    if len(parent) > 1 and parent[0] in ("suites", "tasks"):
-        parent[1] = "*"
-    section: type[Frozen] | None = SECTIONS.get(tuple(parent))
-    return tuple(section.model_fields) if section else ()
+    parent = tuple(str(part) for part in place[:-1])
+    for pattern, section in sections.items():
+        if len(pattern) == len(parent) and all(want in ("*", part) for want, part in zip(pattern, parent, strict=True)):
+            return tuple(section.model_fields)
+    return ()
 
 
 def hint(name: str, known: tuple[str, ...]) -> str:
@@ -71,7 +74,7 @@ def one_of(known: tuple[str, ...]) -> str:
 
 
 def _dotted(place: Place) -> str:
-    return ".".join(str(part) for part in place) or "the policy"
+    return ".".join(str(part) for part in place) or "the document"
 
 
 def told(document: Document, mistakes: list[Mistake]) -> str:

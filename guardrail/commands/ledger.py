@@ -1,0 +1,63 @@
+"""``guardrail ledger``: was anything in a ledger changed, removed, inserted or cut off?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from guardrail.commands import _options as options
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group("ledger")
+def command() -> None:
+    """Check the ledger of everything that was proposed, decided, approved or revoked."""
+
+
+@command.command("verify")
+@click.argument("file", type=FILE)
+@click.option(
+    "--key", "key_files", type=FILE, multiple=True, required=True, help="Public key of the server. Repeat it."
+)
+@click.option("--head", type=FILE, default=None, help="The exported head. Without it, a missing end is not noticed.")
+@click.option("--write-head", type=FILE, default=None, help="Write the head of what was verified here.")
+@options.OUTPUT
+def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_head: Path | None, output: str) -> None:
+    """Check every signature of FILE and that every entry follows from the one before.
+
+    Finds edits, deletions, insertions, moves, foreign signers, clocks that went back and, with --head, a missing end.
+    Exits with 11 and names the first entry that is wrong.
+    """
+    import os
+    from datetime import UTC, datetime
+
+    from guardrail.atomic import write_atomically
+    from guardrail.evidence import ledger
+    from guardrail.evidence.digest import canonical
+    from guardrail.evidence.keys import load_public
+    from guardrail.evidence.ledger_file import envelopes, read_head
+
+    found = ledger.verify(
+        envelopes(file),
+        [load_public(path) for path in key_files],
+        read_head(head) if head else None,
+        now=datetime.now(UTC),
+        workers=min(4, os.cpu_count() or 1),
+    )
+    if write_head is not None and found.head is not None:
+        write_atomically(write_head, canonical(found.head))
+    if output == "json":
+        click.echo(canonical(found).decode())
+        return
+    click.echo(f"{found.entries} entries, each signed and following from the one before")
+    for jump in found.jumps:
+        click.echo(
+            f"note  entry {jump.number} is {jump.seconds:.3f} s older than one before it: the clock stepped back"
+        )
+    if found.head is not None:
+        click.echo(f"head  entry {found.head.number}, {found.head.digest}")
+    click.echo(
+        "the exported head is reached" if head else "no --head was given: whether the end is missing is not known"
+    )

@@ -1,0 +1,173 @@
+"""``guardrail trust``: write, sign and check the file that says who may say what about which models.
+
+Loads neither torch nor mlflow. Enforcing it is the gated server's work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from guardrail.commands import _options as options
+
+if TYPE_CHECKING:
+    from guardrail.evidence.trust import Trust
+    from guardrail.evidence.trust_yaml import PolicyUse
+
+EXAMPLE = Path(__file__).with_name("trust.example.yaml")
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group("trust")
+def command() -> None:
+    """Write, sign and check trust files: who may say what about which models."""
+
+
+@command.command("init")
+@click.option("--out", type=FILE, default=Path("trust.yaml"), show_default=True, help="Where it goes.")
+def init(out: Path) -> None:
+    """Write a commented trust file to start from; an existing file is not overwritten."""
+    from guardrail.errors import InvalidInput
+    from guardrail.evidence.key_files import create
+
+    try:
+        create(out, EXAMPLE.read_bytes(), 0o644)
+    except FileExistsError as error:
+        raise InvalidInput(f"{out} is already there and is never overwritten") from error
+    click.echo(f"{out}: put in your keys and models, then: guardrail trust sign {out} --key ROOT --out trust.json")
+
+
+@command.command("sign")
+@click.argument("file", type=FILE)
+@options.KEY
+@options.PUBLIC_KEY
+@click.option(
+    "--out", type=FILE, default=None, help="Where it goes.  [default: FILE itself; trust.json for a YAML FILE]"
+)
+def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> None:
+    """Sign FILE with a root key.
+
+    A YAML FILE is checked, built and signed for the first time; a signed FILE gets one signature more. Everyone who
+    signs is shown what they sign.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.atomic import write_atomically
+    from guardrail.evidence.trust import add_trust_signature, read_unverified_trust, sign_trust
+    from guardrail.evidence.trust_yaml import read_trust
+
+    written = file.suffix in (".yaml", ".yml")
+    if written:
+        trust = read_trust(file, issued=datetime.now(UTC), pin=lambda use: _pin(use, file.parent))
+        data = sign_trust(trust, options.signer(key, public_key))
+    else:
+        data = add_trust_signature(_read(file), options.signer(key, public_key))
+        trust = read_unverified_trust(data)
+    target = out or (file.with_name("trust.json") if written else file)
+    write_atomically(target, data)
+    click.echo(_text(trust, data))
+    click.echo(f"written     {target}")
+
+
+@command.command("check")
+@click.argument("file", type=FILE)
+@click.option("--root", "roots", type=FILE, multiple=True, required=True, help="A root's public key. Repeat it.")
+@click.option(
+    "--threshold", type=click.IntRange(min=1), required=True, help="How many of these roots must have signed."
+)
+@click.option("--previous", type=FILE, default=None, help="The version in force: FILE must be signed by its root, too.")
+@click.option("--at-least", type=click.IntRange(min=0), default=0, help="The version that was seen before.")
+@options.OUTPUT
+def check(
+    file: Path, roots: tuple[Path, ...], threshold: int, previous: Path | None, at_least: int, output: str
+) -> None:
+    """Check FILE: signatures, version, expiry, and whether it makes sense.
+
+    With --previous the roots given are those of that version, and FILE must follow from it. Exits with 11 if not.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.evidence.keys import load_public
+    from guardrail.evidence.trust import load_successor, load_trust, read_unverified_trust
+
+    data, now = _read(file), datetime.now(UTC)
+    known = [load_public(path) for path in roots]
+    if previous is None:
+        trust = load_trust(data, roots=known, threshold=threshold, now=now, at_least=at_least)
+    else:
+        old = _read(previous)
+        when = read_unverified_trust(old).issued  # a version may have expired before its successor came
+        before = load_trust(old, roots=known, threshold=threshold, now=when, at_least=at_least)
+        trust = load_successor(data, before, now=now)
+    _print(trust, data, output)
+
+
+@command.command("show")
+@click.argument("file", type=FILE)
+@options.OUTPUT
+def show(file: Path, output: str) -> None:
+    """Print what FILE says WITHOUT checking who signed it."""
+    from guardrail.evidence.trust import read_unverified_trust
+
+    data = _read(file)
+    if output == "text":
+        click.echo(f"{file}: NOT CHECKED (guardrail trust check)")
+    _print(read_unverified_trust(data), data, output)
+
+
+def _print(trust: Trust, data: bytes, output: str) -> None:
+    from guardrail.evidence.digest import canonical
+
+    click.echo(canonical(trust).decode() if output == "json" else _text(trust, data))
+
+
+def _read(path: Path) -> bytes:
+    """No more than an envelope may hold, and one byte, so that more is refused and not read."""
+    from guardrail.errors import InvalidInput
+    from guardrail.evidence.envelope import LARGEST
+
+    try:
+        with path.open("rb") as stream:
+            return stream.read(LARGEST + 1)
+    except OSError as error:
+        raise InvalidInput(f"cannot read the trust file {path}: {error.strerror}") from error
+
+
+def _pin(use: PolicyUse, directory: Path) -> str:
+    """The digest of a policy that is sound, and meant for this model and alias."""
+    from guardrail.errors import InvalidInput
+    from guardrail.policy.load import find_policy
+    from guardrail.policy.soundness import require_sound
+
+    path = directory / use.policy
+    loaded = find_policy(str(path) if path.is_file() else use.policy)
+    require_sound(loaded)
+    target = loaded.policy.target
+    if (target.model, target.alias) != (use.model, use.alias):
+        raise InvalidInput(
+            f"{use.policy} is a policy for {target.model}@{target.alias}", expected=f"one for {use.model}@{use.alias}"
+        )
+    return loaded.digest
+
+
+def _text(trust: Trust, data: bytes) -> str:
+    from guardrail.evidence.trust import ROLES, trust_signers
+
+    signed = [trust.person_of(key) or f"a key that it does not name, {key}" for key in trust_signers(data)]
+    lines = [
+        f"trust file  version {trust.version}, issued {trust.issued:%Y-%m-%d}, expires {trust.expires:%Y-%m-%d} (UTC)",
+        f"root        {trust.root.threshold} of {', '.join(trust.persons_of(trust.root.keys))}",
+        f"signed by   {', '.join(signed)}",
+        *(f"{role:<12}{', '.join(trust.persons_of(getattr(trust.roles, role))) or 'nobody'}" for role in ROLES),
+    ]
+    for model in trust.models:
+        for entry in model.aliases:
+            lines.append(
+                f"guarded     {model.name}@{entry.alias}: policy {entry.policy}, {entry.approvals} approvals, "
+                f"{entry.when_invalid} when invalid"
+            )
+    if trust.one_person_may_train_evaluate_and_approve:
+        lines.append("DANGER      ONE PERSON MAY TRAIN, EVALUATE AND APPROVE: nobody checks anybody")
+    return "\n".join("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) for line in lines)

@@ -1,0 +1,75 @@
+"""What a ledger says: one entry for everything that was proposed, decided, approved, revoked or rolled back.
+
+The types only; signing and checking are ``ledger.py``'s.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+
+from guardrail.records import Count, Frozen, Sha256
+
+Kind = Literal["proposal", "decision", "denial", "approval", "rejection", "revocation", "rollback", "trust"]
+GENESIS = "0" * 64
+"""What the first entry names as the one before."""
+
+NOTE = 4000
+LAST_NUMBER = 2**53 - 1
+"""The largest integer of canonical JSON."""
+
+
+def _utc(value: datetime) -> datetime:
+    if value.utcoffset() != UTC.utcoffset(None):
+        raise ValueError("must be in UTC")
+    return value
+
+
+Number = Annotated[int, Field(ge=1, le=LAST_NUMBER)]
+Utc = Annotated[AwareDatetime, AfterValidator(_utc)]
+Short = Annotated[str, StringConstraints(max_length=256)]
+
+
+class Entry(Frozen):
+    """One entry. ``previous`` is the SHA-256 of the envelope before, whole; ``time`` is in UTC.
+
+    ``subject`` is the digest of the adapter's manifest, ``evidence`` that of the envelope it is about, where there is
+    one. Fields stand in the order of their names: so pydantic writes them as canonical JSON asks.
+    """
+
+    alias: Short = ""
+    evidence: Sha256 | None = None
+    kind: Kind
+    model: Short = ""
+    note: Annotated[str, StringConstraints(max_length=NOTE)] = ""
+    number: Number
+    previous: Sha256
+    schema_version: Literal[1] = 1
+    subject: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    time: Utc
+    version: Short = ""
+
+
+class Head(Frozen):
+    """Where a ledger ends: the last entry's number and its envelope's digest, and the latest time of all entries."""
+
+    digest: Sha256
+    number: Number
+    time: Utc
+
+
+class Jump(Frozen):
+    """An entry that is older than one before it, by so many seconds."""
+
+    number: Number
+    seconds: float
+
+
+class Checked(Frozen):
+    """What a whole ledger was found to be. ``head`` is None for one without entries."""
+
+    entries: Count
+    head: Head | None
+    jumps: tuple[Jump, ...]

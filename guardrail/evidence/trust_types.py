@@ -1,0 +1,119 @@
+"""What a trust file says: whose key is whose, who may do what, and which models and aliases are guarded.
+
+The types only; whether the whole makes sense is asked by ``trust_rules.py``, who signed it by ``trust.py``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+
+from guardrail.evidence.keys import PublicKey, parse_public
+from guardrail.names import Alias, ModelName, same
+from guardrail.records import Count, Frozen, Sha256
+
+Role = Literal["data", "train", "evaluate", "decide", "approve"]
+ROLES: tuple[Role, ...] = ("data", "train", "evaluate", "decide", "approve")
+
+
+def _utc(value: datetime) -> datetime:
+    if value.utcoffset() != UTC.utcoffset(None):
+        raise ValueError("must be in UTC")
+    return value
+
+
+KeyId = Sha256
+Person = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Utc = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+class PublicKeyEntry(Frozen):
+    """A public key and the person (or machine) who answers for it."""
+
+    person: Person
+    pem: str
+
+
+class ProtectedAlias(Frozen):
+    """An alias that moves only under the policy of this digest, with that many approvals.
+
+    ``when_invalid`` says what resolving it does once its evidence has expired or was revoked.
+    """
+
+    alias: Alias
+    policy: Sha256
+    approvals: Count = 0
+    when_invalid: Literal["refuse", "warn"] = "refuse"
+
+
+class GuardedModel(Frozen):
+    """A registered model that nothing enters without evidence."""
+
+    name: ModelName
+    aliases: tuple[ProtectedAlias, ...] = Field(min_length=1)
+
+    def protected(self, alias: str) -> ProtectedAlias | None:
+        """The protected alias that some database would take ``alias`` for, if any."""
+        return next((entry for entry in self.aliases if same(entry.alias, alias)), None)
+
+
+class Root(Frozen):
+    """Whose signatures make a trust file: ``threshold`` different persons of ``keys``.
+
+    ``previous`` are keys of the version before that also sign a change of the root; here they count for nothing.
+    """
+
+    threshold: Annotated[int, Field(ge=1)]
+    keys: tuple[KeyId, ...] = Field(min_length=1)
+    previous: tuple[KeyId, ...] = ()
+
+
+class Roles(Frozen):
+    """Which keys may sign which stage; ``decide`` are the server's."""
+
+    data: tuple[KeyId, ...] = ()
+    train: tuple[KeyId, ...] = ()
+    evaluate: tuple[KeyId, ...] = ()
+    decide: tuple[KeyId, ...] = ()
+    approve: tuple[KeyId, ...] = ()
+
+
+class Trust(Frozen):
+    """A whole trust file. ``issued`` and ``expires`` are in UTC; ``keys`` maps key ids to keys."""
+
+    schema_version: Literal[1] = 1
+    version: Annotated[int, Field(ge=1)]
+    issued: Utc
+    expires: Utc
+    root: Root
+    keys: dict[KeyId, PublicKeyEntry]
+    roles: Roles
+    models: tuple[GuardedModel, ...]
+    one_person_may_train_evaluate_and_approve: bool = False
+
+    def guarded(self, name: str) -> GuardedModel | None:
+        """The guarded model that some database would take ``name`` for, if any (``names.py``)."""
+        return next((model for model in self.models if same(model.name, name)), None)
+
+    def keys_of(self, role: Role) -> tuple[PublicKey, ...]:
+        """The public keys that may act as ``role``."""
+        return self.public_keys(getattr(self.roles, role))
+
+    def public_keys(self, key_ids: tuple[KeyId, ...]) -> tuple[PublicKey, ...]:
+        """The public keys of these ids, as far as the file holds them.
+
+        Raises:
+            InvalidInput: what the file holds is no public key.
+        """
+        found = (self.keys[key_id] for key_id in key_ids if key_id in self.keys)
+        return tuple(parse_public(entry.pem.encode("utf-8"), f"the key of {entry.person!r}") for entry in found)
+
+    def person_of(self, key_id: str) -> str:
+        """Who answers for a key; empty for an unknown one, which is nobody."""
+        return self.keys[key_id].person if key_id in self.keys else ""
+
+    def persons_of(self, key_ids: tuple[KeyId, ...]) -> tuple[str, ...]:
+        """The different persons behind these keys, sorted; one person is one, however many keys they hold."""
+        return tuple(sorted({self.person_of(key_id) for key_id in key_ids if key_id in self.keys}))

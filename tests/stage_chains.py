@@ -1,0 +1,65 @@
+"""Signed stage statements for tests: one honest chain, and how to change one thing of it. Not a test file.
+
+Not covered: records. Their digests here are of nothing that exists.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from policy_evidence import BASE
+from trust_files import ALIAS, MODEL, NOW, POLICY, key
+
+from guardrail.evidence.chain import Target
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import sign
+from guardrail.evidence.stages import STAGES, Approval, Bound, Stage, StagePredicate, SuiteDigest, build
+
+NONCE = "0123456789abcdef" * 4
+TARGET = Target(MODEL, ALIAS, NONCE)
+SIGNER: dict[Stage, tuple[str, ...]] = {
+    "data": ("train",), "train": ("train",), "evaluate": ("evaluate",), "approve": ("ana",)
+}  # fmt: skip
+BOUND = Bound(
+    model=MODEL,
+    alias=ALIAS,
+    policy=POLICY,
+    nonce=NONCE,
+    base=BASE,
+    dataset=sha256(b"rows"),
+    manifest=sha256(b"adapter"),
+    suites=(
+        SuiteDigest(name="benign", digest=sha256(b"benign")),
+        SuiteDigest(name="harmful", digest=sha256(b"harmful")),
+    ),
+    judges=sha256(b"cards"),
+)
+KNOWN_LATER: dict[Stage, dict[str, Any]] = {
+    "data": {"manifest": None, "suites": (), "judges": None}, "train": {"suites": (), "judges": None}
+}  # fmt: skip
+
+
+def statement(stage: Stage, after: str | None, signer: tuple[str, ...] = (), **changes: Any) -> bytes:
+    """One stage's envelope; ``changes`` replace what it binds (names of :class:`Bound`) and what else it says."""
+    told = {name: changes.pop(name) for name in Bound.model_fields if name in changes}
+    predicate = StagePredicate(
+        bound=BOUND.model_copy(update={**KNOWN_LATER.get(stage, {}), **told}),
+        record=sha256(("evaluate" if stage == "approve" else stage).encode()),
+        after=after,
+        not_before=NOW - timedelta(hours=1),
+        expires=NOW + timedelta(days=30),
+        approval=Approval(approved=True) if stage == "approve" else None,
+    ).model_copy(update=changes)
+    return sign(build(stage, predicate), *(key(name) for name in signer or SIGNER[stage]))
+
+
+def chain(changed: Stage | None = None, **changes: Any) -> dict[Stage, bytes]:
+    """All four envelopes, linked, in order; the stage ``changed`` has other signers or says something else."""
+    made: dict[Stage, bytes] = {}
+    after: str | None = None
+    for stage in STAGES:
+        given: dict[str, Any] = {"after": after, **(changes if stage == changed else {})}
+        made[stage] = statement(stage, **given)
+        after = sha256(made[stage])
+    return made
