@@ -2,8 +2,8 @@
 
 Each is trained with its defaults for a share of the epochs and scored on the *validation* split, as merges choose
 lambda: the largest utility among those that hold every attack success limit there (ties: the lower attack success
-rate, then the cheaper method); where none holds them, the lowest attack success rate. The chosen one is then trained in
-full, and the gate judges it like any other. Every candidate's score is in the record.
+rate, then the method that the policy lists first); where none holds them, the lowest attack success rate. The chosen
+one is then trained in full, and the gate judges it like any other. Every candidate's score is in the record.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ def allowed(policy: LoadedPolicy, *, replays: bool) -> tuple[str, ...]:
 
 
 def choose(methods: Iterable[str], attempt: Callable[[str, Path], Trial], folder: Path) -> tuple[Trial, ...]:
-    """Every method's trial, the best first; ``attempt`` trains a method into an empty directory and scores it."""
+    """Every method's trial, the best first (ties: as the policy lists them, so that a run that was killed and tried
+    again chooses alike); ``attempt`` trains a method into an empty directory and scores it."""
     trials = []
     for method in methods:
         with TemporaryDirectory(dir=folder) as scratch:
             trials.append(attempt(method, Path(scratch)))
-    return tuple(sorted(trials, key=lambda trial: (trial.score.rank, trial.seconds)))
+    return tuple(sorted(trials, key=lambda trial: trial.score.rank))
 
 
 def told(trials: tuple[Trial, ...]) -> dict[str, Scalar]:

@@ -17,7 +17,7 @@ from guardrail.pipeline.data import clean_file
 from guardrail.pipeline.display import Training, require_reachable, shown
 from guardrail.pipeline.leakage import check_replay, check_rows
 from guardrail.pipeline.others import Wanted, check_left_in, keep, read_others
-from guardrail.pipeline.plans import plan_all
+from guardrail.pipeline.plans import plan_all, task_names
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.pipeline.validation import Validation, check_apart, plan_validation
 from guardrail.policy.load import LoadedPolicy
@@ -176,11 +176,17 @@ def check_method(policy: LoadedPolicy, request: TrainRequest) -> None:
 
 
 def check_validated(policy: LoadedPolicy, config: RunConfig, request: TrainRequest) -> None:
-    """Refuse early stopping that cannot choose, or that would choose on what judges.
+    """Refuse choosing by safety alone, and early stopping that cannot choose or that would choose on what judges.
 
     Raises:
         InvalidInput: with the reason.
     """
+    chooses = request.method == AUTO or create(request.method, request.hyperparameters).needs_measure
+    if chooses and not task_names(policy, config):
+        raise InvalidInput(
+            f"--method {request.method} chooses by utility, and no task is named: what learned nothing would do too",
+            next_step="give --task NAME to the run's first command, or declare tasks in the policy",
+        )
     if not request.settings.validate_steps:
         return
     if request.method != AUTO:

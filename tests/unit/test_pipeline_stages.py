@@ -482,3 +482,13 @@ def _all(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport, Decisio
 def _records(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport, Decision]:
     return (run.require("data-report", DataReport), run.require("adapter", AdapterRecord),
             run.require("evaluation-report", EvaluationReport), run.require("decision", Decision))  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["auto", "wise_ft", "magmax"])
+def test_nothing_is_chosen_where_no_task_is_named(start: Start, method: str) -> None:
+    """By safety alone, what learned nothing would be the best."""
+    tasks = POLICY[POLICY.index("tasks:") : POLICY.index("generation:")]
+    allowed = POLICY.replace(tasks, "").replace("wise_ft]", "wise_ft, magmax]").replace("task: sums, ", "")
+    run = start(policy=allowed)
+    with pytest.raises(InvalidInput, match=f"--method {method} chooses by utility, and no task is named"):
+        _train(run, method=method)
