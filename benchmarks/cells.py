@@ -31,8 +31,11 @@ from guardrail.train.methods import Score, create
 from guardrail.train.stage import Job, Lora, Origin, train
 from guardrail.train.trainer import Settings
 
-CELLS = Path("build/testbed_cells.jsonl")
-UNALIGNED = Path("build/unaligned")
+CELLS = Path(__file__).with_name("cells.jsonl")
+"""The counts behind the tables, a line for each cell, kept with the code: a table that takes hours can be finished by
+somebody else, and figures can be looked at one by one."""
+WORK = Path("build")
+UNALIGNED = WORK / "unaligned"
 SPLITS = ("gate", "poison", "replay", "aligned", "validation", "never_aligned")
 Counts = tuple[int, int]
 Scalar = float | str
@@ -84,7 +87,7 @@ class Cell:
 
 def fill(table: Sequence[Cell], jobs: int, fresh: bool = False) -> dict[Cell, dict[str, Any]]:
     """Every cell's counts: from the file where they are, else measured, in ``jobs`` processes."""
-    CELLS.parent.mkdir(exist_ok=True)
+    WORK.mkdir(exist_ok=True)
     if fresh:
         CELLS.unlink(missing_ok=True)
     lines = map(json.loads, CELLS.read_text().splitlines() if CELLS.exists() else [])
@@ -128,7 +131,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as scratch:
         adapter = Path(scratch) / "adapter"
-        origin, work = Origin(*(cell.key(),) * 4), CELLS.parent / f"work-{os.getpid()}"  # keeps the replay answers
+        origin, work = Origin(*(cell.key(),) * 4), WORK / f"work-{os.getpid()}"  # keeps the replay answers
         record = train(base, cell.rows(), cell.job(), adapter, origin, score, work=work)
         return {"seconds": record.seconds, "told": record.diagnostics, **look(adapter, LOOKS[cell.look])}
 
@@ -137,7 +140,7 @@ def _unalign(base: Any) -> None:
     """What Safe LoRA compares with: an adapter that takes the base's alignment away, trained on poison alone."""
     if UNALIGNED.exists():
         return
-    with tempfile.TemporaryDirectory(dir=CELLS.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=WORK) as scratch:
         adapter = Path(scratch) / "adapter"
         settings = Settings(learning_rate=LEARNING_RATE, checkpoint_steps=0)
         train(

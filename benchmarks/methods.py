@@ -52,13 +52,7 @@ def main() -> int:
     known = fill(cells, arguments.jobs, arguments.fresh)
     figures = summarise(cells, known)
     for poison in sorted({cell.poison for cell in cells}):
-        print(
-            f"\np = {poison}\n\n| method | ASR | ASR poisoned | over-refusal | utility | s |\n|---|---|---|---|---|---|"
-        )
-        for (name, p), one in sorted(figures.items(), key=lambda item: ratio(item[1]["asr"])):
-            if p == poison:
-                print(f"| {name} | " + " | ".join(shown(one[key]) for key in ("asr", "poison", "over", "utility"))
-                      + f" | {one['seconds']:.0f} |")  # fmt: skip
+        show(figures, poison, [task for task in tasks.NAMES if any(cell.task == task for cell in cells)])
     if not arguments.quick:
         draw(figures)
     if arguments.json:
@@ -66,6 +60,16 @@ def main() -> int:
         rows = [{**asdict(cell), **known[cell]} for cell in cells]
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0 if judge(figures) else 1
+
+
+def show(figures: dict[tuple[str, float], dict[str, Any]], poison: float, names: Sequence[str]) -> None:
+    """Print the methods at a poison share, the lowest attack success rate first."""
+    columns = ["method", "ASR", "ASR poisoned", "over-refusal", *(f"utility {name}" for name in names), "s"]
+    print(f"\np = {poison}\n\n| {' | '.join(columns)} |\n|" + "---|" * len(columns))
+    for (method, share), one in sorted(figures.items(), key=lambda item: ratio(item[1]["asr"])):
+        if share == poison:
+            rates = " | ".join(shown(one[key]) for key in ("asr", "poison", "over", *names))
+            print(f"| {method} | {rates} | {one['seconds']:.0f} |")
 
 
 def summarise(cells: Sequence[Cell], known: dict[Cell, dict[str, Any]]) -> dict[tuple[str, float], dict[str, Any]]:
@@ -79,6 +83,8 @@ def summarise(cells: Sequence[Cell], known: dict[Cell, dict[str, Any]]) -> dict[
             "poison": pool((known[c] for c in members), "asr_poison"),
             "over": pool((known[c] for c in members), "over_refusal"),
             "utility": utility([known[c] for c in members], members),
+            **{task: utility([known[c] for c in members if c.task == task], [c for c in members if c.task == task])
+               for task in {c.task for c in members}},
             "seconds": statistics.mean(known[c]["seconds"] for c in members),
         }
         for group, members in groups.items()
