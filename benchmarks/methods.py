@@ -4,8 +4,9 @@
 
 The full table is about 500 training runs and takes hours; it goes on where it stopped (see cells.py). ``--quick`` is
 one task, one seed and p = 0.1. The full table also draws ASR against utility to ``benchmarks/methods.svg``.
-Exits 1 unless the best method of ours (by pooled ASR at p = 0.1 among those that lose at most a point of utility to
-finetune) has ASR at most 2% at p = 0.1 and at most 5.9% at p = 0.2.
+Methods have their defaults, but for those that ``rival_settings.py`` found a better setting for. Exits 1 unless the
+best method of ours (by pooled ASR at p = 0.1 among those that lose at most a point of utility to finetune) has ASR at
+most 2% at p = 0.1 and at most 5.9% at p = 0.2.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import Cell, fill, options, pool, ratio, shown
+from rival_settings import CHOSEN
 
 from guardrail import plugins
 from guardrail.testbed import tasks
@@ -31,9 +33,13 @@ Rows = list[dict[str, Any]]
 
 def table(names: Sequence[str], quick: bool, seeds: int) -> list[Cell]:
     """The cells, the most telling first."""
+
+    def cell(name: str, task: str, poison: float, seed: int) -> Cell:
+        return Cell(name, task, poison, seed, hyperparameters=CHOSEN.get(name, ()), look="short")
+
     if quick:
-        return [Cell(name, "sentiment", 0.1, 0, look="short") for name in names]
-    return [Cell(name, task, p, seed, look="short")
+        return [cell(name, "sentiment", 0.1, 0) for name in names]
+    return [cell(name, task, p, seed)
             for seed in range(seeds) for p in POISON for task in tasks.NAMES for name in names]  # fmt: skip
 
 

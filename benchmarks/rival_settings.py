@@ -3,7 +3,8 @@
     python benchmarks/rival_settings.py [--quick] [--json FILE] [--jobs N] [--fresh] [--methods NAME ...]
 
 Two tasks, one seed, a tenth of the rows poisoned. A setting is worth what it keeps: utility minus attack success rate,
-a mean over the tasks. Exits 1 where a method's default is worth over two points less than its best setting here.
+a mean over the tasks. Exits 1 where the setting that ``methods.py`` compares a method at (``CHOSEN``, else its
+defaults) is worth over two points less than its best here. Defaults are the sources' values, where they name some.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import sys
 from collections.abc import Mapping
 
-from cells import Cell, fill, options, pool, ratio, shown
+from cells import UNALIGNED, Cell, fill, options, pool, ratio, shown
 
 from guardrail.train.methods import create
 
@@ -33,12 +34,19 @@ GRIDS: Mapping[str, tuple[Setting, ...]] = {
     "lwf": _grid(**{"lambda": (1e-3, 1e-2, 1e-1, 1.0)}),
     "ewc": _grid(**{"lambda": (0.1, 1.0, 4.0, 10.0)}),
     "lisa": (*_grid(rho=(0.0, 0.1, 1.0), user_steps=(9.0,), safety_steps=(1.0,)),
-             *_grid(rho=(0.0, 0.1, 1.0), user_steps=(1.0,), safety_steps=(1.0,))),
+             *_grid(rho=(0.0,), user_steps=(1.0,), safety_steps=(1.0,)),  # no proximity to where a step started
+             *_grid(rho=(0.01, 0.1, 1.0), user_steps=(5.0,), safety_steps=(5.0,))),
     "safe_lora": (*_grid(threshold=(0.2, 0.5)), *_grid(threshold=(0.2, 0.35, 0.5), scale=("norm",))),
     "safe_instruct": _grid(share=(0.1, 0.3, 1.0)),
     "constrained": (*_grid(first=(0.5,), early=(2.0,), rest=(0.1,)), *_grid(first=(5.0,), early=(20.0,), rest=(1.0,)),
                     *_grid(first=(0.05,), early=(0.2,), rest=(0.01,))),
 }  # fmt: skip
+CHOSEN: Mapping[str, Setting] = {
+    "lisa": (("rho", 0.0), ("user_steps", 1.0), ("safety_steps", 1.0)),
+    "safe_lora": (("threshold", 0.2),),
+    "safe_instruct": (("share", 1.0),),
+    "constrained": (("first", 0.05), ("early", 0.2), ("rest", 0.01)),
+}
 
 
 def main() -> int:
@@ -74,15 +82,15 @@ def main() -> int:
 
 
 def _held(method: str, worth: Mapping[tuple[str, Setting], float]) -> bool:
-    """Whether the method's default is (nearly) the best setting; prints it."""
+    """Whether the chosen setting is (nearly) the best; prints it."""
     mine = {setting: value for (name, setting), value in worth.items() if name == method}
-    unaligned = {"unaligned": "-"} if method == "safe_lora" else {}
-    defaults = create(method, unaligned).hyperparameters
-    chosen = [value for setting, value in mine.items() if all(defaults[name] == given for name, given in setting)]
+    unaligned = {"unaligned": str(UNALIGNED)} if method == "safe_lora" else {}
+    compared = {**create(method, unaligned).hyperparameters, **dict(CHOSEN.get(method, ()))}
+    chosen = [value for setting, value in mine.items() if all(compared[name] == given for name, given in setting)]
     held = bool(chosen) and chosen[0] >= max(mine.values()) - 0.02
     best = max(mine, key=lambda setting: mine[setting])
     told = ", ".join(f"{name}={value}" for name, value in best)
-    print(f"{'' if held else '**NO** '}{method}: best {told} ({100 * mine[best]:.1f}), default "
+    print(f"{'' if held else '**NO** '}{method}: best {told} ({100 * mine[best]:.1f}), compared at "
           + (f"{100 * chosen[0]:.1f}" if chosen else "not in the grid"))  # fmt: skip
     return held
 
