@@ -22,7 +22,7 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 LARGEST = 4 << 20
 
 
-def sign(statement: bytes, *private_keys: PrivateKey) -> bytes:
+def sign(statement: bytes, *private_keys: PrivateKey, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """The canonical envelope around ``statement``, signed by every key given (Ed25519: the same bytes each time).
 
     Raises:
@@ -30,7 +30,7 @@ def sign(statement: bytes, *private_keys: PrivateKey) -> bytes:
     """
     if not private_keys:
         raise ValueError("an envelope needs at least one signature")
-    envelope = Envelope(statement, PAYLOAD_TYPE, {})
+    envelope = Envelope(statement, payload_type, {})
     for key in private_keys:
         envelope.sign(key)
     data = _canonical(envelope)
@@ -39,18 +39,23 @@ def sign(statement: bytes, *private_keys: PrivateKey) -> bytes:
     return data
 
 
-def verify(data: bytes, public_keys: Sequence[PublicKey], threshold: int = 1) -> bytes:
+def verify(
+    data: bytes, public_keys: Sequence[PublicKey], threshold: int = 1, *, payload_type: str = PAYLOAD_TYPE
+) -> bytes:
     """The payload, after every signature on it has been checked.
 
     Args:
         data: the envelope's bytes.
         public_keys: the keys that are trusted.
         threshold: how many different keys must have signed.
+        payload_type: what the envelope must say that it holds.
 
     Raises:
         EvidenceInvalid: too large, not canonical, of another type, or not signed as required.
     """
     envelope = _read(data)
+    if envelope.payload_type != payload_type:
+        raise EvidenceInvalid(f"the envelope holds {envelope.payload_type!r}", expected=payload_type)
     trusted = {key.keyid: key for key in public_keys}
     unknown = sorted(set(envelope.signatures) - set(trusted))
     if unknown:
@@ -92,8 +97,6 @@ def _read(data: bytes) -> Envelope:
     plain = all(isinstance(key_id, str) and not s.unrecognized_fields for key_id, s in envelope.signatures.items())
     if not (same and plain):
         raise EvidenceInvalid("the envelope is not in its canonical form", expected="exactly the bytes we write")
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise EvidenceInvalid(f"the envelope holds {envelope.payload_type!r}", expected=PAYLOAD_TYPE)
     return envelope
 
 
