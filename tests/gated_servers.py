@@ -33,7 +33,7 @@ HOSTILE = {
     "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
     "MLFLOW_ENABLE_WORKSPACES": "true",
 }
-"""What an operator may have set; the stock server runs with it, the launcher must turn it off."""
+"""What an operator may have set; stock servers run with it, the launcher must turn it off."""
 USER, PASSWORD = "admin", "a long enough password"
 
 
@@ -140,7 +140,7 @@ def gated_server(directory: Path, cell: Cell, who: People) -> Iterator[Running]:
         arguments = [
             sys.executable, "-m", "guardrail", "server", "--trust", str(who.trust_file),
             "--root-key", str(who.root.public_file), "--backend-store-uri", uri,
-            "--artifacts-destination", str(destination), "--port", str(port), "--workers", "1",
+            "--artifacts-destination", destination.as_uri(), "--port", str(port), "--workers", "1",
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
         ]  # fmt: skip
         with started(Command(arguments, environment(directory)), port, directory) as log:
@@ -148,13 +148,14 @@ def gated_server(directory: Path, cell: Cell, who: People) -> Iterator[Running]:
 
 
 @contextmanager
-def stock_server(directory: Path, cell: Cell) -> Iterator[Running]:
-    """``mlflow server`` with everything on."""
+def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False) -> Iterator[Running]:
+    """``mlflow server`` with everything on; workspaces only where asked, for they forbid other things."""
     with database(directory, cell) as uri:
         port, destination = free_port(), directory / "artifacts"
         arguments = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", uri, "--artifacts-destination", str(destination), "--enable-workspaces",
+            "--backend-store-uri", uri, "--artifacts-destination", destination.as_uri(),
+            "--enable-workspaces" if workspaces else "--disable-workspaces",
             *(["--gunicorn-opts", "--log-level warning"] if cell.server == "gunicorn" else []),
             *(["--app-name", "basic-auth"] if cell.auth == "basic-auth" else []),
         ]  # fmt: skip
@@ -183,12 +184,17 @@ def database(directory: Path, cell: Cell) -> Iterator[str]:
     if cell.database == "sqlite":
         yield f"sqlite:///{directory / 'mlflow.db'}"
         return
-    admin = {"postgresql": "postgresql://postgres@127.0.0.1:5432/postgres", "mysql": "mysql+pymysql://root@127.0.0.1:3306/"}
+    admin = {
+        "postgresql": "postgresql://postgres@127.0.0.1:5432/postgres",
+        "mysql": "mysql+pymysql://root@127.0.0.1:3306/",
+    }
     _execute(admin[cell.database], f"CREATE DATABASE {name}")
     try:
         yield admin[cell.database].rpartition("/")[0] + f"/{name}"
     finally:
-        _execute(admin[cell.database], f"DROP DATABASE {name}" + (" WITH (FORCE)" if cell.database == "postgresql" else ""))
+        _execute(
+            admin[cell.database], f"DROP DATABASE {name}" + (" WITH (FORCE)" if cell.database == "postgresql" else "")
+        )
 
 
 def free_port() -> int:
@@ -240,5 +246,3 @@ def _execute(uri: str, statement: str) -> None:
     with engine.connect() as connection:
         connection.execute(text(statement))
     engine.dispose()
-
-
