@@ -147,9 +147,7 @@ def _unalign(base: Any) -> None:
             adapter.rename(UNALIGNED)
 
 
-def _gate(
-    base: Any, model: Any, cell: Cell, names: Iterable[str], splits: Iterable[str] = SPLITS
-) -> dict[str, Counts]:
+def _gate(base: Any, model: Any, cell: Cell, names: Iterable[str], splits: Iterable[str] = SPLITS) -> dict[str, Counts]:
     def ask(split: str, attack: str) -> Counts:
         return _count(base, model, plan_attack(requests.suite("harmful", split), attack, "refusal"))
 

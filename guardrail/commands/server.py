@@ -50,7 +50,7 @@ def command(
     """
     from guardrail.registry.server.launch import Launch, start
 
-    start(
+    code = start(
         Launch(
             trust=trust,
             root_keys=root_keys,
@@ -65,3 +65,4 @@ def command(
             allowed_hosts=allowed_hosts,
         )
     )
+    click.get_current_context().exit(code)

@@ -169,16 +169,18 @@ def test_the_plain_flags_of_the_guide_give_a_gated_server(tmp_path: Path) -> Non
 def test_a_server_whose_gate_is_not_active_ends(
     tmp_path: Path, scheme: str, variables: dict[str, str], message: str
 ) -> None:
-    command = _plain_flags(tmp_path, scheme, free_port(), **variables, GUARDRAIL_SERVER="1")
+    why = tmp_path / "why"
+    command = _plain_flags(tmp_path, scheme, free_port(), **variables, GUARDRAIL_SERVER=str(why))
     log = tmp_path / "server.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(command.arguments, cwd=tmp_path, stdout=stream, stderr=stream, env=command.env,
                                    start_new_session=True)  # fmt: skip
         try:
-            assert process.wait(timeout=180) != 0
+            process.wait(timeout=180)
         finally:
             end(process)
     assert message in log.read_text()
+    assert message in why.read_text()
 
 
 def test_nothing_guarded_is_admitted_without_the_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

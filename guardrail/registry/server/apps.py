@@ -10,12 +10,14 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
 
 LAUNCHED = "GUARDRAIL_SERVER"
+"""Set by the launcher: the file in which a worker says why the gate is not active."""
 CLOSED = "/mlflow/assistant"
 """The assistant runs commands on the server's machine."""
 MUTATIONS = frozenset({"mlflowSearchDatasets", "mlflowSearchRuns", "testMutation"})
@@ -110,6 +112,7 @@ def _install_or_end() -> None:
         install()
     except GuardrailError as error:
         _logger.critical("the gate is not active, the server ends: %s", error.message())
-        if os.environ.get(LAUNCHED):
+        if report := os.environ.get(LAUNCHED):
+            Path(report).write_text(error.message(), encoding="utf-8")
             os.kill(os.getppid(), signal.SIGTERM)
         raise SystemExit(1) from error

@@ -65,9 +65,7 @@ class GatedStore(SqlAlchemyStore):
                     raise unproven("a tag or description", name)
         return super().create_registered_model(name, tags, description, deployment_job_id)
 
-    def update_registered_model(
-        self, name: str, description: str | None, deployment_job_id: str | None = None
-    ) -> Any:
+    def update_registered_model(self, name: str, description: str | None, deployment_job_id: str | None = None) -> Any:
         """Refused."""
         self._unless_guarded("the description", name)
         return super().update_registered_model(name, description, deployment_job_id)

@@ -1,4 +1,4 @@
-"""`guardrail server`: check everything that can be checked beforehand, then become `mlflow server`.
+"""`guardrail server`: check everything that can be checked beforehand, then run `mlflow server`.
 
 The flags are those that docs/server.md gives for plain `mlflow server`, so that nothing here is needed to be safe: the
 application (``apps.py``) asserts in every worker that the gate is active.
@@ -8,12 +8,16 @@ Not covered: options of MLflow that are not offered here (pass them to plain `ml
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FrameType
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.trust import load_trust
@@ -55,15 +59,15 @@ def command(launch: Launch) -> list[str]:
     ]  # fmt: skip
 
 
-def environment(launch: Launch, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment: the gate's settings, and off what could go around it."""
+def environment(launch: Launch, inherited: Mapping[str, str], report: Path) -> dict[str, str]:
+    """The environment: the gate's settings, where a worker reports, and off what could go around the gate."""
     kept = {name: value for name, value in inherited.items() if name not in REMOVED}
     return {
         **kept,
         config.TRUST: str(launch.trust.absolute()),
         config.ROOT_KEYS: os.pathsep.join(str(path.absolute()) for path in launch.root_keys),
         config.ROOT_THRESHOLD: str(launch.root_threshold),
-        LAUNCHED: "1",
+        LAUNCHED: str(report),
         **dict.fromkeys(config.MUST_BE_OFF, "false"),
     }
 
@@ -79,7 +83,7 @@ def check(launch: Launch, now: datetime) -> None:
     scheme = SCHEME + launch.backend_store_uri.partition(":")[0]
     _require_entry_point("mlflow.model_registry_store", scheme)
     _require_entry_point("mlflow.app", APPS[launch.auth])
-    settings = config.settings(environment(launch, {}))
+    settings = config.settings(environment(launch, {}, Path()))
     try:
         data = settings.trust.read_bytes()
     except OSError as error:
@@ -87,10 +91,32 @@ def check(launch: Launch, now: datetime) -> None:
     load_trust(data, roots=settings.root_keys, threshold=settings.threshold, now=now)
 
 
-def start(launch: Launch) -> None:
-    """Check, then become the server; does not return."""
+def start(launch: Launch) -> int:
+    """Check, then run the server until it ends; its exit code.
+
+    Raises:
+        InvalidInput: the server ended because its gate was not active, or before it began.
+        EvidenceInvalid: no valid trust file.
+    """
     check(launch, datetime.now(UTC))
-    os.execve(sys.executable, command(launch), environment(launch, os.environ))  # noqa: S606 - a fixed program
+    with tempfile.TemporaryDirectory(prefix="guardrail-") as folder:
+        report = Path(folder) / "report"
+        with subprocess.Popen(command(launch), env=environment(launch, os.environ, report)) as server:
+            _forward(server)
+            code = server.wait()
+        if report.exists():
+            raise InvalidInput(f"the server ended: {report.read_text(encoding='utf-8')}")
+    return max(code, 0)
+
+
+def _forward(server: subprocess.Popen[bytes]) -> None:
+    """Whoever ends us ends the server."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        server.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
 
 
 def _require_entry_point(group: str, name: str) -> None:
