@@ -88,8 +88,8 @@ class People:
 
 def people(directory: Path) -> People:
     """Keys and a valid trust file."""
-    made = [person(directory, name) for name in ("root", "decider", "stranger")]
-    found = People(*made, directory / "trust.dsse.json")
+    root, decider, stranger = (person(directory, name) for name in ("root", "decider", "stranger"))
+    found = People(root, decider, stranger, directory / "trust.dsse.json")
     models = [guarded_model(name, approvals=2 if name == "waiting" else 0) for name in GUARDED]
     found.write(signed(trust(found.root, found.decider, models), found.root))
     return found
@@ -185,7 +185,7 @@ def database(directory: Path, cell: Cell) -> Iterator[str]:
         yield f"sqlite:///{directory / 'mlflow.db'}"
         return
     admin = {
-        "postgresql": "postgresql://postgres@127.0.0.1:5432/postgres",
+        "postgresql": "postgresql+psycopg2://postgres@127.0.0.1:5432/postgres",
         "mysql": "mysql+pymysql://root@127.0.0.1:3306/",
     }
     _execute(admin[cell.database], f"CREATE DATABASE {name}")

@@ -6,7 +6,6 @@ hands out are files: whoever holds one writes the bytes there, as one would PUT 
 
 from __future__ import annotations
 
-import os
 import tempfile
 import uuid
 from pathlib import Path
@@ -34,7 +33,7 @@ class PartsRepository(LocalArtifactRepository, MultipartUploadMixin, PresignedUp
         self, local_file: str, upload_id: str, parts: list[Any], artifact_path: str | None = None
     ) -> None:
         """Put the parts together at their target."""
-        target = self._target(os.path.join(artifact_path or "", os.path.basename(local_file)))
+        target = self._target(f"{artifact_path or ''}/{Path(local_file).name}".lstrip("/"))
         found = sorted(Path(upload_id).iterdir(), key=lambda part: int(part.name))
         target.unlink(missing_ok=True)
         target.write_bytes(b"".join(part.read_bytes() for part in found))

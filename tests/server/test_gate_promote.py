@@ -141,6 +141,11 @@ def _prepared(path: Path, pair: Pair, prepare: Callable[[Path], object]) -> Bund
     return seal(unsealed(path, now=datetime.now(UTC), prepare=prepare), pair.people.decider.private)
 
 
+def _namesake(path: Path, pair: Pair) -> Bundle:
+    """The same name says nothing: only the key counts."""
+    return sealed(path, person(path.parent / "k", pair.people.decider.name).private, now=datetime.now(UTC))
+
+
 def _old(path: Path, pair: Pair) -> Bundle:
     return sealed(path, pair.people.decider.private, now=datetime.now(UTC) - timedelta(days=31))
 
@@ -154,10 +159,12 @@ FORGERIES = {
     "an honest denial": Forgery(lambda d, p: _safe(d, p.people.decider.private, safe=False), "is FAILED"),
     "a laxer policy": Forgery(_laxer, "trust file pins"),
     "a foreign signer": Forgery(lambda d, p: _safe(d, p.people.stranger.private), "not given"),
-    "a new key under an old name": Forgery(lambda d, p: _safe(d, person(d.parent / "k", "decider").private), "not given"),
+    "a new key under an old name": Forgery(_namesake, "not given"),
     "expired evidence": Forgery(_old, "expired"),
     "evidence from the future": Forgery(_early, "after now"),
-    "another model's evidence": Forgery(lambda d, p: _safe(d, p.people.decider.private, model="second"), "for the model"),
+    "another model's evidence": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private, model="second"), "for the model"
+    ),
     "another alias": Forgery(lambda d, p: _safe(d, p.people.decider.private, alias="staging"), "not in the trust file"),
     "approvals that nobody gave": Forgery(
         lambda d, p: _safe(d, p.people.decider.private, model="waiting"), "2 approvals", model="waiting"
@@ -221,9 +228,9 @@ def test_a_sealed_adapter_that_was_touched_on_the_disk_gets_no_alias(
     _spoil(place, spoil)
     with pytest.raises(MlflowException, match="sealed adapter"):
         client.set_registered_model_alias("guarded", "production", version)
+    spec, public = f"guarded/{version}", [pair.people.decider.public]
     with pytest.raises(EvidenceInvalid):
-        public = [pair.people.decider.public]
-        verify(f"guarded/{version}", tracking_uri=pair.gated.uri, public_keys=public, now=datetime.now(UTC))
+        verify(spec, tracking_uri=pair.gated.uri, public_keys=public, now=datetime.now(UTC))
 
 
 def test_an_alias_that_is_not_protected_is_free(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
@@ -304,5 +311,5 @@ def _run_directory(folder: Path, model: str) -> Path:
         ("adapter", bundle.adapter),
         ("evaluation-report", bundle.evaluation),
     ):
-        run.write(name, record)  # type: ignore[arg-type]
+        run.write(name, record)
     return run.path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,9 +51,9 @@ def _works(running: Running) -> bool:
     return "guardrail refuses" not in answer.text
 
 
-BROKEN = {
-    "garbage": lambda pair: b"garbage",
-    "empty": lambda pair: b"",
+BROKEN: dict[str, Callable[[Pair], bytes]] = {
+    "garbage": lambda _: b"garbage",
+    "empty": lambda _: b"",
     "not canonical": lambda pair: _version(pair, 5) + b"\n",
     "signed by a stranger": lambda pair: signed(
         trust(pair.people.stranger, pair.people.decider, [guarded_model("guarded")]), pair.people.stranger
@@ -106,7 +106,8 @@ def _server(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
         made.trust_file.write_text(content)
     options = {
         "--trust": str(made.trust_file), "--root-key": str(made.root.public_file), "--port": str(free_port()),
-        "--backend-store-uri": f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination": str(folder / "artifacts"),
+        "--backend-store-uri": f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination": str(folder / "artifacts"),
         **{f"--{name.replace('_', '-')}": value for name, value in changes.items()},
     }  # fmt: skip
     arguments = [sys.executable, "-m", "guardrail", "server", *(part for pair in options.items() for part in pair)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,11 +83,12 @@ def _copy(source: Path, target: Path, limit: int, name: str) -> int:
     except OSError as error:
         raise EvidenceInvalid(f"the proposed file {name} cannot be read: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as stream, target.open("xb") as copy:
-        if os.fstat(descriptor).st_size > limit:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise EvidenceInvalid(f"the proposed file {name} is a special file", expected="regular files only")
+        if state.st_size > limit:
             raise too_large(name, limit)
         shutil.copyfileobj(stream, copy, CHUNK)
-        if copy.tell() > limit:
-            raise too_large(name, limit)
         return copy.tell()
 
 

@@ -6,6 +6,9 @@ MLflow's store is untyped, so its entities are Any here.
 Not covered: other ways into the database.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+# (MLflow's classes are typed in part)
+
 from __future__ import annotations
 
 import os

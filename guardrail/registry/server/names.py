@@ -7,6 +7,7 @@ all of those spellings; so the database itself is asked, by the collation of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
 from sqlalchemy import Engine, literal, select, union_all
@@ -18,8 +19,8 @@ def database_equal(engine: Engine, name: str, guarded: Sequence[str]) -> str | N
     """The guarded name that the database cannot tell from ``name``, if any."""
     if engine.dialect.name in EXACT or not guarded:
         return None
-    column = SqlRegisteredModel.name
-    nothing = select(column.label("name")).where(literal(1) == 0)
+    column: Any = SqlRegisteredModel.name
+    nothing: Any = select(column.label("name")).where(literal(1) == 0)
     with engine.connect() as connection:
         for candidate in guarded:
             both = union_all(nothing, select(literal(name).label("name"))).subquery()
