@@ -34,6 +34,7 @@ class Target:
     Args:
         name: the model.
         unborn: a guarded name that is not registered.
+        blank: another one, which an attempt may register, but not fill.
         files: where the files of version 2 lie, relative to the artifact root.
         innocent: an unguarded model of the attacker's own, with version 1.
         model_id: a logged model of the attacker's own.
@@ -43,6 +44,7 @@ class Target:
     client: MlflowClient
     name: str
     unborn: str
+    blank: str
     files: str
     innocent: str
     model_id: str
@@ -121,7 +123,7 @@ def session() -> requests.Session:
 
 def view(target: Target) -> str:
     """Everything about the guarded names and the registered bytes, as JSON."""
-    wanted = {folded(target.name), folded(target.unborn)}
+    wanted = {folded(name) for name in (target.name, target.unborn, target.blank)}
     models = [m for m in target.client.search_registered_models(max_results=1000) if folded(m.name) in wanted]
     found = [
         {

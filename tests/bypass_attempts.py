@@ -116,8 +116,8 @@ FEATURES = [
     Attempt("workspace deleted into the default one", moves.workspace, workspaces=True),
     Attempt("workspace created", moves.workspace_made, feature=True, workspaces=True),
     Attempt("job submitted", moves.job, feature=True, asgi_only=True),
-    Attempt("custom moves.scorer, api", lambda t: moves.scorer(t, "api"), feature=True),
-    Attempt("custom moves.scorer, ajax-api", lambda t: moves.scorer(t, "ajax-api"), feature=True),
+    Attempt("custom scorer, api", lambda t: moves.scorer(t, "api"), feature=True),
+    Attempt("custom scorer, ajax-api", lambda t: moves.scorer(t, "ajax-api"), feature=True),
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
 ]  # fmt: skip
 

@@ -66,7 +66,7 @@ def version_of_itself(t: Target) -> None:
 
 
 def copy_onto_guarded_name(t: Target) -> None:
-    t.client.copy_model_version(f"models:/{t.name}/2", t.unborn)
+    t.client.copy_model_version(f"models:/{t.name}/2", t.blank)
 
 
 def verdict_tag(t: Target) -> None:

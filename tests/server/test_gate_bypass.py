@@ -10,7 +10,7 @@ import pytest
 import requests
 from bypass import Refused, Target, session, view
 from bypass_attempts import ATTEMPTS, Attempt
-from gated_servers import Running
+from gated_servers import Running, pointing
 from registry_bundles import sealed
 from server.conftest import Pair, client_of, promoted
 
@@ -32,7 +32,9 @@ def guarded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Target:
     assert [promoted(pair.gated, pair.people, folder / str(seed), "guarded", seed) for seed in (0, 1)] == ["1", "2"]
     client = client_of(pair.gated)
     source = str(client.get_model_version("guarded", "2").source)
-    return _target(pair.gated, client, folder, "guarded", "unborn", source.removeprefix("mlflow-artifacts:/"))
+    return _target(
+        pair.gated, client, folder, ("guarded", "unborn", "blank"), source.removeprefix("mlflow-artifacts:/")
+    )
 
 
 @pytest.fixture
@@ -51,33 +53,47 @@ def spoilt(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Target
         client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags=tags)
     client.set_registered_model_alias(name, "production", "2")
     where = client.get_model_version_download_uri(name, "2").removeprefix("mlflow-artifacts:/")
-    return _target(stock, client, tmp_path, name, f"unborn-{name}", where)
+    return _target(stock, client, tmp_path, (name, f"unborn-{name}", f"blank-{name}"), where)
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda a: a.name)
-def test_the_gated_server_refuses(guarded: Target, attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use(guarded, monkeypatch)
-    before = view(guarded)
+def test_the_gated_server_refuses(guarded: Target, attempt: Attempt) -> None:
     from mlflow.exceptions import MlflowException
 
-    with pytest.raises((Refused, MlflowException, requests.HTTPError)) as caught:
+    before = view(guarded)
+    with pointing(guarded.running), pytest.raises((Refused, MlflowException, requests.HTTPError)) as caught:
         attempt.attack(guarded)
     assert attempt.feature or attempt.workspaces or GATE in str(caught.value)
     assert view(guarded) == before
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda a: a.name)
-def test_stock_mlflow_lets_it_happen(
-    pair: Pair, spoilt: Target, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stock_mlflow_lets_it_happen(pair: Pair, spoilt: Target, attempt: Attempt) -> None:
     if attempt.asgi_only and pair.stock.cell.server != "uvicorn":
         pytest.skip("stock MLflow has it under uvicorn only")
     if attempt.exact_only and pair.stock.cell.database == "mysql":
         pytest.skip("this database does not tell such names apart")
-    _use(spoilt, monkeypatch)
     before = view(spoilt)
-    attempt.attack(spoilt)
+    with pointing(spoilt.running):
+        attempt.attack(spoilt)
     assert attempt.feature or view(spoilt) != before
+
+
+@pytest.mark.parametrize("name", ["guardéd", "guarded ", "GUARDÉD", "unbörn", "unborn "])
+def test_what_the_database_takes_for_a_guarded_name_is_guarded(guarded: Target, name: str) -> None:
+    if guarded.running.cell.database != "mysql":
+        pytest.skip("this database tells these names apart")
+    before = view(guarded)
+    for move in (
+        lambda: guarded.api("POST", "registered-models/create", name=name),
+        lambda: guarded.api("POST", "registered-models/rename", name=guarded.innocent, new_name=name),
+        lambda: guarded.api("DELETE", "registered-models/delete", name=name),
+        lambda: guarded.api("POST", "registered-models/alias", name=name, alias="production", version="1"),
+        lambda: guarded.api("POST", "model-versions/set-tag", name=name, version="1", key="a", value="b"),
+    ):
+        with pytest.raises(Refused, match=GATE):
+            move()
+    assert view(guarded) == before
 
 
 def test_at_least_forty_attempts_have_names_of_their_own() -> None:
@@ -90,7 +106,8 @@ def test_the_page_lists_every_attempt() -> None:
     assert [attempt.name for attempt in ATTEMPTS if f"- {attempt.name}\n" not in page] == []
 
 
-def _target(running: Running, client: MlflowClient, folder: Path, name: str, unborn: str, files: str) -> Target:
+def _target(running: Running, client: MlflowClient, folder: Path, names: tuple[str, str, str], files: str) -> Target:
+    name, unborn, blank = names
     laid = folder / "laid"
     laid.mkdir()
     (laid / "adapter_model.safetensors").write_bytes(b"no evidence")
@@ -103,7 +120,7 @@ def _target(running: Running, client: MlflowClient, folder: Path, name: str, unb
     client.log_artifacts(run.info.run_id, str(laid), "stuff")
     scratch = folder / f"s{sha256(name.encode())[:12]}"
     scratch.mkdir()
-    return Target(running, client, name, unborn, files, innocent, model_id, run.info.run_id, scratch, session())
+    return Target(running, client, name, unborn, blank, files, innocent, model_id, run.info.run_id, scratch, session())
 
 
 def _logged(client: MlflowClient, directory: Path) -> str:
@@ -111,13 +128,3 @@ def _logged(client: MlflowClient, directory: Path) -> str:
     client.log_model_artifacts(model.model_id, str(directory))
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
-
-
-def _use(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client's process-wide address."""
-    import mlflow
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", target.running.uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    mlflow.set_tracking_uri(target.running.uri)
-    mlflow.set_registry_uri(target.running.uri)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bypass import bytes_of
 from click.testing import CliRunner
+from gated_servers import pointing
 from registry_bundles import POLICY, resealed, sealed, unsealed
 from server.conftest import Pair, client_of, promoted
 from trust_files import person
@@ -58,17 +59,13 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     assert "ok  tags" in checked.output
 
 
-def test_a_stock_client_downloads_exactly_what_was_sealed(
-    pair: Pair, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stock_client_downloads_exactly_what_was_sealed(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", pair.gated.uri)
-    mlflow.set_tracking_uri(pair.gated.uri)
-    mlflow.set_registry_uri(pair.gated.uri)
     version = promoted(pair.gated, pair.people, tmp_path / "a", "guarded", seed=11)
     (tmp_path / "got").mkdir()
-    found = mlflow.artifacts.download_artifacts("models:/guarded@production", dst_path=str(tmp_path / "got"))
+    with pointing(pair.gated):
+        found = mlflow.artifacts.download_artifacts("models:/guarded@production", dst_path=str(tmp_path / "got"))
     assert examine(Path(found), [pair.people.decider.public]).decision.model == "guarded"
     source = str(client.get_model_version("guarded", version).source)
     place = pair.gated.destination / source.removeprefix("mlflow-artifacts:/")
