@@ -62,7 +62,7 @@ def trust(
         issued=issued,
         expires=issued + timedelta(days=days),
         root=Root(threshold=1, keys=(root.public.keyid,)),
-        keys={decider.public.keyid: decider.entry},
+        keys={person.public.keyid: person.entry for person in (root, decider)},
         roles=Roles(decide=(decider.public.keyid,)),
         models=tuple(models),
     )

@@ -24,10 +24,16 @@ import click
     "--backend-store-uri", required=True, help="The database: sqlite:///FILE, postgresql://… or mysql+pymysql://…"
 )
 @click.option("--artifacts-destination", required=True, help="The directory of all artifacts, on a local disk.")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--app-name", type=click.Choice(["plain", "basic-auth"]), default="plain", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="The port to listen on.")
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Processes that serve.")
+@click.option(
+    "--app-name",
+    type=click.Choice(["plain", "basic-auth"]),
+    default="plain",
+    show_default=True,
+    help="With or without MLflow's users and permissions.",
+)
 @click.option("--gunicorn", is_flag=True, help="Serve with gunicorn instead of uvicorn.")
 @click.option("--allowed-hosts", default=None, help="Host names that clients may use (as `mlflow server`).")
 def command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,9 @@ import pytest
 import requests
 from bypass import Refused, Target, session, view
 from bypass_attempts import ATTEMPTS, Attempt
+from gate_fixtures import Pair, client_of, promoted
 from gated_servers import Running, pointing
 from registry_bundles import sealed
-from server.conftest import Pair, client_of, promoted
 
 from guardrail.evidence.bundle import write
 from guardrail.evidence.digest import sha256
@@ -84,13 +85,14 @@ def test_what_the_database_takes_for_a_guarded_name_is_guarded(guarded: Target, 
     if guarded.running.cell.database != "mysql":
         pytest.skip("this database tells these names apart")
     before = view(guarded)
-    for move in (
+    moves: list[Callable[[], object]] = [
         lambda: guarded.api("POST", "registered-models/create", name=name),
         lambda: guarded.api("POST", "registered-models/rename", name=guarded.innocent, new_name=name),
         lambda: guarded.api("DELETE", "registered-models/delete", name=name),
         lambda: guarded.api("POST", "registered-models/alias", name=name, alias="production", version="1"),
         lambda: guarded.api("POST", "model-versions/set-tag", name=name, version="1", key="a", value="b"),
-    ):
+    ]
+    for move in moves:
         with pytest.raises(Refused, match=GATE):
             move()
     assert view(guarded) == before

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 from bypass import bytes_of
 from click.testing import CliRunner
+from gate_fixtures import Pair, client_of, promoted
 from gated_servers import pointing
 from registry_bundles import POLICY, resealed, sealed, unsealed
-from server.conftest import Pair, client_of, promoted
 from trust_files import person
 
 from guardrail.errors import EvidenceInvalid

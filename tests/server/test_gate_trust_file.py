@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bypass import session
+from gate_fixtures import Pair, client_of, promoted
 from gated_servers import (
     GUARDED,
     Command,
@@ -19,7 +20,6 @@ from gated_servers import (
     people,
     started,
 )
-from server.conftest import Pair, client_of, promoted
 from trust_files import guarded_model, signed, trust
 
 from guardrail.errors import EvidenceInvalid
@@ -71,7 +71,7 @@ def test_a_broken_trust_file_stops_guarded_writes_until_it_is_mended(restored: P
     with pytest.raises(EvidenceInvalid, match=r"trust file|envelope|signature"):
         promoted(restored.gated, restored.people, tmp_path / "a", "guarded", seed=31)
     client = client_of(restored.gated)
-    name = f"free-{abs(hash(how))}"
+    name = f"still {how}"
     client.create_registered_model(name)
     client.set_registered_model_tag(name, "still", "works")
     restored.people.write(before)

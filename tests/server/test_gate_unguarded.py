@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from gate_fixtures import Pair, client_of
 from gated_servers import Running, pointing
-from server.conftest import Pair, client_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,7 +105,7 @@ CALLS: list[tuple[str, Call]] = [
     ("unknown stage", lambda s: s.client.transition_model_version_stage("free", "1", "Nowhere")),
     ("latest", lambda s: s.client.get_latest_versions("free")),
     ("latest of a stage", lambda s: s.client.get_latest_versions("free", ["Staging"])),
-    ("search", lambda s: s.client.search_registered_models("name LIKE 'fre%'")),
+    ("search", lambda s: s.client.search_registered_models("name LIKE 'fre_'")),
     ("search by tag", lambda s: s.client.search_registered_models("tags.team = 'ours'")),
     ("search badly", lambda s: s.client.search_registered_models("nonsense = 1")),
     ("search versions", lambda s: s.client.search_model_versions("name = 'free'")),

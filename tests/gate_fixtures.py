@@ -1,4 +1,4 @@
-"""One gated server and one stock server per cell of the matrix, for the whole session."""
+"""Fixtures: one gated server and one stock server per cell of the matrix, for the whole session."""
 
 from __future__ import annotations
 
