@@ -14,7 +14,7 @@ import requests
 from gated_servers import PASSWORD, USER, Running
 
 from guardrail.evidence.digest import file_sha256
-from guardrail.evidence.trust import folded
+from guardrail.registry.server.names import folded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -63,7 +63,12 @@ def trust(
         expires=issued + timedelta(days=days),
         root=Root(threshold=1, keys=(root.public.keyid,)),
         keys={person.public.keyid: person.entry for person in (root, decider)},
-        roles=Roles(decide=(decider.public.keyid,)),
+        roles=Roles(
+            data=(root.public.keyid,),
+            train=(root.public.keyid,),
+            evaluate=(decider.public.keyid,),
+            decide=(decider.public.keyid,),
+        ),
         models=tuple(models),
     )
 

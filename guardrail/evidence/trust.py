@@ -85,7 +85,7 @@ class Trust(Frozen):
 
     def guarded(self, name: str) -> GuardedModel | None:
         """The guarded model of this name, however it is spelt."""
-        return next((model for model in self.models if folded(model.name) == folded(name)), None)
+        return next((model for model in self.models if _folded(model.name) == _folded(name)), None)
 
     def keys_of(self, role: Role) -> tuple[PublicKey, ...]:
         """The keys that may sign as ``role``."""
@@ -93,7 +93,7 @@ class Trust(Frozen):
         return tuple(_public(self.keys[key]) for key in ids)
 
 
-def folded(name: str) -> str:
+def _folded(name: str) -> str:
     """The form in which names are compared."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
@@ -140,7 +140,7 @@ def _consistent(trust: Trust) -> None:
     for role, ids in trust.roles:
         if unknown := sorted(set(ids) - set(trust.keys)):
             raise EvidenceInvalid(f"the trust file names no key {unknown[0]}", expected=f"a key for the role {role}")
-    names = [folded(model.name) for model in trust.models]
+    names = [_folded(model.name) for model in trust.models]
     if len(set(names)) != len(names):
         raise EvidenceInvalid("the trust file names a model twice", expected="names that differ beyond their case")
     if not trust.one_person_may_train_evaluate_and_approve:

@@ -82,7 +82,7 @@ def test_an_expired_file_admits_nothing_though_it_did_not_change(desk: Desk) -> 
     watch = desk.watch()
     assert watch.current().version == 1
     desk.now = NOW + timedelta(days=31)
-    with pytest.raises(EvidenceInvalid, match="valid from"):
+    with pytest.raises(EvidenceInvalid, match="valid from|expired"):
         watch.current()
     assert watch.names().guarded("first") is not None
 
@@ -94,7 +94,7 @@ def test_an_older_version_is_refused_by_every_worker_and_after_a_restart(desk: D
     assert one.current().version == 2
     desk.put(old)
     for refuse in (one.current, other.current, desk.watch):
-        with pytest.raises(EvidenceInvalid, match="at least 2"):
+        with pytest.raises(EvidenceInvalid, match="version"):
             refuse()
     assert one.names().guarded("second") is not None
 

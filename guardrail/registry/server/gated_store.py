@@ -21,13 +21,13 @@ from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence.trust import GuardedModel, folded
+from guardrail.evidence.trust import GuardedModel
 from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server import candidate
 from guardrail.registry.server.admission import admit
 from guardrail.registry.server.floor import DatabaseFloor
 from guardrail.registry.server.methods import require_classified
-from guardrail.registry.server.names import database_equal
+from guardrail.registry.server.names import database_equal, folded
 from guardrail.registry.server.refusals import refusing, unproven
 from guardrail.registry.server.sealed import SealedTree, sealed_digest
 from guardrail.registry.server.settings import SCHEME, settings

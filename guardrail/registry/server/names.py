@@ -6,6 +6,7 @@ all of those spellings; so the database itself is asked, by the collation of the
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
 from sqlalchemy import Engine, literal, select, union_all
 
 EXACT = frozenset({"sqlite", "postgresql"})
+
+
+def folded(name: str) -> str:
+    """The form in which names of aliases are compared, as the trust file compares names of models."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def database_equal(engine: Engine, name: str, guarded: Sequence[str]) -> str | None:
