@@ -82,7 +82,7 @@ def test_an_expired_file_admits_nothing_though_it_did_not_change(desk: Desk) -> 
     watch = desk.watch()
     assert watch.current().version == 1
     desk.now = NOW + timedelta(days=31)
-    with pytest.raises(EvidenceInvalid, match="valid from|expired"):
+    with pytest.raises(EvidenceInvalid, match=r"valid from|expired"):
         watch.current()
     assert watch.names().guarded("first") is not None
 
