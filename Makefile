@@ -49,6 +49,7 @@ campaign: install
 	$(BIN)/python benchmarks/testbed_table.py --json build/testbed_table.json
 	$(BIN)/python benchmarks/methods.py --json build/methods.json
 	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/unit/test_resume.py
+	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/server
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["mlflow_server"]
+pytest_plugins = ["mlflow_server", "gate_fixtures"]
 
 Golden = Callable[[Path, str], None]
 

@@ -57,11 +57,13 @@ def adapter_directory(directory: Path, seed: int = 0) -> Path:
 
 
 def unsealed(directory: Path, *, model: str = "guarded", alias: str = "production", safe: bool = True, seed: int = 0,
-             now: datetime = NOW) -> Bundle:  # fmt: skip
-    """A bundle without an envelope; ``safe=False`` is one that the policy denies."""
+             now: datetime = NOW, policy_text: str = POLICY,
+             prepare: Callable[[Path], object] = lambda _: None) -> Bundle:  # fmt: skip
+    """A bundle without an envelope; ``safe=False`` is one that the policy denies, ``prepare`` changes the adapter."""
     adapter_dir = adapter_directory(directory, seed)
+    prepare(adapter_dir)
     files = manifest(adapter_dir)
-    policy = POLICY.format(model=model, alias=alias).encode()
+    policy = policy_text.format(model=model, alias=alias).encode()
     data = data_report(sha256(policy))
     adapter = adapter_record(sha256(policy), data).model_copy(
         update={"files": files, "manifest": manifest_digest(files)}

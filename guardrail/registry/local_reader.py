@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardrail.registry.reader import Entry, Spec, StoredVersion, too_large
+from guardrail.registry.reader import Entry, Spec, StoredVersion, is_sealed, sealed_uri, too_large
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,20 +33,28 @@ class LocalReader:
             tags={str(key): str(value) for key, value in found.tags.items()},
         )
 
-    def listing(self, model_id: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
         """The names in one directory."""
-        found = self._client.list_logged_model_artifacts(model_id, directory or None)
+        if is_sealed(root):
+            return self._listing_sealed(root, directory)
+        found = self._client.list_logged_model_artifacts(root, directory or None)
         return tuple(Entry(path=str(f.path), is_dir=bool(f.is_dir), size=int(f.file_size or 0)) for f in found)
 
-    def fetch(self, model_id: str, path: str, target: Path, limit: int) -> int:
+    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
         """Copy one file."""
         from mlflow.artifacts import download_artifacts
 
-        root = self._client.get_logged_model(model_id).artifact_location.rstrip("/")
+        uri = sealed_uri(root) if is_sealed(root) else str(self._client.get_logged_model(root).artifact_location)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            copy = Path(download_artifacts(artifact_uri=f"{root}/{path}", dst_path=folder))
+            copy = Path(download_artifacts(artifact_uri=f"{uri.rstrip('/')}/{path}", dst_path=folder))
             size = copy.stat().st_size
             if size > limit:
                 raise too_large(path, limit)
             copy.rename(target)
         return size
+
+    def _listing_sealed(self, root: str, directory: str) -> tuple[Entry, ...]:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        found = get_artifact_repository(sealed_uri(root)).list_artifacts(directory or None)
+        return tuple(Entry(path=str(f.path), is_dir=bool(f.is_dir), size=int(f.file_size or 0)) for f in found)

@@ -14,11 +14,14 @@ from typing import Protocol
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.bundle import NAME
 from guardrail.records import Frozen
+from guardrail.registry.tags import MODEL_ID
 
 MOST_FILES = 1000
 MOST_BYTES = 64 << 30
 DEEPEST = 8
+CHUNK = 1 << 20
 MODEL_SOURCE = re.compile(r"models:/(m-[0-9a-zA-Z]+)")
+SEALED_SOURCE = re.compile(r"mlflow-artifacts:/(sealed/[0-9a-f]{64})")
 
 
 class Spec(Frozen):
@@ -42,20 +45,27 @@ class StoredVersion(Frozen):
     tags: dict[str, str]
 
     @property
-    def model_id(self) -> str:
-        """The logged model that holds the files.
+    def root(self) -> str:
+        """Where the files lie: the id of a logged model, or ``sealed/DIGEST`` on a server that seals.
 
         Raises:
             EvidenceInvalid: the version points elsewhere.
         """
-        match = MODEL_SOURCE.fullmatch(self.source)
+        match = MODEL_SOURCE.fullmatch(self.source) or SEALED_SOURCE.fullmatch(self.source)
         if match is None:
-            raise EvidenceInvalid(f"the version's source is {self.source!r}", expected="a logged model (models:/m-…)")
+            raise EvidenceInvalid(
+                f"the version's source is {self.source!r}", expected="a logged model (models:/m-…) or a sealed adapter"
+            )
         return match[1]
+
+    @property
+    def model_id(self) -> str:
+        """The logged model that was promoted; of a sealed adapter only its tag says which."""
+        return self.tags.get(MODEL_ID, "") if is_sealed(self.root) else self.root
 
 
 class Entry(Frozen):
-    """One name in a directory of a logged model; ``path`` is relative to the model's root."""
+    """One name in a directory of a version's files; ``path`` is relative to their root."""
 
     path: str
     is_dir: bool
@@ -73,11 +83,21 @@ class Reader(Protocol):
             ServiceUnavailable: the registry does not answer.
         """
 
-    def listing(self, model_id: str, directory: str) -> tuple[Entry, ...]:
-        """The names in one directory of a logged model (``""`` is its root)."""
+    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+        """The names in one directory below ``StoredVersion.root`` (``""`` is the root itself)."""
 
-    def fetch(self, model_id: str, path: str, target: Path, limit: int) -> int:
+    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
         """Write one file to ``target`` and return its size; more than ``limit`` bytes are an error."""
+
+
+def sealed_uri(root: str) -> str:
+    """The location of a sealed adapter: read through the server's artifact proxy."""
+    return f"mlflow-artifacts:/{root}"
+
+
+def is_sealed(root: str) -> bool:
+    """Whether a root is a sealed adapter rather than a logged model."""
+    return root.startswith("sealed/")
 
 
 def parse_spec(text: str) -> Spec:
@@ -95,20 +115,20 @@ def parse_spec(text: str) -> Spec:
     raise InvalidInput(f"{text!r} names no model version", expected="NAME/VERSION or NAME@ALIAS")
 
 
-def download(reader: Reader, model_id: str, directory: Path) -> None:
-    """Every file of a logged model, below an empty ``directory``.
+def download(reader: Reader, root: str, directory: Path) -> None:
+    """Every file of a version, below an empty ``directory``.
 
     Raises:
         EvidenceInvalid: a name that could leave the directory, too many files or bytes.
         ServiceUnavailable: the registry does not answer, or the disk is full.
     """
     left = MOST_BYTES
-    for count, entry in enumerate(_walk(reader, model_id, "", 0)):
+    for count, entry in enumerate(_walk(reader, root, "", 0)):
         if count >= MOST_FILES:
             raise EvidenceInvalid(f"the model holds more than {MOST_FILES} files")
         target = directory / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        left -= reader.fetch(model_id, entry.path, target, left)
+        left -= reader.fetch(root, entry.path, target, left)
 
 
 def too_large(path: str, limit: int) -> EvidenceInvalid:
@@ -116,16 +136,16 @@ def too_large(path: str, limit: int) -> EvidenceInvalid:
     return EvidenceInvalid(f"{path} is larger than the {limit} bytes that are left of the limit")
 
 
-def _walk(reader: Reader, model_id: str, directory: str, depth: int) -> Iterator[Entry]:
+def _walk(reader: Reader, root: str, directory: str, depth: int) -> Iterator[Entry]:
     if depth > DEEPEST:
         raise EvidenceInvalid(f"the model's directories are nested more than {DEEPEST} deep")
-    for entry in reader.listing(model_id, directory):
+    for entry in reader.listing(root, directory):
         parent, _, name = entry.path.rpartition("/")
         if parent != directory or not name or not NAME.fullmatch(entry.path):
             raise EvidenceInvalid(
                 f"the model holds a file called {entry.path!r}", expected="only the files that were promoted"
             )
         if entry.is_dir:
-            yield from _walk(reader, model_id, entry.path, depth + 1)
+            yield from _walk(reader, root, entry.path, depth + 1)
         else:
             yield entry

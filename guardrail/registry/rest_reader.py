@@ -1,7 +1,8 @@
 """Reading an MLflow server over REST with requests alone.
 
 Uses ``model-versions/get``, ``registered-models/alias``, ``logged-models/ID/artifacts/directories`` and, for the bytes
-(wherever the server keeps them), ``ajax-api/…/logged-models/ID/artifacts/files``. Honours the credentials that
+(wherever the server keeps them), ``ajax-api/…/logged-models/ID/artifacts/files``; for adapters that a gated server
+sealed, the artifact proxy. Honours the credentials that
 MLflow's client honours: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 """
 
@@ -17,10 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from urllib3.exceptions import HTTPError
 
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
-from guardrail.registry.reader import Entry, Spec, StoredVersion, too_large
+from guardrail.registry.reader import CHUNK, Entry, Spec, StoredVersion, is_sealed, too_large
 from guardrail.registry.store import redacted, require_address, unavailable, verify_tls
 
-CHUNK = 1 << 20
+PROXY = "api/2.0/mlflow-artifacts/artifacts"
 LARGEST_ANSWER = 16 << 20
 DIGITS = re.compile(r"[0-9]{1,19}")
 TIMEOUT = (5.0, 60.0)
@@ -40,20 +41,22 @@ class RestReader:
     def version(self, spec: Spec) -> StoredVersion:
         """The version that ``spec`` names."""
         if spec.version:
-            answer = self._json("model-versions/get", {"name": spec.name, "version": spec.version})
+            answer = self._json("mlflow/model-versions/get", {"name": spec.name, "version": spec.version})
         else:
-            answer = self._json("registered-models/alias", {"name": spec.name, "alias": str(spec.alias)})
+            answer = self._json("mlflow/registered-models/alias", {"name": spec.name, "alias": str(spec.alias)})
         raw = _dict(answer.get("model_version"))
         tags = {str(tag.get("key")): str(tag.get("value", "")) for tag in _dicts(raw.get("tags"))}
         fields = {name: str(raw.get(name, "")) for name in ("name", "version", "source", "status")}
         return StoredVersion(**fields, tags=tags)
 
-    def listing(self, model_id: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
         """The names in one directory; follows pages where the server makes them."""
+        if is_sealed(root):
+            return self._listing_sealed(root, directory)
         found: list[Entry] = []
         params = {"artifact_directory_path": directory} if directory else {}
         while True:
-            answer = self._json(f"logged-models/{model_id}/artifacts/directories", params)
+            answer = self._json(f"mlflow/logged-models/{root}/artifacts/directories", params)
             for raw in _dicts(answer.get("files")):
                 found.append(_entry(raw))
             token = str(answer.get("next_page_token") or "")
@@ -61,11 +64,17 @@ class RestReader:
                 return tuple(found)
             params = {**params, "page_token": token}
 
-    def fetch(self, model_id: str, path: str, target: Path, limit: int) -> int:
+    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
         """Stream one file to disk."""
-        route, size = f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files", 0
+        route, params, size = (
+            f"ajax-api/2.0/mlflow/logged-models/{root}/artifacts/files",
+            {"artifact_file_path": path},
+            0,
+        )
+        if is_sealed(root):
+            route, params = f"{PROXY}/{root}/{path}", {}
         try:
-            with self._get(route, {"artifact_file_path": path}) as answer, target.open("wb") as stream:
+            with self._get(route, params) as answer, target.open("wb") as stream:
                 for chunk in answer.iter_content(CHUNK):
                     size += len(chunk)
                     if size > limit:
@@ -77,9 +86,19 @@ class RestReader:
             raise ServiceUnavailable(f"cannot store {path} for checking: {error.strerror}") from error
         return size
 
+    def _listing_sealed(self, root: str, directory: str) -> tuple[Entry, ...]:
+        """The artifact proxy says names without their directory."""
+        where = f"{root}/{directory}".rstrip("/")
+        entries = (
+            _entry(raw) for raw in _dicts(self._json(PROXY.removeprefix("api/2.0/"), {"path": where}).get("files"))
+        )
+        return tuple(
+            entry.model_copy(update={"path": f"{directory}/{entry.path}"}) if directory else entry for entry in entries
+        )
+
     def _json(self, route: str, params: dict[str, str]) -> dict[str, object]:
         try:
-            with self._get(f"api/2.0/mlflow/{route}", params) as answer:
+            with self._get(f"api/2.0/{route}", params) as answer:
                 body = answer.raw.read(LARGEST_ANSWER, decode_content=True)
             return TypeAdapter(dict[str, object]).validate_json(body)
         except ValidationError as error:

@@ -88,7 +88,7 @@ def verify_with(
     """The same over an open reader."""
     stored = source.version(spec)
     with workplace() as directory:
-        download(source, stored.model_id, directory)
+        download(source, stored.root, directory)
         examined = examine(directory, public_keys)
     checks = (
         *examined.checks,

@@ -1,0 +1,74 @@
+"""``guardrail server``: an MLflow server that itself refuses what is not proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("server")
+@click.option("--trust", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The signed trust file.")
+@click.option(
+    "--root-key",
+    "root_keys",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    required=True,
+    help="Public key of who may sign the trust file (may be repeated).",
+)
+@click.option(
+    "--root-threshold", type=click.IntRange(min=1), default=1, show_default=True, help="How many of them must sign."
+)
+@click.option(
+    "--backend-store-uri", required=True, help="The database: sqlite:///FILE, postgresql://… or mysql+pymysql://…"
+)
+@click.option("--artifacts-destination", required=True, help="The directory of all artifacts, on a local disk.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="The port to listen on.")
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Processes that serve.")
+@click.option(
+    "--app-name",
+    type=click.Choice(["plain", "basic-auth"]),
+    default="plain",
+    show_default=True,
+    help="With or without MLflow's users and permissions.",
+)
+@click.option("--gunicorn", is_flag=True, help="Serve with gunicorn instead of uvicorn.")
+@click.option("--allowed-hosts", default=None, help="Host names that clients may use (as `mlflow server`).")
+def command(
+    trust: Path,
+    root_keys: tuple[Path, ...],
+    root_threshold: int,
+    backend_store_uri: str,
+    artifacts_destination: str,
+    host: str,
+    port: int,
+    workers: int,
+    app_name: str,
+    gunicorn: bool,
+    allowed_hosts: str | None,
+) -> None:
+    """Start an MLflow server whose registry refuses whatever is not proven, whoever asks.
+
+    Models that the trust file names are guarded; all others behave as in stock MLflow. Does not start without a
+    valid trust file.
+    """
+    from guardrail.registry.server.launch import Launch, start
+
+    code = start(
+        Launch(
+            trust=trust,
+            root_keys=root_keys,
+            root_threshold=root_threshold,
+            backend_store_uri=backend_store_uri,
+            artifacts_destination=artifacts_destination,
+            host=host,
+            port=port,
+            workers=workers,
+            auth=app_name,
+            gunicorn=gunicorn,
+            allowed_hosts=allowed_hosts,
+        )
+    )
+    click.get_current_context().exit(code)

@@ -1,0 +1,118 @@
+"""The applications that `mlflow server --app-name guardrail` runs: stock MLflow with the gate installed and asserted.
+
+Each worker calls the factory before it answers anything. A worker without an active gate ends the server.
+Not covered: servers started without these applications; they have no sealed tree, so their gated store admits nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from guardrail.errors import GuardrailError, InternalError, InvalidInput
+from guardrail.registry.server import settings as config
+
+LAUNCHED = "GUARDRAIL_SERVER"
+"""Set by the launcher: the file in which a worker says why the gate is not active."""
+CLOSED = "/mlflow/assistant"
+"""The assistant runs commands on the server's machine."""
+MUTATIONS = frozenset({"mlflowSearchDatasets", "mlflowSearchRuns", "testMutation"})
+"""GraphQL's mutations, which only search and echo; another one stops the server until somebody has looked at it."""
+_logger = logging.getLogger("guardrail.server")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def plain() -> Any:
+    """MLflow's own application, gated: ASGI under uvicorn, WSGI under gunicorn."""
+    _install_or_end()
+    if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn":
+        from mlflow.server.fastapi_app import app
+
+        return closing(app)
+    from mlflow.server import app as flask_app
+
+    return flask_app
+
+
+def basic_auth() -> Any:
+    """MLflow's basic-auth application, gated."""
+    _install_or_end()
+    from mlflow.server.auth import create_app
+
+    made = create_app()
+    return closing(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
+
+
+def closing(app: Asgi) -> Asgi:
+    """The application without the routes that the gate cannot cover."""
+
+    async def closed(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and CLOSED in str(scope.get("path", "")):
+            body = b'{"error_code": "PERMISSION_DENIED", "message": "guardrail refuses: the assistant is off"}'
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await app(scope, receive, send)
+
+    return closed
+
+
+def install() -> None:
+    """Guard the artifacts, then assert that the registry store of this process is the gate.
+
+    Raises:
+        GuardrailError: the gate is not active.
+    """
+    from mlflow.server import handlers
+    from mlflow.store.artifact import artifact_repository_registry
+
+    from guardrail.registry.server.gated_store import GatedStore
+    from guardrail.registry.server.sealed import SealedTree
+    from guardrail.registry.server.sealed_artifacts import Boundary
+    from guardrail.registry.server.sealed_artifacts import install as guard
+
+    config.require_off()
+    destination = config.destination(os.environ.get(config.DESTINATION, ""))
+    tree = SealedTree(destination / config.SEALED)
+    if handlers._artifact_repo is not None:
+        raise InternalError("an artifact repository was made before the gate could guard it")
+    guard(artifact_repository_registry._artifact_repository_registry, Boundary(tree.root))
+    handlers._get_tracking_store()
+    store = handlers._get_model_registry_store()
+    if not isinstance(store, GatedStore):
+        raise InvalidInput(
+            f"the registry store of this server is {type(store).__name__}: the gate is not active",
+            expected="--registry-store-uri gated+sqlite:…, gated+postgresql:… or gated+mysql:…",
+        )
+    store.tree = tree
+    _require_known_mutations()
+
+
+def _require_known_mutations() -> None:
+    from mlflow.server.graphql.graphql_schema_extensions import schema
+
+    mutation = schema.graphql_schema.mutation_type
+    unknown = sorted(set(mutation.fields) - MUTATIONS) if mutation else []
+    if unknown:
+        raise InvalidInput(f"this MLflow's GraphQL can change what the gate does not know: {', '.join(unknown)}")
+
+
+def _install_or_end() -> None:
+    """A supervisor would start a failing worker again and again, so its parent is ended with it."""
+    try:
+        install()
+    except GuardrailError as error:
+        _logger.critical("the gate is not active, the server ends: %s", error.message())
+        if report := os.environ.get(LAUNCHED):
+            Path(report).write_text(error.message(), encoding="utf-8")
+            os.kill(os.getppid(), signal.SIGTERM)
+        raise SystemExit(1) from error

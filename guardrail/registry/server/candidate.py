@@ -1,0 +1,101 @@
+"""Reading what a client proposes: a logged model's files, through the same repositories that serve them.
+
+The location was named by a client, so names are checked and sizes bounded by ``guardrail.registry.reader.download``.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardrail.errors import EvidenceInvalid
+from guardrail.registry.reader import CHUNK, MODEL_SOURCE, Entry, Spec, StoredVersion, download, too_large
+
+if TYPE_CHECKING:
+    from mlflow.entities.logged_model import LoggedModel
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+
+def logged_model(source: str) -> LoggedModel:
+    """The logged model that a client proposes as ``source``.
+
+    Raises:
+        EvidenceInvalid: another kind of source.
+    """
+    from mlflow.server.handlers import _get_tracking_store
+
+    match = MODEL_SOURCE.fullmatch(source)
+    if match is None:
+        raise EvidenceInvalid(
+            f"the proposed source is {source!r}", expected="a logged model (models:/m-…) with its evidence",
+            next_step="promote with `guardrail promote`",
+        )  # fmt: skip
+    return _get_tracking_store().get_logged_model(match[1])
+
+
+def fetch(model: LoggedModel, directory: Path) -> None:
+    """Copy every file of the logged model below an empty ``directory``.
+
+    Raises:
+        EvidenceInvalid: a name that could leave the directory, too many files or bytes.
+    """
+    download(_reader(str(model.artifact_location)), "", directory)
+
+
+class RepositoryReader:
+    """A reader (``guardrail.registry.reader``) of one directory of an artifact repository."""
+
+    def __init__(self, repository: ArtifactRepository, prefix: str) -> None:
+        self._repository, self._prefix = repository, prefix.strip("/")
+
+    def version(self, spec: Spec) -> StoredVersion:
+        """A directory holds no versions."""
+        raise NotImplementedError
+
+    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+        """The names in one directory; the prefix is the only root."""
+        del root
+        found = self._repository.list_artifacts(posixpath.join(self._prefix, directory) or None)
+        return tuple(
+            Entry(
+                path=posixpath.relpath(f.path, self._prefix or "."), is_dir=bool(f.is_dir), size=int(f.file_size or 0)
+            )
+            for f in found
+        )
+
+    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
+        """Copy one file; a symbolic link is refused, because the server would follow it anywhere."""
+        del root
+        inside = posixpath.join(self._prefix, path)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            local = self._repository.get_local_path(inside) or self._repository.download_artifacts(inside, folder)
+            return _copy(Path(local), target, limit, path)
+
+
+def _copy(source: Path, target: Path, limit: int, name: str) -> int:
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise EvidenceInvalid(f"the proposed file {name} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as stream, target.open("xb") as copy:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise EvidenceInvalid(f"the proposed file {name} is a special file", expected="regular files only")
+        if state.st_size > limit:
+            raise too_large(name, limit)
+        shutil.copyfileobj(stream, copy, CHUNK)
+        return copy.tell()
+
+
+def _reader(location: str) -> RepositoryReader:
+    from mlflow.server import handlers
+
+    if handlers._is_servable_proxied_run_artifact_root(location):
+        path = handlers._get_proxied_run_artifact_destination_path(proxied_artifact_root=location)
+        return RepositoryReader(handlers._get_artifact_repo_mlflow_artifacts(), path)
+    return RepositoryReader(handlers._get_artifact_repository_for_uri(location), "")

@@ -1,0 +1,249 @@
+"""MLflow's registry store, refusing every change of a guarded model that evidence does not admit.
+
+MLflow chooses it by the scheme of ``--registry-store-uri`` (``gated+sqlite``, ``gated+postgresql``, ``gated+mysql``);
+the rest of the address is the database's own. What is not guarded behaves as in stock MLflow.
+MLflow's store is untyped, so its entities are Any here.
+Not covered: other ways into the database.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (MLflow's classes are typed in part)
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
+from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.trust import GuardedModel
+from guardrail.names import same
+from guardrail.registry.reader import sealed_uri
+from guardrail.registry.server import candidate
+from guardrail.registry.server.admission import admit
+from guardrail.registry.server.floor import DatabaseFloor
+from guardrail.registry.server.methods import require_classified
+from guardrail.registry.server.names import database_equal
+from guardrail.registry.server.refusals import refusing, unproven
+from guardrail.registry.server.sealed import SealedTree, sealed_digest
+from guardrail.registry.server.settings import SCHEME, settings
+from guardrail.registry.server.watch import TrustWatch
+from guardrail.registry.tags import MODEL_ID, tags
+
+
+class GatedStore(SqlAlchemyStore):
+    """The store behind a ``gated+…`` address.
+
+    Raises:
+        InvalidInput: this MLflow has methods that nobody classified, or a setting is missing.
+        EvidenceInvalid: there is no valid trust file.
+    """
+
+    tree: SealedTree | None = None
+    """Where adapters are sealed; set by ``apps.py`` once the artifacts are guarded. Without it nothing is admitted."""
+
+    def __init__(self, store_uri: str) -> None:
+        require_classified(type(self))
+        if not store_uri.startswith(SCHEME):
+            raise InvalidInput(f"{store_uri.partition(':')[0]}: is no scheme of the gate", expected=f"{SCHEME}…")
+        read = os.environ.get(READ_REPLICA_BACKEND_STORE_URI_ENV_VAR)
+        super().__init__(store_uri.removeprefix(SCHEME), read_db_uri=read)
+        self._watch = TrustWatch(settings(), DatabaseFloor(self.engine))
+
+    def create_registered_model(
+        self, name: str, tags: Any = None, description: str | None = None, deployment_job_id: str | None = None
+    ) -> Any:
+        """A guarded name may be made, empty and spelt as in the trust file: promotion needs it."""
+        with refusing():
+            guarded = self._guarded(name)
+            if guarded is not None:
+                self._watch.current()
+                if name != guarded.name:
+                    raise unproven(f"the name {name!r}, another spelling", guarded.name)
+                if list(tags or []) or description:
+                    raise unproven("a tag or description", name)
+        return super().create_registered_model(name, tags, description, deployment_job_id)
+
+    def update_registered_model(self, name: str, description: str | None, deployment_job_id: str | None = None) -> Any:
+        """Refused."""
+        self._unless_guarded("the description", name)
+        return super().update_registered_model(name, description, deployment_job_id)
+
+    def rename_registered_model(self, name: str, new_name: str) -> Any:
+        """Refused, from a guarded name and onto one."""
+        self._unless_guarded("the name", name)
+        self._unless_guarded("the name", new_name)
+        return super().rename_registered_model(name, new_name)
+
+    def delete_registered_model(self, name: str) -> None:
+        """Refused."""
+        self._unless_guarded("the existence", name)
+        super().delete_registered_model(name)
+
+    def set_registered_model_tag(self, name: str, tag: RegisteredModelTag) -> None:
+        """Refused."""
+        self._unless_guarded("a tag", name)
+        super().set_registered_model_tag(name, tag)
+
+    def delete_registered_model_tag(self, name: str, key: str) -> None:
+        """Refused."""
+        self._unless_guarded("a tag", name)
+        super().delete_registered_model_tag(name, key)
+
+    def update_model_version(self, name: str, version: str, description: str | None = None) -> Any:
+        """Refused."""
+        self._unless_guarded("the description of a version", name)
+        return super().update_model_version(name, version, description)
+
+    def transition_model_version_stage(
+        self, name: str, version: str, stage: str, archive_existing_versions: bool
+    ) -> Any:
+        """Refused."""
+        self._unless_guarded("the stage of a version", name)
+        return super().transition_model_version_stage(name, version, stage, archive_existing_versions)
+
+    def delete_model_version(self, name: str, version: str) -> None:
+        """Refused."""
+        self._unless_guarded("the existence of a version", name)
+        super().delete_model_version(name, version)
+
+    def set_model_version_tag(self, name: str, version: str, tag: ModelVersionTag) -> None:
+        """Refused."""
+        self._unless_guarded("a tag of a version", name)
+        super().set_model_version_tag(name, version, tag)
+
+    def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
+        """Refused."""
+        self._unless_guarded("a tag of a version", name)
+        super().delete_model_version_tag(name, version, key)
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        """Refused for a protected alias."""
+        with refusing():
+            guarded = self._guarded(name)
+            if guarded is not None:
+                self._watch.current()
+                _require_exact(name, guarded)
+                if _is_protected(guarded, alias):
+                    raise unproven(f"the alias {alias!r}", name)
+        super().delete_registered_model_alias(name, alias)
+
+    def create_model_version(
+        self, name: str, source: str, run_id: str | None = None, tags: Any = None, run_link: str | None = None,
+        description: str | None = None, local_model_path: str | None = None, model_id: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Of a guarded model only what the evidence in the proposed files admits; they are sealed, then registered."""
+        guarded = self._guarded(name)
+        if guarded is None:
+            return super().create_model_version(
+                name, source, run_id, tags, run_link, description, local_model_path, model_id
+            )
+        with refusing():
+            _require_exact(name, guarded)
+            if description or run_link:
+                raise unproven("the description or run link of a version", name)
+            return self._admit_version(guarded, source, {tag.key: tag.value for tag in tags or []})
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        """A protected alias only forward, to a version whose sealed evidence admits it now."""
+        guarded = self._guarded(name)
+        if guarded is None or not self._is_protected_here(guarded, name, alias):
+            super().set_registered_model_alias(name, alias, version)
+            return
+        with refusing(), self._sealing().locked():
+            self._require_admitted(guarded, alias, version)
+            self._require_forward(name, alias, version)
+            super().set_registered_model_alias(name, alias, version)
+
+    def _guarded(self, name: str) -> GuardedModel | None:
+        trust = self._watch.names()
+        found = trust.guarded(name)
+        if found is None:
+            equal = database_equal(self.engine, name, [model.name for model in trust.models])
+            found = trust.guarded(equal) if equal is not None else None
+        return found
+
+    def _unless_guarded(self, what: str, name: str) -> None:
+        with refusing():
+            if (guarded := self._guarded(name)) is not None:
+                raise unproven(what, guarded.name)
+
+    def _sealing(self) -> SealedTree:
+        if self.tree is None:
+            raise EvidenceInvalid(
+                "the gate is not active in this server: its artifacts are not guarded",
+                expected="a server started with `guardrail server`, or with --app-name guardrail",
+            )
+        return self.tree
+
+    def _admit_version(self, guarded: GuardedModel, source: str, given: dict[str, str]) -> Any:
+        trust, tree = self._watch.current(), self._sealing()
+        model = candidate.logged_model(source)
+        with tree.staging() as place:
+            candidate.fetch(model, place)
+            examined = admit(place, trust, guarded, self._watch.now())
+            ours = tags(examined.decision, examined.evidence_sha256, examined.signed_by)
+            ours |= {MODEL_ID: str(model.model_id)}
+            if given and given != ours:
+                raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
+            with tree.locked():
+                location = sealed_uri(f"sealed/{tree.keep(place)}")
+                return self._version_at(guarded.name, location) or super().create_model_version(
+                    guarded.name, location, model.source_run_id, [ModelVersionTag(k, v) for k, v in ours.items()]
+                )
+
+    def _version_at(self, name: str, location: str) -> Any:
+        """The version that already stands for these sealed bytes: promoting twice gives one."""
+        with self.ManagedSessionMaker() as session:
+            found = (
+                self._get_query(session, SqlModelVersion)
+                .filter(
+                    SqlModelVersion.name == name,
+                    SqlModelVersion.source == location,
+                    SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL,
+                )
+                .order_by(SqlModelVersion.version)
+                .first()
+            )
+            version = found.version if found is not None else None
+        return None if version is None else super().get_model_version(name, version)
+
+    def _is_protected_here(self, guarded: GuardedModel, name: str, alias: str) -> bool:
+        """Whether the alias is protected; another one of a guarded model is free, if no spelling can confuse them."""
+        with refusing():
+            self._watch.current()
+            _require_exact(name, guarded)
+            if any(protected.alias == alias for protected in guarded.aliases):
+                return True
+            if _is_protected(guarded, alias):
+                raise unproven(f"the alias {alias!r}, another spelling of a protected one,", name)
+            return False
+
+    def _require_admitted(self, guarded: GuardedModel, alias: str, version: str) -> None:
+        target = super().get_model_version(guarded.name, version)
+        place = self._sealing().verified(sealed_digest(str(target.source)))
+        admit(place, self._watch.current(), guarded, self._watch.now(), alias)
+
+    def _require_forward(self, name: str, alias: str, version: str) -> None:
+        current = super().get_registered_model(name).aliases.get(alias)
+        if current is not None and int(version) < int(current):
+            raise EvidenceInvalid(
+                f"{name}@{alias} points at version {current}; moving it back to {version} is a rollback",
+                expected="a later version",
+                next_step="a signed rollback, which this server does not accept yet; promote the older adapter again",
+            )
+
+
+def _require_exact(name: str, guarded: GuardedModel) -> None:
+    if name != guarded.name:
+        raise unproven(f"the name {name!r}, another spelling,", guarded.name)
+
+
+def _is_protected(guarded: GuardedModel, alias: str) -> bool:
+    """Protected, or so alike that some database or reader may not tell them apart."""
+    return not alias.isascii() or any(same(protected.alias, alias) for protected in guarded.aliases)

@@ -1,0 +1,88 @@
+"""How the gate is told what it needs: environment variables, because MLflow's workers inherit nothing else.
+
+`guardrail server` sets them from its options; who starts plain `mlflow server` sets them by hand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from guardrail.errors import InvalidInput
+from guardrail.evidence.keys import PublicKey, load_public
+
+TRUST = "GUARDRAIL_TRUST"
+ROOT_KEYS = "GUARDRAIL_ROOT_KEYS"
+ROOT_THRESHOLD = "GUARDRAIL_ROOT_THRESHOLD"
+DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
+SERVES_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
+SEALED = "sealed"
+SCHEME = "gated+"
+MUST_BE_OFF = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "jobs run with the database's own address",
+    "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "custom scorers are code that clients send",
+    "MLFLOW_ENABLE_WORKSPACES": "deleting a workspace changes models below the registry store",
+    "MLFLOW_ENABLE_REMOTE_ASSISTANT": "the assistant runs commands on the server",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The trust file and who must have signed it."""
+
+    trust: Path
+    root_keys: tuple[PublicKey, ...]
+    threshold: int
+
+
+def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the gate's settings.
+
+    Raises:
+        InvalidInput: one is missing or cannot be used.
+    """
+    missing = sorted({TRUST, ROOT_KEYS} - {name for name, value in environment.items() if value})
+    if missing:
+        raise InvalidInput(
+            f"the gate needs {missing[0]}", expected="a trust file and the public root keys",
+            next_step="start with `guardrail server`, or set the variables that docs/server.md names",
+        )  # fmt: skip
+    keys = tuple(load_public(Path(name)) for name in environment[ROOT_KEYS].split(os.pathsep) if name)
+    return Settings(Path(environment[TRUST]), keys, _threshold(environment.get(ROOT_THRESHOLD, "1"), len(keys)))
+
+
+def destination(uri: str) -> Path:
+    """The directory of ``--artifacts-destination``; sealing knows local disks (and what is mounted there) only.
+
+    Raises:
+        InvalidInput: another kind of storage.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file") or parts.netloc or not uri:
+        raise InvalidInput(
+            f"the gate cannot seal adapters in {uri!r}", expected="--artifacts-destination on a local or mounted disk"
+        )
+    return Path(unquote(parts.path) if parts.scheme else uri).absolute()
+
+
+def require_off(environment: Mapping[str, str] = os.environ) -> None:
+    """What could go around the gate must be off.
+
+    Raises:
+        InvalidInput: something is on.
+    """
+    for name, why in MUST_BE_OFF.items():
+        default = "true" if name == "MLFLOW_SERVER_ENABLE_JOB_EXECUTION" else "false"
+        if environment.get(name, default).strip().lower() not in ("false", "0"):
+            raise InvalidInput(f"{name} is on: {why}", expected=f"{name}=false")
+    if environment.get(SERVES_ARTIFACTS, "").lower() != "true":
+        raise InvalidInput("the server does not serve artifacts", expected="--serve-artifacts, so that none go around")
+
+
+def _threshold(text: str, keys: int) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= keys):
+        raise InvalidInput(f"{ROOT_THRESHOLD} is {text!r}", expected=f"a number from 1 to {keys}, the root keys given")
+    return int(text)

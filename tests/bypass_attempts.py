@@ -1,0 +1,124 @@
+"""The ways around the gate that were tried, one line each. docs/server.md lists them by the same names.
+
+Each must spoil a model on stock MLflow (or use what the gate has to switch off), and be refused by the gated server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bypass_moves as moves
+from bypass import EVIL, WEIGHTS
+from bypass_moves import FULL_WIDTH_P, PROXY, A, Move, ajax, api, client, encoded, make_version, upload_at
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt.
+
+    Args:
+        feature: it uses what must be off, so an answer is success enough.
+        workspaces: stock MLflow needs them enabled.
+        asgi_only: stock MLflow has it under uvicorn only.
+        exact_only: it needs a database that tells names apart that a folding one does not.
+    """
+
+    name: str
+    attack: Move
+    feature: bool = False
+    workspaces: bool = False
+    asgi_only: bool = False
+    exact_only: bool = False
+
+
+REGISTRY = [
+    Attempt("alias moved back, api", api("POST", "registered-models/alias", alias=A, version="1")),
+    Attempt("alias moved back, ajax-api", ajax("POST", "registered-models/alias", alias=A, version="1")),
+    Attempt("alias moved back, client", client("set_registered_model_alias", A, "1")),
+    Attempt("alias deleted, api", api("DELETE", "registered-models/alias", alias=A)),
+    Attempt("alias deleted, client", client("delete_registered_model_alias", A)),
+    Attempt("alias deleted as a prompt's", client("delete_prompt_alias", A)),
+    Attempt("alias in another case", client("set_registered_model_alias", "Production", "1")),
+    Attempt("alias in full-width letters", client("set_registered_model_alias", FULL_WIDTH_P + A[1:], "1")),
+    Attempt("alias with an accent", client("set_registered_model_alias", "productión", "1")),
+    Attempt("version of a logged model without evidence, api", make_version("api")),
+    Attempt("version of a logged model without evidence, ajax-api", make_version("ajax")),
+    Attempt("version with another's tags", make_version("api", tags=moves.forged_tags)),
+    Attempt("version with a forged description", make_version("api", description="gate: PASSED")),
+    Attempt("version, client", moves.version_by_client),
+    Attempt("version by mlflow.register_model", moves.register_model),
+    Attempt("version of a run's files", lambda t: t.api("POST", "model-versions/create", **moves.run_source(t))),
+    Attempt("version of proxied files", lambda t: t.api("POST", "model-versions/create", **moves.proxied_source(t))),
+    Attempt("version of a foreign bucket", api("POST", "model-versions/create", source="s3://evil/model")),
+    Attempt("version of the server's disk", moves.local_source),
+    Attempt("version of itself", moves.version_of_itself),
+    Attempt("copy_model_version", lambda t: t.client.copy_model_version(f"models:/{t.innocent}/1", t.name)),
+    Attempt("copy_model_version onto a guarded name", moves.copy_onto_guarded_name),
+    Attempt("description of the model, api", api("PATCH", "registered-models/update", description="gate: PASSED")),
+    Attempt("description of the model, client", client("update_registered_model", "gate: PASSED")),
+    Attempt("description of a version, api", api("PATCH", "model-versions/update", version="2", description="ok")),
+    Attempt("description of a version, client", client("update_model_version", "1", "approved")),
+    Attempt("tag of the model", api("POST", "registered-models/set-tag", key="approved", value="yes")),
+    Attempt("tag that makes it a prompt", client("set_registered_model_tag", "mlflow.prompt.is_prompt", "true")),
+    Attempt("verdict tag of a version", moves.verdict_tag),
+    Attempt("any tag of a version, client", client("set_model_version_tag", "2", "approved", "yes")),
+    Attempt("tag of a prompt's version", client("set_prompt_version_tag", "2", "approved", "yes")),
+    Attempt("tag deleted", api("DELETE", "model-versions/delete-tag", version="2", key="guardrail.verdict")),
+    Attempt("tag deleted, client", client("delete_model_version_tag", "1", "guardrail.verdict")),
+    Attempt("renamed away", moves.renamed_away),
+    Attempt("renamed onto a guarded name", lambda t: t.client.rename_registered_model(t.innocent, t.unborn)),
+    Attempt("renamed onto another spelling", lambda t: t.client.rename_registered_model(t.innocent, t.unborn.upper())),
+    Attempt("another case of the name", moves.upper_case_name, exact_only=True),
+    Attempt("full-width letters in the name", moves.full_width_name, exact_only=True),
+    Attempt("guarded name made with a description", moves.made(description="gate: PASSED")),
+    Attempt("guarded name made with a tag", moves.made(tags=[{"key": "a", "value": "b"}])),
+    Attempt("guarded name made a prompt", moves.prompt_on_guarded_name),
+    Attempt("guarded name made a prompt, client", moves.register_prompt),
+    Attempt("version deleted, api", api("DELETE", "model-versions/delete", version="2")),
+    Attempt("version deleted, client", client("delete_model_version", "1")),
+    Attempt("model deleted, api", api("DELETE", "registered-models/delete")),
+    Attempt("model deleted, client", client("delete_registered_model")),
+    Attempt("stage", moves.stage),
+    Attempt("stage, archiving the others", client("transition_model_version_stage", "1", "Staging", True)),
+]  # fmt: skip
+
+ARTIFACTS = [
+    Attempt("weights overwritten, api", lambda t: t.put(f"{t.files}/{WEIGHTS}")),
+    Attempt("weights overwritten, ajax-api", lambda t: t.put(f"{t.files}/{WEIGHTS}", "ajax-api/2.0")),
+    Attempt("file put beside the weights", lambda t: t.put(f"{t.files}/chat_template.jinja")),
+    Attempt("evidence overwritten", lambda t: t.put(f"{t.files}/evidence/decision.dsse.json")),
+    Attempt("path with an encoded letter", lambda t: t.raw("PUT", f"{PROXY}/{encoded(t.files)}/{WEIGHTS}", EVIL)),
+    Attempt("path encoded twice", lambda t: t.raw("PUT", f"{PROXY}/{encoded(t.files, 2)}/{WEIGHTS}", EVIL)),
+    Attempt("weights deleted, api", lambda t: t.delete(f"{t.files}/{WEIGHTS}")),
+    Attempt("weights deleted, ajax-api", lambda t: t.delete(f"{t.files}/{WEIGHTS}", "ajax-api/2.0")),
+    Attempt("directory deleted", lambda t: t.delete(t.files)),
+    Attempt("directory around deleted", lambda t: t.delete(t.files.rpartition("/")[0])),
+    Attempt("percent-encoded path deleted", lambda t: t.raw("DELETE", f"{PROXY}/{encoded(t.files, 2)}")),
+    Attempt("everything deleted", moves.everything),
+    Attempt("put through a symbolic link", moves.put_through_link),
+    Attempt("multipart upload over the weights", lambda t: moves.multipart(t, WEIGHTS)),
+    Attempt("multipart upload of a new file", lambda t: moves.multipart(t, "chat_template.jinja")),
+    Attempt("multipart upload completed only", moves.complete_only),
+    Attempt("presigned upload into a run", moves.presigned_run),
+    Attempt("presigned upload into a logged model", moves.presigned_model),
+    Attempt("experiment at file://", upload_at(lambda t: t.disk.as_uri())),
+    Attempt("experiment at a plain path", upload_at(lambda t: str(t.disk))),
+    Attempt("experiment at file://localhost", upload_at(lambda t: f"file://localhost{t.disk}")),
+    Attempt("experiment at a percent-encoded path", upload_at(lambda t: f"file://{encoded(str(t.disk))}")),
+    Attempt("experiment at a path with dots", upload_at(lambda t: f"file://{t.disk.parent}/x/../{t.disk.name}")),
+    Attempt("experiment at a symbolic link", upload_at(lambda t: moves.link(t, t.scratch / "links").as_uri())),
+    Attempt("experiment below the files", upload_at(lambda t: f"{t.disk.as_uri()}/evidence")),
+    Attempt("experiment at mlflow-artifacts:", moves.proxied_location),
+    Attempt("experiment at mlflow-artifacts:, client", moves.log_artifact),
+]  # fmt: skip
+
+FEATURES = [
+    Attempt("workspace deleted into the default one", moves.workspace, workspaces=True),
+    Attempt("workspace created", moves.workspace_made, feature=True, workspaces=True),
+    Attempt("job submitted", moves.job, feature=True, asgi_only=True),
+    Attempt("custom scorer, api", lambda t: moves.scorer(t, "api"), feature=True),
+    Attempt("custom scorer, ajax-api", lambda t: moves.scorer(t, "ajax-api"), feature=True),
+    Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
+]  # fmt: skip
+
+ATTEMPTS = [*REGISTRY, *ARTIFACTS, *FEATURES]

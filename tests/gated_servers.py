@@ -1,0 +1,262 @@
+"""A gated server and a stock one, as like as can be: same MLflow, same kind of database, same hostile environment.
+
+A cell of the matrix is DATABASE-SERVER-AUTH; CI runs the first, ``GUARDRAIL_CAMPAIGN=1`` all of them, and
+``GUARDRAIL_CELLS=postgresql-gunicorn-plain`` those that it names. Databases other than SQLite are expected at
+127.0.0.1 (PostgreSQL 5432, MariaDB 3306), with their drivers on the path.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import requests
+from gate_trust import Person, guarded_model, person, signed, trust
+
+ROOT = Path(__file__).parents[1]
+START_SECONDS = 180
+DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
+GUARDED = ("guarded", "second", "unborn", "blank", "twice", "waiting")
+HOSTILE = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
+    "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
+    "MLFLOW_ENABLE_WORKSPACES": "true",
+}
+"""What an operator may have set; stock servers run with it, the launcher must turn it off."""
+USER, PASSWORD = "admin", "a long enough password"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the matrix."""
+
+    database: str = "sqlite"
+    server: str = "uvicorn"
+    auth: str = "plain"
+
+    def __str__(self) -> str:
+        return f"{self.database}-{self.server}-{self.auth}"
+
+
+def cells() -> list[Cell]:
+    """The places that this run visits."""
+    if named := os.environ.get("GUARDRAIL_CELLS"):
+        return [Cell(*name.split("-", 2)) for name in named.split(",")]
+    if os.environ.get("GUARDRAIL_CAMPAIGN"):
+        return [Cell(d, s, a) for d in DATABASES for s in SERVERS for a in AUTHS]
+    return [Cell()]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers."""
+
+    uri: str
+    destination: Path
+    log: Path
+    cell: Cell
+    gated: bool
+    database: str = ""
+
+
+@dataclass(frozen=True)
+class People:
+    """Who signs what."""
+
+    root: Person
+    decider: Person
+    stranger: Person
+    trust_file: Path
+
+    def write(self, content: bytes) -> None:
+        """Replace the trust file in one step, as an operator should."""
+        fresh = self.trust_file.with_suffix(".new")
+        fresh.write_bytes(content)
+        fresh.replace(self.trust_file)
+
+
+def people(directory: Path) -> People:
+    """Keys and a valid trust file."""
+    root, decider, stranger = (person(directory, name) for name in ("root", "decider", "stranger"))
+    found = People(root, decider, stranger, directory / "trust.dsse.json")
+    models = [guarded_model(name, approvals=2 if name == "waiting" else 0) for name in GUARDED]
+    found.write(signed(trust(found.root, found.decider, models), found.root))
+    return found
+
+
+def plugin_path(directory: Path, *, parts: bool = True) -> Path:
+    """A directory with the entry points of pyproject.toml, as an installation has them; and the tests' repository."""
+    groups: dict[str, dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    if parts:
+        groups["mlflow.artifact_repository"] = {"file": "parts_repository:PartsRepository"}
+    info = directory / "plugins" / "guardrail_test_plugins-0.dist-info"
+    info.mkdir(parents=True)
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items()) for group, names in groups.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guardrail-test-plugins\nVersion: 0\n")
+    return info.parent
+
+
+def environment(directory: Path, *, parts: bool = True) -> dict[str, str]:
+    """What both servers inherit."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "GUARDRAIL_"))}
+    paths = [str(plugin_path(directory, parts=parts)), str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **kept,
+        **HOSTILE,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "for tests",
+        "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory)),
+    }
+
+
+@dataclass
+class Command:
+    """A server's command line and environment, before it is started."""
+
+    arguments: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def gated_server(directory: Path, cell: Cell, who: People) -> Iterator[Running]:
+    """``guardrail server``."""
+    with database(directory, cell) as uri:
+        port, destination = free_port(), directory / "artifacts"
+        arguments = [
+            sys.executable, "-m", "guardrail", "server", "--trust", str(who.trust_file),
+            "--root-key", str(who.root.public_file), "--backend-store-uri", uri,
+            "--artifacts-destination", destination.as_uri(), "--port", str(port), "--workers", "1",
+            "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
+        ]  # fmt: skip
+        with started(Command(arguments, environment(directory)), port, directory) as log:
+            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=True, database=uri)
+
+
+@contextmanager
+def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False) -> Iterator[Running]:
+    """``mlflow server`` with everything on; workspaces only where asked, for they forbid other things."""
+    with database(directory, cell) as uri:
+        port, destination = free_port(), directory / "artifacts"
+        arguments = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--backend-store-uri", uri, "--artifacts-destination", destination.as_uri(),
+            "--enable-workspaces" if workspaces else "--disable-workspaces",
+            *(["--gunicorn-opts", "--log-level warning"] if cell.server == "gunicorn" else []),
+            *(["--app-name", "basic-auth"] if cell.auth == "basic-auth" else []),
+        ]  # fmt: skip
+        with started(Command(arguments, environment(directory)), port, directory) as log:
+            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=False, database=uri)
+
+
+@contextmanager
+def started(command: Command, port: int, directory: Path) -> Iterator[Path]:
+    """The process, until it answers; its whole group ends with the block."""
+    log = directory / "server.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command.arguments, cwd=directory, stdout=stream, stderr=stream, env=command.env,
+                                   start_new_session=True)  # fmt: skip
+    try:
+        _wait(f"http://127.0.0.1:{port}", process, log)
+        yield log
+    finally:
+        end(process)
+
+
+@contextmanager
+def database(directory: Path, cell: Cell) -> Iterator[str]:
+    """An empty database of its own; gone afterwards."""
+    name = f"guardrail_{uuid.uuid4().hex[:12]}"
+    if cell.database == "sqlite":
+        yield f"sqlite:///{directory / 'mlflow.db'}"
+        return
+    admin = {
+        "postgresql": "postgresql+psycopg2://postgres@127.0.0.1:5432/postgres",
+        "mysql": "mysql+pymysql://root@127.0.0.1:3306/",
+    }
+    _execute(admin[cell.database], f"CREATE DATABASE {name}")
+    try:
+        yield admin[cell.database].rpartition("/")[0] + f"/{name}"
+    finally:
+        _execute(
+            admin[cell.database], f"DROP DATABASE {name}" + (" WITH (FORCE)" if cell.database == "postgresql" else "")
+        )
+
+
+@contextmanager
+def pointing(running: Running) -> Iterator[None]:
+    """MLflow's process-wide addresses, put back afterwards; its client repeats nothing meanwhile."""
+    from mlflow.tracking._model_registry import utils as registry
+    from mlflow.tracking._tracking_service import utils as tracking
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", running.uri)
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        patch.setattr(tracking, "_tracking_uri", running.uri)
+        patch.setattr(registry, "_registry_uri", running.uri)
+        yield
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and everything that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=10)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait(timeout=10)
+
+
+def _wait(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        try:
+            if requests.get(f"{uri}/health", timeout=2).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.3)
+    pytest.fail(f"the server did not start:\n{log.read_text()[-6000:]}")
+
+
+def _auth_config(directory: Path) -> Path:
+    path = directory / "auth.ini"
+    path.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{directory / 'auth.db'}\n"
+        f"admin_username = {USER}\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    return path
+
+
+def _execute(uri: str, statement: str) -> None:
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(uri, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()

@@ -1,0 +1,312 @@
+"""What the gated server admits, and the honest-looking forgeries that it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from bypass import bytes_of
+from click.testing import CliRunner
+from gate_fixtures import Pair, client_of, promoted
+from gate_trust import person
+from gated_servers import pointing
+from registry_bundles import POLICY, resealed, sealed, unsealed
+
+from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.bundle import Bundle, seal, write
+from guardrail.evidence.keys import PrivateKey
+from guardrail.records import Verdict
+from guardrail.registry.checks import examine
+from guardrail.registry.store import GATE
+from guardrail.registry.verify import verify
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+pytestmark = pytest.mark.slow
+LAX = POLICY.replace("max: 0.05", "max: 0.99")
+
+
+@pytest.fixture
+def client(pair: Pair) -> MlflowClient:
+    return client_of(pair.gated)
+
+
+def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair, tmp_path: Path) -> None:
+    from guardrail.commands.promote import command as promote_command
+    from guardrail.commands.verify import command as verify_command
+
+    run = _run_directory(tmp_path, "second")
+    arguments = ["--run", str(run), "--key", str(pair.people.decider.private_file), "--tracking-uri", pair.gated.uri]
+    said = [CliRunner().invoke(promote_command, [*arguments, "--output", "json"], catch_exceptions=False)
+            for _ in range(2)]  # fmt: skip
+    assert [result.exit_code for result in said] == [0, 0]
+    assert said[0].output == said[1].output
+    assert json.loads(said[0].output)["version"] == "1"
+    key = str(pair.people.decider.public_file)
+    checked = CliRunner().invoke(
+        verify_command, ["second@production", "--key", key, "--tracking-uri", pair.gated.uri], catch_exceptions=False
+    )
+    assert checked.exit_code == 0
+    assert "ok  tags" in checked.output
+
+
+def test_a_stock_client_downloads_exactly_what_was_sealed(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
+    import mlflow
+
+    version = promoted(pair.gated, pair.people, tmp_path / "a", "guarded", seed=11)
+    (tmp_path / "got").mkdir()
+    with pointing(pair.gated):
+        found = mlflow.artifacts.download_artifacts("models:/guarded@production", dst_path=str(tmp_path / "got"))
+    assert examine(Path(found), [pair.people.decider.public]).decision.model == "guarded"
+    source = str(client.get_model_version("guarded", version).source)
+    place = pair.gated.destination / source.removeprefix("mlflow-artifacts:/")
+    assert bytes_of(Path(found)) == bytes_of(place)
+    assert {oct(path.stat().st_mode & 0o777) for path in place.rglob("*") if path.is_file()} == {"0o444"}
+
+
+def test_the_candidate_may_change_afterwards_and_the_sealed_adapter_does_not(
+    pair: Pair, client: MlflowClient, tmp_path: Path
+) -> None:
+    version = promoted(pair.gated, pair.people, tmp_path / "a", "guarded", seed=12)
+    tags = client.get_model_version("guarded", version).tags
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"evil")
+    client.log_model_artifact(tags["guardrail.model_id"], str(tmp_path / "adapter_model.safetensors"))
+    spec, public = f"guarded/{version}", [pair.people.decider.public]
+    assert verify(spec, tracking_uri=pair.gated.uri, public_keys=public, now=datetime.now(UTC)).version == version
+
+
+def test_promotions_at_the_same_time_give_one_version(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    bundle = sealed(tmp_path / "a", pair.people.decider.private, model="twice", now=now)
+    ids = [_propose(client, bundle, tmp_path / str(n), "twice", create=False) for n in range(4)]
+    client.create_registered_model("twice")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda i: client.create_model_version("twice", f"models:/{i}", model_id=i).version, ids))
+    assert {str(version) for version in made} == {"1"}
+    assert len(client.search_model_versions("name = 'twice'")) == 1
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """What is proposed, and how the server answers."""
+
+    make: Callable[[Path, Pair], Bundle]
+    answer: str
+    model: str = "guarded"
+    change: Callable[[Path], object] = lambda _: None
+
+
+def _safe(path: Path, key: PrivateKey, **more: object) -> Bundle:
+    return sealed(path, key, now=datetime.now(UTC), **more)  # type: ignore[arg-type]
+
+
+def _pickle(directory: Path) -> None:
+    (directory / "adapter_model.bin").write_bytes(b"\x80\x04N.")
+
+
+def _auto_mapping(directory: Path) -> None:
+    config = json.loads((directory / "adapter_config.json").read_text())
+    config["auto_mapping"] = {"base_model_class": "Evil", "parent_library": "evil"}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+
+
+def _pyfunc(directory: Path) -> None:
+    (directory / "MLmodel").write_text("flavors: {python_function: {loader_module: evil}}")
+
+
+def _unsafe_but_passed(path: Path, pair: Pair) -> Bundle:
+    denied = unsealed(path, safe=False, now=datetime.now(UTC))
+    return resealed(denied, pair.people.decider.private, lambda d: d.model_copy(update={"verdict": Verdict.PASSED}))
+
+
+def _laxer(path: Path, pair: Pair) -> Bundle:
+    lax = unsealed(path, safe=False, now=datetime.now(UTC), policy_text=LAX)
+    assert lax.decision.verdict is Verdict.PASSED
+    return seal(lax, pair.people.decider.private)
+
+
+def _prepared(path: Path, pair: Pair, prepare: Callable[[Path], object]) -> Bundle:
+    return seal(unsealed(path, now=datetime.now(UTC), prepare=prepare), pair.people.decider.private)
+
+
+def _namesake(path: Path, pair: Pair) -> Bundle:
+    """The same name says nothing: only the key counts."""
+    return sealed(path, person(path.parent / "k", pair.people.decider.name).private, now=datetime.now(UTC))
+
+
+def _old(path: Path, pair: Pair) -> Bundle:
+    return sealed(path, pair.people.decider.private, now=datetime.now(UTC) - timedelta(days=31))
+
+
+def _early(path: Path, pair: Pair) -> Bundle:
+    return sealed(path, pair.people.decider.private, now=datetime.now(UTC) + timedelta(hours=1))
+
+
+FORGERIES = {
+    "metrics that violate the pinned policy": Forgery(_unsafe_but_passed, "made again|give FAILED"),
+    "an honest denial": Forgery(lambda d, p: _safe(d, p.people.decider.private, safe=False), "is FAILED"),
+    "a laxer policy": Forgery(_laxer, "trust file pins"),
+    "a foreign signer": Forgery(lambda d, p: _safe(d, p.people.stranger.private), "not given"),
+    "a new key under an old name": Forgery(_namesake, "not given"),
+    "expired evidence": Forgery(_old, "expired"),
+    "evidence from the future": Forgery(_early, "after now"),
+    "another model's evidence": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private, model="second"), "for the model"
+    ),
+    "another alias": Forgery(lambda d, p: _safe(d, p.people.decider.private, alias="staging"), "not in the trust file"),
+    "approvals that nobody gave": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private, model="waiting"), "2 approvals", model="waiting"
+    ),
+    "signed pickles": Forgery(lambda d, p: _prepared(d, p, _pickle), "adapter_model.bin"),
+    "signed auto_mapping": Forgery(lambda d, p: _prepared(d, p, _auto_mapping), "auto_mapping"),
+    "a signed pyfunc loader": Forgery(lambda d, p: _prepared(d, p, _pyfunc), "MLmodel"),
+    "no evidence": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private), "there is no evidence/",
+        change=lambda d: shutil.rmtree(d / "evidence"),
+    ),
+    "a changed byte": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private), "changed",
+        change=lambda d: (d / "adapter_model.safetensors").write_bytes(b"evil"),
+    ),
+    "an extra file": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private), "not signed",
+        change=lambda d: (d / "chat_template.jinja").write_text("{{ evil }}"),
+    ),
+    "a missing record": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private), "missing", change=lambda d: (d / "evidence/data.json").unlink()
+    ),
+    "a policy changed after signing": Forgery(
+        lambda d, p: _safe(d, p.people.decider.private), "changed: policy.yaml",
+        change=lambda d: (d / "evidence/policy.yaml").write_text(LAX.format(model="guarded", alias="production")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FORGERIES))
+def test_a_forgery_is_refused_and_nothing_is_sealed(
+    pair: Pair, client: MlflowClient, tmp_path: Path, name: str
+) -> None:
+    forgery = FORGERIES[name]
+    with _unchanged(pair, client, forgery.model):
+        assert GATE in (said := _refused(client, forgery.make(tmp_path / "a", pair), tmp_path / "laid", forgery))
+    assert any(part in said for part in forgery.answer.split("|")), said
+
+
+def test_tags_other_than_the_servers_own_are_refused(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    bundle = _safe(tmp_path / "a", pair.people.decider.private, seed=13)
+    model_id = _propose(client, bundle, tmp_path / "laid", "guarded", create=False)
+    with _unchanged(pair, client, "guarded", sealed_too=False), pytest.raises(MlflowException, match="a tag"):
+        client.create_model_version(
+            "guarded", f"models:/{model_id}", model_id=model_id, tags={"guardrail.verdict": "PASSED", "approved": "yes"}
+        )
+
+
+@pytest.mark.parametrize("spoil", ["missing", "changed", "extra"])
+def test_a_sealed_adapter_that_was_touched_on_the_disk_gets_no_alias(
+    pair: Pair, client: MlflowClient, tmp_path: Path, spoil: str
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    version = promoted(pair.gated, pair.people, tmp_path / "a", "guarded", seed=20 + len(spoil))
+    source = str(client.get_model_version("guarded", version).source)
+    place = pair.gated.destination / source.removeprefix("mlflow-artifacts:/")
+    shutil.copytree(place, tmp_path / "kept")
+    _spoil(place, spoil)
+    with pytest.raises(MlflowException, match="sealed adapter"):
+        client.set_registered_model_alias("guarded", "production", version)
+    spec, public = f"guarded/{version}", [pair.people.decider.public]
+    with pytest.raises(EvidenceInvalid):
+        verify(spec, tracking_uri=pair.gated.uri, public_keys=public, now=datetime.now(UTC))
+
+
+def test_an_alias_that_is_not_protected_is_free(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
+    version = promoted(pair.gated, pair.people, tmp_path / "a", "guarded", seed=14)
+    client.set_registered_model_alias("guarded", "candidate", version)
+    assert client.get_registered_model("guarded").aliases["candidate"] == version
+    client.delete_registered_model_alias("guarded", "candidate")
+    assert "candidate" not in client.get_registered_model("guarded").aliases
+
+
+def test_a_refused_promotion_is_invalid_evidence_to_the_client(pair: Pair, tmp_path: Path) -> None:
+    from guardrail.registry.promote import promote
+
+    now, key = datetime.now(UTC), pair.people.stranger.private
+    with pytest.raises(EvidenceInvalid, match="not given"):
+        promote(sealed(tmp_path / "a", key, now=now), tracking_uri=pair.gated.uri, private_key=key, now=now)
+
+
+def _refused(client: MlflowClient, bundle: Bundle, folder: Path, forgery: Forgery) -> str:
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException) as caught:
+        _propose(client, bundle, folder, forgery.model, change=forgery.change)
+    return str(caught.value)
+
+
+def _propose(client: MlflowClient, bundle: Bundle, folder: Path, model: str, *, create: bool = True,
+             change: Callable[[Path], object] = lambda _: None) -> str:  # fmt: skip
+    """What a client that checks nothing would send."""
+    folder.mkdir()
+    write(bundle, folder)
+    change(folder)
+    logged = client.create_logged_model("0", name="forged")
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    if create:
+        client.create_model_version(model, f"models:/{logged.model_id}", model_id=logged.model_id)
+    return str(logged.model_id)
+
+
+@contextmanager
+def _unchanged(pair: Pair, client: MlflowClient, model: str, *, sealed_too: bool = True) -> Iterator[None]:
+    tree = pair.gated.destination / "sealed"
+
+    def seen() -> object:
+        versions = sorted(str(v.version) for v in client.search_model_versions(f"name = '{model}'"))
+        return versions, bytes_of(tree) if sealed_too else None
+
+    before = seen()
+    yield
+    assert seen() == before
+    assert not list(tree.glob(".staging-*"))
+
+
+def _spoil(place: Path, how: str) -> None:
+    place.chmod(0o755)
+    weights = place / "adapter_model.safetensors"
+    if how == "missing":
+        weights.unlink()
+    elif how == "changed":
+        weights.chmod(0o644)
+        weights.write_bytes(b"evil")
+    else:
+        (place / "chat_template.jinja").write_text("{{ evil }}")
+
+
+def _run_directory(folder: Path, model: str) -> Path:
+    """A run whose stages have run, as they leave it."""
+    from guardrail.pipeline.run import Run, RunConfig
+    from guardrail.policy.load import load_policy_bytes
+
+    bundle = unsealed(folder / "adapter", model=model, now=datetime.now(UTC))
+    run = Run(folder / "run")
+    run.start(load_policy_bytes(bundle.policy, "policy.yaml"), RunConfig(policy_source="policy.yaml", base="testbed"))
+    shutil.copytree(folder / "adapter", folder / "run" / "adapter")
+    for name, record in (
+        ("data-report", bundle.data),
+        ("adapter", bundle.adapter),
+        ("evaluation-report", bundle.evaluation),
+    ):
+        run.write(name, record)
+    return run.path

@@ -1,0 +1,116 @@
+"""What the launcher starts, and what it turns off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from gate_trust import Person, guarded_model, person, signed, trust
+
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.registry.server import settings
+from guardrail.registry.server.apps import closing
+from guardrail.registry.server.launch import Launch, check, command, environment
+from guardrail.registry.server.settings import MUST_BE_OFF, destination, require_off
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+ON = dict.fromkeys(MUST_BE_OFF, "true") | {"MLFLOW_REGISTRY_STORE_URI": "sqlite:///other.db", "PATH": "/bin"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Person:
+    return person(tmp_path / "k", "root")
+
+
+@pytest.fixture
+def launch(tmp_path: Path, root: Person) -> Launch:
+    decider = person(tmp_path / "k", "decider")
+    (tmp_path / "trust").write_bytes(signed(trust(root, decider, [guarded_model("guarded")], now=NOW), root))
+    return Launch(tmp_path / "trust", (root.public_file,), 1, "sqlite:///a.db", str(tmp_path / "artifacts"))
+
+
+def test_the_registry_is_gated_and_the_backend_plain(launch: Launch) -> None:
+    line = " ".join(command(launch))
+    assert "--registry-store-uri gated+sqlite:///a.db" in line
+    assert "--backend-store-uri sqlite:///a.db" in line
+    assert "--app-name guardrail " in line
+    assert "--disable-workspaces" in line
+
+
+def test_basic_auth_and_gunicorn_are_options(launch: Launch) -> None:
+    line = " ".join(command(replace(launch, auth="basic-auth", gunicorn=True)))
+    assert "--app-name guardrail-basic-auth" in line
+    assert "--gunicorn-opts" in line
+
+
+def test_what_goes_around_the_gate_is_off_whatever_was_inherited(launch: Launch) -> None:
+    made = environment(launch, ON, Path("report"))
+    assert {name: made[name] for name in MUST_BE_OFF} == dict.fromkeys(MUST_BE_OFF, "false")
+    assert "MLFLOW_REGISTRY_STORE_URI" not in made
+    assert made["PATH"] == "/bin"
+    require_off(made | {settings.SERVES_ARTIFACTS: "true"})
+
+
+@pytest.mark.parametrize("name", list(MUST_BE_OFF))
+def test_anything_left_on_stops_the_server(launch: Launch, name: str) -> None:
+    made = environment(launch, {}, Path("report")) | {settings.SERVES_ARTIFACTS: "true", name: "1"}
+    with pytest.raises(InvalidInput, match=name):
+        require_off(made)
+
+
+def test_a_server_that_serves_no_artifacts_is_refused(launch: Launch) -> None:
+    with pytest.raises(InvalidInput, match="serve artifacts"):
+        require_off(environment(launch, {}, Path("report")))
+
+
+def test_an_expired_trust_file_stops_the_launch(launch: Launch) -> None:
+    with pytest.raises((EvidenceInvalid, InvalidInput), match=r"valid from|expired|entry points"):
+        check(launch, NOW + timedelta(days=60))
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/key", "gs://bucket", "file://host/path", "", "hdfs://x/y", "sealed://x"])
+def test_artifacts_must_lie_on_a_disk(uri: str) -> None:
+    with pytest.raises(InvalidInput, match="local or mounted"):
+        destination(uri)
+
+
+@pytest.mark.parametrize(("uri", "path"), [("/a/b", "/a/b"), ("file:///a/b%20c", "/a/b c"), ("/a/b%20c", "/a/b%20c")])
+def test_a_destination_is_read_as_mlflow_reads_it(uri: str, path: str) -> None:
+    assert destination(uri) == Path(path)
+
+
+def test_settings_say_what_is_missing(launch: Launch, root: Person) -> None:
+    with pytest.raises(InvalidInput, match="GUARDRAIL_ROOT_KEYS"):
+        settings.settings({"GUARDRAIL_TRUST": "x"})
+    for threshold in ("0", "2", "x", "-1", ""):
+        with pytest.raises(InvalidInput, match="THRESHOLD"):
+            settings.settings({"GUARDRAIL_TRUST": "x", "GUARDRAIL_ROOT_KEYS": str(root.public_file),
+                               "GUARDRAIL_ROOT_THRESHOLD": threshold})  # fmt: skip
+
+
+def test_the_assistant_is_closed_and_everything_else_passes() -> None:
+    import asyncio
+
+    passed: list[str] = []
+    sent: list[int] = []
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        passed.append("passed")
+
+    async def send(message: object) -> None:
+        assert isinstance(message, dict)
+        sent.append(message.get("status", 0))
+
+    async def receive() -> dict[str, object]:
+        return {}
+
+    closed = closing(app)
+
+    async def call(path: str) -> None:
+        await closed({"type": "http", "path": path}, receive, send)
+
+    for path in ("/api/2.0/mlflow/runs/get", "/ajax-api/3.0/mlflow/assistant/config", "/x/mlflow/assistant"):
+        asyncio.run(call(path))
+    assert (passed, sent) == (["passed"], [403, 0, 403, 0])
