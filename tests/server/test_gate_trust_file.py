@@ -39,7 +39,7 @@ def restored(pair: Pair) -> Iterator[Pair]:
 
 
 def _version(pair: Pair, number: int, *names: str, days: float = 30) -> bytes:
-    models = [guarded_model(name, approvals=2 if name == "waiting" else 0) for name in (*GUARDED, *names)]
+    models = [guarded_model(name, approvals=1 if name == "waiting" else 0) for name in (*GUARDED, *names)]
     return signed(trust(pair.people.root, pair.people.decider, models, version=number, days=days), pair.people.root)
 
 
