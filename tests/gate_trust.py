@@ -53,7 +53,7 @@ def guarded_model(name: str, approvals: int = 0) -> GuardedModel:
 
 def trust(
     root: Person, decider: Person, models: Sequence[GuardedModel], *, version: int = 1, now: datetime | None = None,
-    days: float = 30,
+    days: float = 30, approvers: Sequence[Person] = (),
 ) -> Trust:  # fmt: skip
     """What the trust file says."""
     issued = (now or datetime.now(UTC)) - timedelta(hours=1)
@@ -62,13 +62,13 @@ def trust(
         issued=issued,
         expires=issued + timedelta(days=days),
         root=Root(threshold=1, keys=(root.public.keyid,)),
-        keys={person.public.keyid: person.entry for person in (root, decider)},
+        keys={person.public.keyid: person.entry for person in (root, decider, *approvers)},
         roles=Roles(
             data=(root.public.keyid,),
             train=(root.public.keyid,),
             evaluate=(decider.public.keyid,),
             decide=(decider.public.keyid,),
-            approve=(decider.public.keyid,),
+            approve=tuple(approver.public.keyid for approver in approvers),
         ),
         models=tuple(models),
     )

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
 GUARDED = ("guarded", "second", "unborn", "blank", "twice", "waiting")
+NAMES = ("root", "decider", "stranger", "first-approver", "second-approver")
 HOSTILE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
     "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
@@ -77,7 +78,14 @@ class People:
     root: Person
     decider: Person
     stranger: Person
+    approvers: tuple[Person, ...]
     trust_file: Path
+
+    def trust(self, *more: str, version: int = 1, days: float = 30) -> bytes:
+        """A signed trust file that guards the usual models and ``more``."""
+        models = [guarded_model(name, approvals=2 if name == "waiting" else 0) for name in (*GUARDED, *more)]
+        value = trust(self.root, self.decider, models, version=version, days=days, approvers=self.approvers)
+        return signed(value, self.root)
 
     def write(self, content: bytes) -> None:
         """Replace the trust file in one step, as an operator should."""
@@ -88,10 +96,9 @@ class People:
 
 def people(directory: Path) -> People:
     """Keys and a valid trust file."""
-    root, decider, stranger = (person(directory, name) for name in ("root", "decider", "stranger"))
-    found = People(root, decider, stranger, directory / "trust.dsse.json")
-    models = [guarded_model(name, approvals=1 if name == "waiting" else 0) for name in GUARDED]
-    found.write(signed(trust(found.root, found.decider, models), found.root))
+    root, decider, stranger, *approvers = (person(directory, name) for name in NAMES)
+    found = People(root, decider, stranger, tuple(approvers), directory / "trust.dsse.json")
+    found.write(found.trust())
     return found
 
 

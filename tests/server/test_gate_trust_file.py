@@ -12,7 +12,6 @@ from bypass import session
 from gate_fixtures import Pair, client_of, promoted
 from gate_trust import guarded_model, signed, trust
 from gated_servers import (
-    GUARDED,
     Command,
     Running,
     end,
@@ -39,8 +38,7 @@ def restored(pair: Pair) -> Iterator[Pair]:
 
 
 def _version(pair: Pair, number: int, *names: str, days: float = 30) -> bytes:
-    models = [guarded_model(name, approvals=1 if name == "waiting" else 0) for name in (*GUARDED, *names)]
-    return signed(trust(pair.people.root, pair.people.decider, models, version=number, days=days), pair.people.root)
+    return pair.people.trust(*names, version=number, days=days)
 
 
 def _works(running: Running) -> bool:
