@@ -27,7 +27,7 @@ from gate_trust import Person, guarded_model, person, signed, trust
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
-GUARDED = ("guarded", "second", "unborn", "blank", "twice", "waiting")
+GUARDED = ("guarded", "guarded-attacked", "second", "unborn", "blank", "twice", "waiting")
 NAMES = ("root", "decider", "stranger", "first-approver", "second-approver")
 HOSTILE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",

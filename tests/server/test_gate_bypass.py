@@ -23,19 +23,18 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 pytestmark = pytest.mark.slow
+ATTACKED = "guarded-attacked"
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
 
 
 @pytest.fixture(scope="module")
 def guarded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Target:
-    """On the gated server one model serves all attempts, because none may change it."""
+    """On the gated server one model of their own serves all attempts, because none may change it."""
     folder = tmp_path_factory.mktemp("guarded")
-    assert [promoted(pair.gated, pair.people, folder / str(seed), "guarded", seed) for seed in (0, 1)] == ["1", "2"]
+    assert [promoted(pair.gated, pair.people, folder / str(seed), ATTACKED, seed) for seed in (0, 1)] == ["1", "2"]
     client = client_of(pair.gated)
-    source = str(client.get_model_version("guarded", "2").source)
-    return _target(
-        pair.gated, client, folder, ("guarded", "unborn", "blank"), source.removeprefix("mlflow-artifacts:/")
-    )
+    source = str(client.get_model_version(ATTACKED, "2").source)
+    return _target(pair.gated, client, folder, (ATTACKED, "unborn", "blank"), source.removeprefix("mlflow-artifacts:/"))
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def test_stock_mlflow_lets_it_happen(pair: Pair, spoilt: Target, attempt: Attemp
     assert attempt.feature or view(spoilt) != before
 
 
-@pytest.mark.parametrize("name", ["guardéd", "guarded ", "GUARDÉD", "unbörn", "unborn "])
+@pytest.mark.parametrize("name", ["guardéd-attacked", "guarded-attacked ", "GUARDÉD-ATTACKED", "unbörn", "unborn "])
 def test_what_the_database_takes_for_a_guarded_name_is_guarded(guarded: Target, name: str) -> None:
     if guarded.running.cell.database != "mysql":
         pytest.skip("this database tells these names apart")
