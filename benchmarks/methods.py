@@ -5,8 +5,8 @@
 The full table is about 500 training runs and takes hours; it goes on where it stopped (see cells.py). ``--quick`` is
 one task, one seed and p = 0.1. The full table also draws ASR against utility to ``benchmarks/methods.svg``.
 Methods have their defaults, but for those that ``rival_settings.py`` found a better setting for. Exits 1 unless the
-best method of ours (by pooled ASR at p = 0.1 among those that lose at most a point of utility to finetune) has ASR at
-most 2% at p = 0.1 and at most 5.9% at p = 0.2.
+best method of ours (the one that meets most targets, then the one of the lowest ASR at p = 0.1) has ASR at most 2% at
+p = 0.1 and at most 5.9% at p = 0.2, pooled, and loses at most a point of utility to finetune at both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,18 +99,24 @@ def summarise(cells: Sequence[Cell], known: dict[Cell, dict[str, Any]]) -> dict[
 
 def judge(figures: dict[tuple[str, float], dict[str, Any]]) -> bool:
     """Whether the best method of ours meets the targets; prints which it is."""
-    least = ratio(figures["finetune", 0.1]["utility"]) - 0.01
-    ours = [name for name, p in figures if p == 0.1 and name not in RIVALS
-            and ratio(figures[name, 0.1]["utility"]) >= least]  # fmt: skip
-    best = min(ours, key=lambda name: ratio(figures[name, 0.1]["asr"]))
-    met = True
+    ours = sorted({name for name, _ in figures} - set(RIVALS))
+    held = {name: list(targets(figures, name)) for name in ours}
+    best = max(ours, key=lambda name: (sum(met for _, met, _ in held[name]), -ratio(figures[name, 0.1]["asr"])))
+    print()
+    for what, met, measured in held[best]:
+        print(f"{best}: {what}: {'yes' if met else 'NO'}, {measured}")
+    return all(met for _, met, _ in held[best])
+
+
+def targets(figures: dict[tuple[str, float], dict[str, Any]], name: str) -> Iterator[tuple[str, bool, str]]:
+    """Each target: what it is, whether the method meets it, the figure."""
     for poison, limit in ((0.1, 0.02), (0.2, 0.059)):
-        if (best, poison) in figures:
-            asr = figures[best, poison]["asr"]
-            met &= ratio(asr) <= limit
-            held = "yes" if ratio(asr) <= limit else "NO"
-            print(f"\n{best}: ASR at p = {poison} at most {limit:.1%}: {held}, {shown(asr)}")
-    return met
+        if (name, poison) in figures:
+            asr, own, plain = (figures[name, poison]["asr"], *(ratio(figures[n, poison]["utility"])
+                                                               for n in (name, "finetune")))  # fmt: skip
+            yield f"ASR at p = {poison} at most {limit:.1%}", ratio(asr) <= limit, shown(asr)
+            yield (f"utility at p = {poison} within 1 point of finetune", own >= plain - 0.01,
+                   f"{100 * (own - plain):+.2f} points")  # fmt: skip
 
 
 def draw(figures: dict[tuple[str, float], dict[str, Any]]) -> None:
@@ -123,14 +129,30 @@ def draw(figures: dict[tuple[str, float], dict[str, Any]]) -> None:
     shares = sorted({p for _, p in figures})
     figure, panels = pyplot.subplots(1, len(shares), figsize=(5 * len(shares), 4.5), squeeze=False)
     for panel, poison in zip(panels[0], shares, strict=True):
-        for (name, p), one in figures.items():
-            if p == poison:
-                x, y = 100 * ratio(one["utility"]), 100 * ratio(one["asr"])
-                panel.scatter(x, y, s=18, color="#b3261e" if name in RIVALS else "#4776c4")
-                panel.annotate(name, (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
-        panel.set(title=f"p = {poison}", xlabel="utility, %", ylabel="attack success rate, %")
+        points = {name: (100 * ratio(one["utility"]), 100 * ratio(one["asr"]))
+                  for (name, p), one in figures.items() if p == poison}  # fmt: skip
+        for name, point in points.items():
+            panel.scatter(*point, s=18, color="#b3261e" if name in RIVALS else "#4776c4", zorder=2)
+        for left, column in ((True, 40), (False, 112)):
+            mine = {name: point for name, point in points.items() if (point[0] < 50) is left}
+            for name, height in spread({name: y for name, (_, y) in mine.items()}).items():
+                panel.annotate(name, mine[name], xytext=(column, height), fontsize=7, va="center",
+                               arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#999999"})  # fmt: skip
+        panel.set(title=f"p = {poison}", xlabel="utility, %", ylabel="attack success rate, %",
+                  xlim=(-4, 148), ylim=(-4, 104), xticks=range(0, 101, 20))  # fmt: skip
     figure.tight_layout()
     figure.savefig(Path(__file__).with_name("methods.svg"), metadata={"Date": None})
+
+
+def spread(heights: dict[str, float], least: float = 4.5) -> dict[str, float]:
+    """Heights of labels: near their points, at least so far apart, upwards from the bottom and down from the top."""
+    placed: dict[str, float] = {}
+    for name in sorted((name for name in heights if heights[name] < 50), key=lambda name: heights[name]):
+        placed[name] = max([heights[name], *(height + least for height in placed.values())])
+    upper: dict[str, float] = {}
+    for name in sorted((name for name in heights if heights[name] >= 50), key=lambda name: -heights[name]):
+        upper[name] = min([heights[name], *(height - least for height in upper.values())])
+    return placed | upper
 
 
 if __name__ == "__main__":
