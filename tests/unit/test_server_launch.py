@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -114,3 +116,16 @@ def test_the_assistant_is_closed_and_everything_else_passes() -> None:
     for path in ("/api/2.0/mlflow/runs/get", "/ajax-api/3.0/mlflow/assistant/config", "/x/mlflow/assistant"):
         asyncio.run(call(path))
     assert (passed, sent) == (["passed"], [403, 0, 403, 0])
+
+
+@pytest.mark.slow
+def test_an_ordinary_client_neither_loads_the_gate_nor_complains_of_it(tmp_path: Path) -> None:
+    """MLflow loads the entry points of every store in every process that has a registry client."""
+    script = (
+        "import sys; from mlflow import MlflowClient; "
+        f"MlflowClient('sqlite:///{tmp_path / 'store.db'}').search_registered_models(); "
+        "assert 'guardrail.registry.server.gated_store' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gated" not in done.stderr

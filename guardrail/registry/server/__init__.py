@@ -2,6 +2,7 @@
 
     launch.py           `guardrail server`: checks, then becomes `mlflow server`
     apps.py             the server's application: installs the gate in every worker and asserts that it is active
+    entry.py            what MLflow loads as the registry store, in clients, too
     gated_store.py      the registry store: what may be written of a guarded model
     admission.py        whether evidence admits an adapter, decided again here
     candidate.py        reading what a client proposes
