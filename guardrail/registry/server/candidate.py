@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardrail.errors import EvidenceInvalid
+from guardrail.errors import EvidenceInvalid, InternalError
 from guardrail.registry.reader import CHUNK, MODEL_SOURCE, Entry, Spec, StoredVersion, download, too_large
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class RepositoryReader:
         self._repository, self._prefix = repository, prefix.strip("/")
 
     def version(self, spec: Spec) -> StoredVersion:
-        """A directory holds no versions."""
-        raise NotImplementedError
+        """A directory holds no versions: whoever asks for one has mistaken it for a registry."""
+        raise InternalError(f"a directory of files was asked for the version {spec}")
 
     def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
         """The names in one directory; the prefix is the only root."""
