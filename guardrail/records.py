@@ -274,7 +274,11 @@ class Finding(Frozen):
 
 
 class Decision(Record):
-    """The promotion stage's decision: pure function of the policy and the three records it names."""
+    """The promotion stage's decision: pure function of the policy and the three records it names.
+
+    ``attempt`` is the how-manieth try at the same gate this is, as the server counts them: the k-th is judged at
+    alpha / 2**k. 0 where nobody counts (no gated server), judged at the policy's own alpha.
+    """
 
     kind: Literal["decision"] = "decision"
     verdict: Verdict
@@ -289,6 +293,7 @@ class Decision(Record):
     method: str
     model: str
     alias: str
+    attempt: Count = 0
     decided_at: datetime
     valid_until: datetime
 

@@ -53,22 +53,24 @@ def guarded_model(name: str, approvals: int = 0) -> GuardedModel:
 
 def trust(
     root: Person, decider: Person, models: Sequence[GuardedModel], *, version: int = 1, now: datetime | None = None,
-    days: float = 30, approvers: Sequence[Person] = (),
+    days: float = 30, approvers: Sequence[Person] = (), server: Person | None = None,
 ) -> Trust:  # fmt: skip
     """What the trust file says."""
+    server = server or decider
     issued = (now or datetime.now(UTC)) - timedelta(hours=1)
     return Trust(
         version=version,
         issued=issued,
         expires=issued + timedelta(days=days),
         root=Root(threshold=1, keys=(root.public.keyid,)),
-        keys={person.public.keyid: person.entry for person in (root, decider, *approvers)},
+        keys={person.public.keyid: person.entry for person in (root, decider, server, *approvers)},
         roles=Roles(
             data=(root.public.keyid,),
             train=(root.public.keyid,),
             evaluate=(decider.public.keyid,),
             decide=(decider.public.keyid,),
             approve=tuple(approver.public.keyid for approver in approvers),
+            server=(server.public.keyid,),
         ),
         models=tuple(models),
     )

@@ -64,7 +64,7 @@ def trust(**changes: Any) -> Trust:
         keys=entries(**CAST),
         roles=Roles(
             data=ids("train"), train=ids("train"), evaluate=ids("evaluate"), decide=ids("server"),
-            approve=ids("ana", "ben"),
+            approve=ids("ana", "ben"), server=ids("server"),
         ),
         models=(guarded(),),
     )  # fmt: skip

@@ -3,6 +3,7 @@
     adapter_config.json, adapter_model.safetensors, ...   the adapter, at the root, so that peft loads the directory
     evidence/policy.yaml                                  the policy's bytes as they were given
     evidence/data.json, adapter.json, evaluation.json     the records, canonical JSON
+    evidence/data.dsse.json, train…, evaluate.dsse.json   what each stage signed, where a gated server asks for it
     evidence/decision.dsse.json                           the signed statement
 
 Not covered: whether the evidence is good (``registry/checks.py``) and where it is kept (``registry``).
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from guardrail.errors import EvidenceInvalid
@@ -25,12 +27,17 @@ from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationRep
 EVIDENCE = "evidence"
 POLICY, DATA, ADAPTER, EVALUATION = "policy.yaml", "data.json", "adapter.json", "evaluation.json"
 ENVELOPE = "decision.dsse.json"
+SIGNED = ("data", "train", "evaluate")
+"""The stages whose statements travel with the evidence: all of them, or none."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A decision with everything that it was made from. ``envelope`` is made by :func:`seal`."""
+    """A decision with everything that it was made from. ``envelope`` is made by :func:`seal`.
+
+    ``stages`` are the envelopes of ``SIGNED``, by stage; empty where nobody asks for them.
+    """
 
     decision: Decision
     policy: bytes
@@ -39,6 +46,7 @@ class Bundle:
     evaluation: EvaluationReport
     adapter_dir: Path
     envelope: bytes = b""
+    stages: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def evidence_sha256(self) -> str:
@@ -52,7 +60,13 @@ class Bundle:
             DATA: canonical(self.data),
             ADAPTER: canonical(self.adapter),
             EVALUATION: canonical(self.evaluation),
+            **{stage_file(stage): data for stage, data in self.stages.items()},
         }
+
+
+def stage_file(stage: str) -> str:
+    """The name of a stage's envelope."""
+    return f"{stage}.dsse.json"
 
 
 def seal(bundle: Bundle, private_key: PrivateKey, earlier: bytes = b"") -> Bundle:

@@ -12,7 +12,11 @@ from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 from guardrail.records import Count, Frozen, Sha256
 
-Kind = Literal["proposal", "decision", "denial", "approval", "rejection", "revocation", "rollback", "trust"]
+Kind = Literal[
+    "proposal", "decision", "denial", "approval", "rejection", "promotion", "revocation", "rollback", "trust"
+]
+"""``proposal``: a ticket was issued. ``decision``: evidence was admitted, which spends the ticket's nonce. ``denial``:
+signed evidence was refused. ``promotion``: an alias moves to a version. ``trust``: a trust file came into force."""
 GENESIS = "0" * 64
 """What the first entry names as the one before."""
 
@@ -43,6 +47,7 @@ class Entry(Frozen):
     evidence: Sha256 | None = None
     kind: Kind
     model: Short = ""
+    nonce: Short = ""
     note: Annotated[str, StringConstraints(max_length=NOTE)] = ""
     number: Number
     previous: Sha256

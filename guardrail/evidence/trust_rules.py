@@ -16,8 +16,8 @@ from guardrail.evidence.trust_types import ROLES, GuardedModel, KeyId, Role, Tru
 from guardrail.names import not_plain, repeated, same
 
 Place = tuple[str | int, ...]
-REQUIRED: tuple[Role, ...] = ("data", "train", "evaluate", "decide")
-APART_FROM_TRAINING: tuple[Role, ...] = ("evaluate", "decide", "approve")
+REQUIRED: tuple[Role, ...] = ("data", "train", "evaluate", "decide", "server")
+APART_FROM_TRAINING: tuple[Role, ...] = ("evaluate", "decide", "approve", "server")
 
 
 @dataclass(frozen=True)

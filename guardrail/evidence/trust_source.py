@@ -49,6 +49,7 @@ class RolesSource(Section):
     evaluate: tuple[Label, ...] = ()
     decide: tuple[Label, ...] = ()
     approve: tuple[Label, ...] = ()
+    server: tuple[Label, ...] = ()
 
 
 class AliasSource(Section):

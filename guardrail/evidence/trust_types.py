@@ -14,8 +14,8 @@ from guardrail.evidence.keys import PublicKey, parse_public
 from guardrail.names import Alias, ModelName, same
 from guardrail.records import Count, Frozen, Sha256
 
-Role = Literal["data", "train", "evaluate", "decide", "approve"]
-ROLES: tuple[Role, ...] = ("data", "train", "evaluate", "decide", "approve")
+Role = Literal["data", "train", "evaluate", "decide", "approve", "server"]
+ROLES: tuple[Role, ...] = ("data", "train", "evaluate", "decide", "approve", "server")
 
 
 def _utc(value: datetime) -> datetime:
@@ -71,13 +71,14 @@ class Root(Frozen):
 
 
 class Roles(Frozen):
-    """Which keys may sign which stage; ``decide`` are the server's."""
+    """Which keys may sign which stage; ``decide`` proposes a promotion, ``server`` signs the ledger."""
 
     data: tuple[KeyId, ...] = ()
     train: tuple[KeyId, ...] = ()
     evaluate: tuple[KeyId, ...] = ()
     decide: tuple[KeyId, ...] = ()
     approve: tuple[KeyId, ...] = ()
+    server: tuple[KeyId, ...] = ()
 
 
 class Trust(Frozen):

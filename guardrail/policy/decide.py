@@ -39,7 +39,7 @@ def _every_need(policy: Policy) -> Iterator[Need]:
                 yield need
 
 
-def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: datetime) -> Decision:
+def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: datetime, attempt: int = 0) -> Decision:
     """Judge the records under the policy.
 
     Args:
@@ -47,6 +47,7 @@ def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: dateti
         evidence: the three records; ``detectors``, ``tasks`` and ``splits`` are taken from the policy, not from it.
         inputs: SHA-256 of everything that this stage read.
         now: the time of the decision, in UTC.
+        attempt: how often this gate was tried, this time included; 0 where nobody counts (:func:`spent`).
 
     Raises:
         EvidenceMissing: a record is missing.
@@ -57,7 +58,7 @@ def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: dateti
         raise InvalidInput(f"the time {now} is not in UTC", expected="a time with the zone UTC")
     data, adapter, evaluation = _all_three(evidence)
     _check_bindings(policy.digest, data, adapter, evaluation)
-    found = findings(policy.policy, evidence)
+    found = findings(policy.policy, evidence, attempt)
     return Decision(
         inputs=inputs,
         verdict=overall(found),
@@ -72,18 +73,36 @@ def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: dateti
         method=adapter.method,
         model=policy.policy.target.model,
         alias=policy.policy.target.alias,
+        attempt=attempt,
         decided_at=now,
         valid_until=now + timedelta(days=policy.policy.evidence.valid_days),
     )
 
 
-def findings(policy: Policy, evidence: Evidence) -> tuple[Finding, ...]:
-    """One finding per rule, in the policy's order."""
+def spent(confidence: float, attempt: int) -> float:
+    """The confidence that attempt k is judged at: 1 - alpha / 2**k.
+
+    All attempts together then let a too-bad adapter through with a probability of at most alpha (a union bound; the
+    spending sequence of Foster and Stine's alpha-investing, 2008, without its returns), however often somebody tries.
+    """
+    return 1.0 - (1.0 - confidence) / 2.0**attempt
+
+
+def findings(policy: Policy, evidence: Evidence, attempt: int = 0) -> tuple[Finding, ...]:
+    """One finding per rule, in the policy's order, at the confidence that is left for this attempt."""
     splits = {name: plan.split for name, plan in policy.suites.items()}
     splits |= {name: plan.split for name, plan in policy.tasks.items()}
     declared = {"detectors": policy.data.detectors, "tasks": tuple(policy.tasks), "splits": splits}
     complete = evidence.model_copy(update=declared)
-    return tuple(_finding(complete, limits) for limits in policy.rules)
+    return tuple(_finding(complete, _at(limits, attempt)) for limits in policy.rules)
+
+
+def _at(limits: Limits, attempt: int) -> Limits:
+    """The same limits, to be shown at the confidence of this attempt, where they ask for one."""
+    confidence = getattr(limits, "confidence", None)
+    if attempt == 0 or confidence is None:
+        return limits
+    return limits.model_copy(update={"confidence": spent(confidence, attempt)})
 
 
 def overall(found: tuple[Finding, ...]) -> Verdict:

@@ -51,10 +51,13 @@ class Examined:
     """A directory whose evidence holds together: what was decided, on what, signed by whom."""
 
     decision: Decision
+    data: DataReport
+    adapter: AdapterRecord
     evaluation: EvaluationReport
     evidence_sha256: str
     signed_by: tuple[str, ...]
     checks: tuple[Check, ...]
+    stages: Mapping[str, bytes]
 
 
 def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
@@ -76,14 +79,17 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
     ]
     raw = {name: _read(directory, name, evidence) for name in signed.evidence}
     decision = signed.predicate.decision
-    records = _records(raw, decision)
+    data = _record(DataReport, raw, bundle.DATA, decision.data)
+    made = _record(AdapterRecord, raw, bundle.ADAPTER, decision.adapter)
+    evaluation = _record(EvaluationReport, raw, bundle.EVALUATION, decision.evaluation)
+    records = Evidence(data=data, adapter=made, evaluation=evaluation)
     checks += [
         _ok("policy", _policy(raw[bundle.POLICY], decision)),
         _ok("records", "data, adapter and evaluation are those the decision names"),
         _ok("decision", _decided_again(raw[bundle.POLICY], records, decision)),
     ]
-    evaluation = _record(EvaluationReport, raw, bundle.EVALUATION, decision.evaluation)
-    return Examined(decision, evaluation, sha256(envelope), signers(envelope), tuple(checks))
+    stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
+    return Examined(decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages)
 
 
 def admissible(decision: Decision, now: datetime) -> Check:
@@ -132,7 +138,8 @@ def _evidence(files: Mapping[str, FileDigest], signed: Statement) -> str:
     stored = {name: entry.sha256 for name, entry in files.items() if name != bundle.ENVELOPE}
     _same("evidence", stored, signed.evidence)
     expected = {bundle.POLICY, bundle.DATA, bundle.ADAPTER, bundle.EVALUATION}
-    if set(stored) != expected:
+    signed_stages = set(map(bundle.stage_file, bundle.SIGNED))
+    if set(stored) not in (expected, expected | signed_stages):
         raise EvidenceInvalid(f"the evidence is {sorted(stored)}", expected=f"exactly {sorted(expected)}")
     return f"{len(stored)} files, exactly as signed"
 
@@ -157,14 +164,6 @@ def _policy(data: bytes, decision: Decision) -> str:
     return f"{decision.policy_name}, sha256 {decision.policy}"
 
 
-def _records(raw: Mapping[str, bytes], decision: Decision) -> Evidence:
-    return Evidence(
-        data=_record(DataReport, raw, bundle.DATA, decision.data),
-        adapter=_record(AdapterRecord, raw, bundle.ADAPTER, decision.adapter),
-        evaluation=_record(EvaluationReport, raw, bundle.EVALUATION, decision.evaluation),
-    )
-
-
 def _record(kind: type[AnyRecord], raw: Mapping[str, bytes], name: str, expected: str) -> AnyRecord:
     if sha256(raw[name]) != expected:
         raise EvidenceInvalid(f"the record {name} is {sha256(raw[name])}", expected=f"{expected}, as decided on")
@@ -182,7 +181,7 @@ def _decided_again(policy: bytes, records: Evidence, decision: Decision) -> str:
     """The same policy on the same records must give the same decision; only wording may have changed since."""
     try:
         loaded = load_policy_bytes(policy, bundle.POLICY)
-        again = decide(loaded, records, inputs=decision.inputs, now=decision.decided_at)
+        again = decide(loaded, records, inputs=decision.inputs, now=decision.decided_at, attempt=decision.attempt)
     except GuardrailError as error:
         raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
     if _gist(again) != _gist(decision):

@@ -13,7 +13,7 @@ from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence import keys
 from guardrail.policy.load import find_policy
 
-NAMES = ("root-ana", "root-ben", "root-cem", "training", "evaluation", "server")
+NAMES = ("root-ana", "root-ben", "root-cem", "training", "evaluation", "release", "server")
 
 
 def invoke(*args: object) -> Result:

@@ -35,6 +35,7 @@ roles:
   train: [train]
   evaluate: [evaluate]
   decide: [server]
+  server: [server]
   approve: [ana, ben]
 models:
   - name: guarded
@@ -88,17 +89,17 @@ CHANGES = {
     "threshold": ("threshold: 2", "threshold: 4", "5:14: asks for 4 persons, the root has 3"),
     "no threshold": ("threshold: 2", "threshold: 0", "5:14: root.threshold"),
     "no key file": ("file: cem.pub", "file: gone.pub", "10:34: cannot read the public key"),
-    "approvals": ("approvals: 1", "approvals: 3", "25:20: asks for 3 approvals, 2 may approve"),
-    "no policy": ("policy: strict", "policy: lax", "24:17: no policy 'lax'"),
+    "approvals": ("approvals: 1", "approvals: 3", "26:20: asks for 3 approvals, 2 may approve"),
+    "no policy": ("policy: strict", "policy: lax", "25:17: no policy 'lax'"),
     "no aliases": ("    aliases:\n      - alias: production\n        policy: strict\n        approvals: 1\n",
-                   "    aliases: []\n", "22:14: models.0.aliases must not be empty"),
-    "reserved alias": ("alias: production", "alias: latest", "23:16: models.0.aliases.0.alias MLflow reserves"),
-    "a name with a dot": ("name: guarded", "name: guarded.", "21:11: the model's name 'guarded.'"),
+                   "    aliases: []\n", "23:14: models.0.aliases must not be empty"),
+    "reserved alias": ("alias: production", "alias: latest", "24:16: models.0.aliases.0.alias MLflow reserves"),
+    "a name with a dot": ("name: guarded", "name: guarded.", "22:11: the model's name 'guarded.'"),
     "expiry": ("2026-06-01", "2026-02-30", "3:10: '2026-02-30' is no day"),
     "expired": ("2026-06-01", "2026-02-01", "3:10: it expires at"),
     "text for a number": ("version: 3", 'version: "3"', "2:10: version must be a whole number"),
     "unknown key of the file": ("kind: TrustFile", "kind: TrustFile\nmodel: x", "2:1: unknown key 'model'"),
-    "unknown key inside": ("approvals: 1", "aprovals: 1", "25:9: unknown key 'aprovals': did you mean 'approvals'?"),
+    "unknown key inside": ("approvals: 1", "aprovals: 1", "26:9: unknown key 'aprovals': did you mean 'approvals'?"),
     "another kind": ("kind: TrustFile", "kind: PromotionPolicy", "1:7: kind"),
     "a duplicate": ("version: 3", "version: 3\nversion: 4", "3:1: duplicate key 'version', first in line 2"),
     "a duplicate role": ("  evaluate: [evaluate]", "  train: [ana]\n  evaluate: [evaluate]", "17:3: duplicate key"),
@@ -106,8 +107,8 @@ CHANGES = {
     "an alias": ("keys: [ana, ben, cem]", "keys: *a", "6:"),
     "a tag": ("threshold: 2", "threshold: !!python/object/apply:os.system [ls]", "5:"),
     "a merge key": ("root:\n", "root:\n  <<: {threshold: 1}\n", "5:3"),
-    "a yes": ("approvals: 1", "approvals: yes", "25:"),
-    "a second document": ("models:", "---\nmodels:", "20:1: a second document"),
+    "a yes": ("approvals: 1", "approvals: yes", "26:"),
+    "a second document": ("models:", "---\nmodels:", "21:1: a second document"),
     "an octal": ("version: 3", "version: 0o3", "2:10"),
 }  # fmt: skip
 
@@ -125,7 +126,7 @@ def test_every_mistake_is_named_at_once(read: Callable[[str], Trust]) -> None:
     text = TEXT.replace("[server]", "[servr]").replace("policy: strict", "policy: lax").replace("cem.pub", "gone.pub")
     with pytest.raises(InvalidInput) as caught:
         read(text)
-    assert [line.split(":")[1] for line in caught.value.got.splitlines()] == ["10", "18", "24"]
+    assert [line.split(":")[1] for line in caught.value.got.splitlines()] == ["10", "18", "19", "25"]
 
 
 HOSTILE = {
