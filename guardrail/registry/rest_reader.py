@@ -27,16 +27,22 @@ DIGITS = re.compile(r"[0-9]{1,19}")
 TIMEOUT = (5.0, 60.0)
 
 
+def session() -> requests.Session:
+    """With the credentials and certificates that MLflow's client would use."""
+    made = requests.Session()
+    made.verify = verify_tls()
+    made.auth = _credentials()
+    made.cert = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None
+    return made
+
+
 class RestReader:
     """A reader of the server at ``uri``."""
 
     def __init__(self, uri: str) -> None:
         require_address(uri)
         self._uri = uri.rstrip("/")
-        self._session = requests.Session()
-        self._session.verify = verify_tls()
-        self._session.auth = _credentials()
-        self._session.cert = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None
+        self._session = session()
 
     def version(self, spec: Spec) -> StoredVersion:
         """The version that ``spec`` names."""

@@ -15,14 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
+from guardrail.errors import (
+    AwaitingApproval,
+    EvidenceInvalid,
+    GuardrailError,
+    InvalidInput,
+    PolicyDenied,
+    ServiceUnavailable,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
 PATIENCE = 5.0
-GATE = "guardrail refuses: "  # how a gated server begins what it says
+GATE = "guardrail refuses: "
+AWAITS = "guardrail awaits: "
+DENIES = "guardrail denies: "
+"""How a gated server begins what it says: evidence that does not hold, approvals that are missing, a no."""
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -205,9 +215,10 @@ def _translated(tracking_uri: str) -> Iterator[None]:
 
 
 def _meaning(tracking_uri: str, error: MlflowException) -> GuardrailError:
-    refused = str(error).partition(GATE)[2]
-    if refused and error.error_code == "PERMISSION_DENIED":
-        return EvidenceInvalid(f"MLflow at {redacted(tracking_uri)} refuses: {refused[:2000]}")
+    for begins, kind in ((GATE, EvidenceInvalid), (AWAITS, AwaitingApproval), (DENIES, PolicyDenied)):
+        said = str(error).partition(begins)[2]
+        if said and error.error_code == "PERMISSION_DENIED":
+            return kind(f"MLflow at {redacted(tracking_uri)} {begins.split()[1]} {said[:2000]}")
     if error.error_code not in REFUSALS:
         return unavailable(tracking_uri, _first_line(error))
     return InvalidInput(f"MLflow at {redacted(tracking_uri)} refuses ({error.error_code}): {_first_line(error)}")

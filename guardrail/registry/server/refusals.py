@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from guardrail.errors import EvidenceInvalid, GuardrailError, ServiceUnavailable
-from guardrail.registry.store import GATE
+from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, PolicyDenied, ServiceUnavailable
+from guardrail.registry.store import AWAITS, DENIES, GATE
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
+
+
+BEGINS = {AwaitingApproval: AWAITS, PolicyDenied: DENIES}
 
 
 def refusal(error: GuardrailError) -> MlflowException:
@@ -19,7 +22,7 @@ def refusal(error: GuardrailError) -> MlflowException:
     from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 
     code = TEMPORARILY_UNAVAILABLE if isinstance(error, ServiceUnavailable) else PERMISSION_DENIED
-    return MlflowException(GATE + error.message(), error_code=code)
+    return MlflowException(BEGINS.get(type(error), GATE) + error.message(), error_code=code)
 
 
 def unproven(what: str, name: str, next_step: str = "") -> EvidenceInvalid:

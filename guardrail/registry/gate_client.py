@@ -1,0 +1,138 @@
+"""What a client asks of a gated server beside MLflow's own calls: tickets, the ledger, who waits, and statements.
+
+Over HTTP with requests alone, with the credentials of MLflow's client. Nothing that a server says is believed here;
+whoever uses an answer checks it. Not covered: reading versions and files (``rest_reader.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import requests
+from pydantic import ValidationError
+from urllib3.exceptions import HTTPError
+
+from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
+from guardrail.evidence.digest import canonical
+from guardrail.evidence.envelope import LARGEST
+from guardrail.evidence.tickets import Ticket
+from guardrail.records import Frozen
+from guardrail.registry.rest_reader import LARGEST_ANSWER, TIMEOUT, session
+from guardrail.registry.store import AWAITS, DENIES, GATE, redacted, require_address, unavailable
+from guardrail.registry.wire import PREFIX, Health, LedgerPage, Submitted, TicketRequest, Waiting, Waitings
+
+Answer = TypeVar("Answer", bound=Frozen)
+
+
+class GateClient:
+    """A client of the gated server at ``uri``.
+
+    Every method raises:
+        ServiceUnavailable: nobody answers.
+        EvidenceInvalid: the gate refuses.
+        InvalidInput: there is no gate at this address, or it does not know what was asked for.
+    """
+
+    def __init__(self, uri: str) -> None:
+        require_address(uri)
+        if not uri.startswith(("http://", "https://")):
+            raise InvalidInput(
+                f"{redacted(uri)} is no server", expected="the address of a gated server (guardrail server)"
+            )
+        self._uri = uri.rstrip("/")
+        self._session = session()
+
+    def ticket(self, model: str, alias: str) -> Ticket:
+        """Leave to try for this guarded alias."""
+        return self._read("POST", "tickets", Ticket, body=canonical(TicketRequest(model=model, alias=alias)))
+
+    def ledger(self, after: int = 0) -> Iterator[bytes]:
+        """The envelopes of all entries after the one of this number, in order."""
+        while True:
+            page = self._read("GET", "ledger", LedgerPage, params={"after": str(after)})
+            yield from (envelope.encode("ascii", errors="replace") for envelope in page.envelopes)
+            after += len(page.envelopes)
+            if not page.envelopes:
+                return
+
+    def page(self, after: int = 0) -> LedgerPage:
+        """Some entries, and the head."""
+        return self._read("GET", "ledger", LedgerPage, params={"after": str(after)})
+
+    def waiting(self, model: str = "") -> tuple[Waiting, ...]:
+        """What waits for approvals, of one model or of all."""
+        return self._read("GET", "waiting", Waitings, params={"model": model} if model else {}).waiting
+
+    def submit(self, envelope: bytes) -> Submitted:
+        """Hand in an approval, a rejection, a rollback, a revocation or a denial."""
+        return self._read("POST", "statements", Submitted, body=envelope)
+
+    def statement(self, sha256: str) -> bytes:
+        """An envelope that somebody handed in."""
+        return self._call("GET", f"statements/{sha256}", LARGEST + 1)
+
+    def health(self) -> Health:
+        """What the server finds when it looks at everything."""
+        return self._read("GET", "doctor", Health)
+
+    def _read(
+        self, method: str, route: str, kind: type[Answer], *, body: bytes = b"", params: dict[str, str] | None = None
+    ) -> Answer:
+        data = self._call(method, route, LARGEST_ANSWER, body, params)
+        try:
+            return kind.model_validate_json(data)
+        except ValidationError as error:
+            raise self._no_gate() from error
+
+    def _call(
+        self, method: str, route: str, limit: int, body: bytes = b"", params: dict[str, str] | None = None
+    ) -> bytes:
+        try:
+            with self._session.request(
+                method, f"{self._uri}/{PREFIX}/{route}", data=body or None, params=params, timeout=TIMEOUT, stream=True,
+                headers={"Content-Type": "application/json"},
+            ) as answer:  # fmt: skip
+                data = answer.raw.read(limit, decode_content=True)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise unavailable(self._uri, type(error).__name__) from error
+        if not answer.ok:
+            raise self._refused(answer.status_code, data)
+        return bytes(data)
+
+    def _refused(self, status: int, data: bytes) -> GuardrailError:
+        said = data[:4000].decode("utf-8", errors="replace")
+        message = _Message.read(data)
+        for begins, kind in ((GATE, EvidenceInvalid), (AWAITS, AwaitingApproval), (DENIES, PolicyDenied)):
+            if message.startswith(begins):
+                return kind(f"{redacted(self._uri)} refuses: {message.removeprefix(begins)[:2000]}")
+        if status in (404, 405):
+            return self._no_gate()
+        if status in (401, 403):
+            return InvalidInput(
+                f"{redacted(self._uri)} does not let us in: {message or said}",
+                next_step="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        if status == 429 or status >= 500:
+            return unavailable(self._uri, f"{status} {message or said}"[:500])
+        return InvalidInput(f"{redacted(self._uri)} refuses: {message or said}")
+
+    def _no_gate(self) -> InvalidInput:
+        return InvalidInput(
+            f"{redacted(self._uri)} does not answer like a gated server",
+            expected="a server started with `guardrail server`",
+        )
+
+
+class _Message(Frozen):
+    """An error as MLflow says it."""
+
+    error_code: str = ""
+    message: str = ""
+
+    @classmethod
+    def read(cls, data: bytes) -> str:
+        try:
+            return cls.model_validate_json(data).message
+        except ValidationError:
+            return ""

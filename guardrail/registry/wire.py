@@ -1,0 +1,91 @@
+"""What a gated server and its clients say to each other beside MLflow's own calls, as JSON below ``PREFIX``.
+
+    POST tickets             {model, alias} -> Ticket (guardrail.evidence.tickets)
+    GET  ledger?after=N      LedgerPage: the envelopes that follow entry N, and the head
+    GET  waiting?model=NAME  Waitings: evidence that was admitted and waits for approvals
+    POST statements          a DSSE envelope: an approval, a rejection, a rollback, a revocation or a denial -> Submitted
+    GET  statements/SHA256   that envelope again, as it was given
+    GET  doctor              Health: every guarded model, its ledger and its sealed files, compared
+
+Errors are MLflow's: JSON with ``error_code`` and ``message``; ours begin with ``guardrail refuses: ``. Types only.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from guardrail.evidence.ledger_types import Head, Utc
+from guardrail.names import Alias, ModelName
+from guardrail.records import Count, Frozen, Sha256
+
+PREFIX = "api/2.0/guardrail"
+PAGE = 500
+"""The most entries in one answer."""
+
+
+class TicketRequest(Frozen):
+    """Which guarded alias somebody wants to try for."""
+
+    model: ModelName
+    alias: Alias
+
+
+class LedgerPage(Frozen):
+    """Some entries' envelopes, as text, in order; ``head`` is that of the whole ledger (None: no entry yet)."""
+
+    envelopes: tuple[str, ...]
+    head: Head | None
+
+
+class Waiting(Frozen):
+    """Evidence that was admitted and waits. ``sealed`` is the digest that its files lie under, ``evidence`` of its
+    envelope, ``approvals`` how many persons must agree, ``approved_by`` those who did."""
+
+    model: str
+    alias: str
+    evidence: Sha256
+    manifest: Sha256
+    sealed: Sha256
+    nonce: str
+    since: Utc
+    approvals: Count
+    approved_by: tuple[str, ...]
+
+
+class Waitings(Frozen):
+    """All of them, oldest first."""
+
+    waiting: tuple[Waiting, ...]
+
+
+class Submitted(Frozen):
+    """What became of a statement. ``entry`` is the ledger's entry about it.
+
+    ``recorded``: noted (a denial, a rejection, a revocation). ``waiting``: noted, more persons must agree.
+    ``promoted``: the alias points at ``version`` now. ``rolled-back``: likewise, backwards.
+    """
+
+    state: Literal["recorded", "waiting", "promoted", "rolled-back"]
+    entry: Head
+    model: str = ""
+    alias: str = ""
+    version: str = ""
+    missing: Count = 0
+
+
+class Problem(Frozen):
+    """One thing that is not as it should be. ``finish`` is what makes it whole; empty where somebody must look."""
+
+    where: str
+    what: str
+    finish: str = ""
+
+
+class Health(Frozen):
+    """What a look at everything found. Clean means: nothing found."""
+
+    models: Count
+    versions: Count
+    entries: Count
+    head: Head | None
+    problems: tuple[Problem, ...]
