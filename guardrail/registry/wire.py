@@ -3,7 +3,7 @@
     POST tickets             {model, alias} -> Ticket (guardrail.evidence.tickets)
     GET  ledger?after=N      LedgerPage: the envelopes that follow entry N, and the head
     GET  waiting?model=NAME  Waitings: evidence that was admitted and waits for approvals
-    POST statements          a DSSE envelope: an approval, a rejection, a rollback, a revocation or a denial -> Submitted
+    POST statements          an envelope: approval, rejection, rollback, revocation or denial -> Submitted
     GET  statements/SHA256   that envelope again, as it was given
     GET  doctor              Health: every guarded model, its ledger and its sealed files, compared
 
