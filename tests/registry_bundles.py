@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from guardrail.evidence.bundle import Bundle, seal
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.tickets import Ticket, seed_of
 from guardrail.policy.decide import decide
 from guardrail.policy.load import load_policy_bytes
 from guardrail.policy.rules import Evidence
@@ -57,9 +58,12 @@ def adapter_directory(directory: Path, seed: int = 0) -> Path:
 
 
 def unsealed(directory: Path, *, model: str = "guarded", alias: str = "production", safe: bool = True, seed: int = 0,
-             now: datetime = NOW, policy_text: str = POLICY,
+             now: datetime = NOW, policy_text: str = POLICY, ticket: Ticket | None = None,
              prepare: Callable[[Path], object] = lambda _: None) -> Bundle:  # fmt: skip
-    """A bundle without an envelope; ``safe=False`` is one that the policy denies, ``prepare`` changes the adapter."""
+    """A bundle without an envelope; ``safe=False`` is one that the policy denies, ``prepare`` changes the adapter.
+
+    Under a ``ticket`` the evaluation has the nonce's seed, and the decision its attempt.
+    """
     adapter_dir = adapter_directory(directory, seed)
     prepare(adapter_dir)
     files = manifest(adapter_dir)
@@ -70,8 +74,11 @@ def unsealed(directory: Path, *, model: str = "guarded", alias: str = "productio
     )
     measurements = safe_measurements() if safe else forgetful_measurements()
     evaluation = evaluation_report(sha256(policy), adapter, measurements)
+    if ticket:
+        evaluation = evaluation.model_copy(update={"seed": seed_of(ticket.nonce)})
     evidence = Evidence(data=data, adapter=adapter, evaluation=evaluation)
-    decision = decide(load_policy_bytes(policy, "policy.yaml"), evidence, inputs=sha256(b"in"), now=now)
+    decision = decide(load_policy_bytes(policy, "policy.yaml"), evidence, inputs=sha256(b"in"), now=now,
+                      attempt=ticket.attempt if ticket else 0)  # fmt: skip
     return Bundle(decision, policy, data, adapter, evaluation, adapter_dir)
 
 
