@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from registry_bundles import POLICY, unsealed
+from registry_bundles import POLICY, decided, unsealed
 
 from guardrail.evidence.binding import bound_of, statement
 from guardrail.evidence.bundle import Bundle, seal
@@ -39,12 +39,13 @@ def staged(
     directory: Path, gate: Gate, signers: Signers, *, model: str = "guarded", alias: str = "production",
     safe: bool = True, seed: int = 0, now: datetime | None = None, policy_text: str = POLICY,
     prepare: Callable[[Path], object] = lambda _: None, ticket: Ticket | None = None, bind: bool = True,
-    **changes: Any,
+    attempt: int | None = None, **changes: Any,
 ) -> Bundle:  # fmt: skip
     """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says."""
     now, ticket = now or datetime.now(UTC), ticket or gate.ticket(model, alias)
-    bundle = unsealed(directory, model=model, alias=alias, safe=safe, seed=seed, now=now, policy_text=policy_text,
-                      prepare=prepare, ticket=ticket)  # fmt: skip
+    given = {"model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
+             "nonce": ticket.nonce}  # fmt: skip
+    bundle = unsealed(directory, prepare=prepare, **given)
     policy, base = bundle.decision.policy, bundle.adapter.base
     times = {"not_before": now - timedelta(minutes=1), "expires": now + timedelta(days=30)}
 
@@ -55,10 +56,13 @@ def staged(
 
     data = signed("data", bundle.data, None, bundle.data)
     train = signed("train", bundle.adapter, sha256(data), bundle.data, bundle.adapter)
-    entry = gate.submit(train).entry.digest if bind else ticket.ledger
+    noted = gate.submit(train) if bind else None
     evaluate = signed("evaluate", bundle.evaluation, sha256(train), bundle.data, bundle.adapter, bundle.evaluation,
-                      **{"ledger": entry, **changes})  # fmt: skip
-    return replace(bundle, stages={"data": data, "train": train, "evaluate": evaluate})
+                      **{"ledger": noted.entry.digest if noted else ticket.ledger, **changes})  # fmt: skip
+    which = attempt if attempt is not None else noted.attempt if noted else 1
+    return replace(
+        bundle, decision=decided(bundle, now, which), stages={"data": data, "train": train, "evaluate": evaluate}
+    )
 
 
 def proven(directory: Path, gate: Gate, signers: Signers, **given: Any) -> Bundle:

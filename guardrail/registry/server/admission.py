@@ -23,7 +23,7 @@ from guardrail.evidence.tickets import LIFETIME
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
 from guardrail.records import Decision
 from guardrail.registry.checks import Examined, admissible, examine
-from guardrail.registry.server.state import Issued, State
+from guardrail.registry.server.state import State
 
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".md", ".model"})
 LARGEST_CONFIG = 1 << 20
@@ -180,10 +180,10 @@ def _require_ticket(nonce: str, examined: Examined, court: Court) -> None:
         )  # fmt: skip
     if spent is None and not court.now < ticket.issued + LIFETIME:
         raise EvidenceInvalid(f"the ticket expired at {ticket.issued + LIFETIME}", next_step="start a new run")
-    _require_this_candidate(nonce, ticket, decision, state)
+    _require_this_candidate(nonce, decision, state)
 
 
-def _require_this_candidate(nonce: str, ticket: Issued, decision: Decision, state: State) -> None:
+def _require_this_candidate(nonce: str, decision: Decision, state: State) -> None:
     bound = state.bound.get(nonce)
     if bound is None or bound.manifest != decision.manifest:
         raise EvidenceInvalid(
@@ -191,9 +191,10 @@ def _require_this_candidate(nonce: str, ticket: Issued, decision: Decision, stat
             expected=f"{decision.manifest}, before it was evaluated",
             next_step="evaluate with --gate: the server is told of the adapter before it is measured",
         )
-    if decision.attempt != ticket.attempt:
+    if decision.attempt != bound.attempt:
         raise EvidenceInvalid(
-            f"the decision was made as attempt {decision.attempt}", expected=f"attempt {ticket.attempt}, as issued"
+            f"the decision was made as attempt {decision.attempt}",
+            expected=f"attempt {bound.attempt}: so many adapters were bound since the last promotion",
         )
 
 

@@ -21,17 +21,17 @@ class Issued:
 
     model: str
     alias: str
-    attempt: int
     issued: datetime
     head: Head
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The candidate that a ticket was bound to, and the entry that says so."""
+    """The candidate that a ticket was bound to, the entry that says so, and the how-manieth attempt it is."""
 
     manifest: str
     head: Head
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class State:
     numbers: dict[str, int] = field(default_factory=dict)
     """Digest of an entry to its number."""
     attempts: dict[Place, int] = field(default_factory=dict)
+    """Adapters that were bound since the last promotion."""
     trust_version: int = 0
     latest: datetime | None = None
 
@@ -107,12 +108,12 @@ class State:
     _promoted: set[str] = field(default_factory=set)
 
     def _propose(self, entry: Entry, head: Head) -> None:
-        if entry.subject:
-            self.bound.setdefault(entry.nonce, Bound(entry.subject, head))
-            return
         place = (entry.model, entry.alias)
-        self.attempts[place] = self.attempts.get(place, 0) + 1
-        self.tickets[entry.nonce] = Issued(*place, self.attempts[place], entry.time, head)
+        if not entry.subject:
+            self.tickets[entry.nonce] = Issued(*place, entry.time, head)
+        elif entry.nonce not in self.bound:
+            self.attempts[place] = self.attempts.get(place, 0) + 1
+            self.bound[entry.nonce] = Bound(entry.subject, head, self.attempts[place])
 
     def _admit(self, entry: Entry) -> None:
         if entry.evidence is None:

@@ -24,6 +24,7 @@ from guardrail.evidence.envelope import LARGEST, signers, unverified_payload, ve
 from guardrail.evidence.ledger_types import Head
 from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, StageStatement
+from guardrail.evidence.tickets import LIFETIME
 from guardrail.evidence.trust import GuardedModel
 from guardrail.records import Verdict
 from guardrail.registry.server.admission import Court, protected_alias
@@ -93,18 +94,18 @@ class Desk:
             ticket = state.tickets.get(bound.nonce)
             if ticket is None or (ticket.model, ticket.alias) != (bound.model, bound.alias):
                 raise EvidenceInvalid("the statement names a nonce that was not issued for its model and alias")
-            if bound.nonce in state.closed:
-                raise EvidenceInvalid("the ticket is spent", next_step="start a new run with --gate")
+            if bound.nonce in state.closed or not now < ticket.issued + LIFETIME:
+                raise EvidenceInvalid("the ticket is spent or expired", next_step="start a new run with --gate")
             if (earlier := state.bound.get(bound.nonce)) is not None:
                 raise _already(earlier.manifest, manifest)
+            attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
             return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
-                         statement=digest, note=f"the adapter of attempt {ticket.attempt}")  # fmt: skip
+                         statement=digest, note=f"attempt {attempt}")  # fmt: skip
 
-        state = self.journal.state()
-        known = state.bound.get(bound.nonce)
-        if known is not None and known.manifest == manifest:
-            return _recorded(known.head, bound.model, bound.alias)
-        return _recorded(self.journal.append(bind), bound.model, bound.alias)
+        known = self.journal.state().bound.get(bound.nonce)
+        head = self.journal.append(bind) if known is None or known.manifest != manifest else known.head
+        attempt = self.journal.state().bound[bound.nonce].attempt
+        return _recorded(head, bound.model, bound.alias).model_copy(update={"attempt": attempt})
 
     def _denial(self, envelope: bytes) -> Submitted:
         decision = statement.parse(verify(envelope, self.court.trust.keys_of("decide"))).predicate.decision

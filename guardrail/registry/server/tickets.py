@@ -11,8 +11,7 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust import Trust
 from guardrail.registry.server.admission import protected_alias
-from guardrail.registry.server.journal import Draft, Journal, draft
-from guardrail.registry.server.state import State
+from guardrail.registry.server.journal import Journal, draft
 
 NONCE_BYTES = 32
 
@@ -31,13 +30,9 @@ def issue(journal: Journal, trust: Trust, model: str, alias: str) -> Ticket:
     protected_alias(guarded, alias)
     nonce = secrets.token_hex(NONCE_BYTES)
 
-    def propose(state: State) -> Draft:
-        attempt = state.attempts.get((model, alias), 0) + 1
-        return draft("proposal", model=model, alias=alias, nonce=nonce, note=f"attempt {attempt}")
-
-    journal.append(propose)
+    journal.append(lambda _: draft("proposal", model=model, alias=alias, nonce=nonce))
     issued = journal.state().tickets[nonce]
     return Ticket(
-        model=model, alias=alias, nonce=nonce, attempt=issued.attempt, issued=issued.issued,
+        model=model, alias=alias, nonce=nonce, issued=issued.issued,
         expires=issued.issued + LIFETIME, ledger=issued.head.digest,
     )  # fmt: skip
