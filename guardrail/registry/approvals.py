@@ -16,11 +16,11 @@ from guardrail.evidence.chain import Target, check_chain
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys import PublicKey
-from guardrail.evidence.ledger_types import GENESIS, LAST_NUMBER
+from guardrail.evidence.ledger_types import GENESIS
 from guardrail.evidence.stages import Approval, parse
 from guardrail.registry.checks import Examined, admissible, examine
 from guardrail.registry.gate_client import GateClient
-from guardrail.registry.history import History
+from guardrail.registry.history import History, last
 from guardrail.registry.reader import Reader, Spec, download
 from guardrail.registry.stages import Authority, not_revoked, stage_envelopes, stages_of, votes_of
 from guardrail.registry.wire import Waiting
@@ -123,5 +123,5 @@ def require_welcome(envelope: bytes, examined: Examined, waiting: Waiting, autho
 
 def ledger_head(gate: GateClient) -> str:
     """The digest of the ledger's last entry, as the server says."""
-    head = gate.page(after=LAST_NUMBER - 1).head
+    head = last(gate)
     return head.digest if head else GENESIS

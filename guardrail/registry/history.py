@@ -17,7 +17,7 @@ from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.ledger import LEDGER_TYPE, verify
-from guardrail.evidence.ledger_types import Entry, Head
+from guardrail.evidence.ledger_types import LAST_NUMBER, Entry, Head
 from guardrail.registry.gate_client import GateClient
 
 MOVES = ("promotion", "rollback")
@@ -85,14 +85,19 @@ def read_history(
         gate: the server that is asked.
         keys: whose signatures are accepted.
         now: the reader's clock, aware.
-        head: an exported head; without one a missing end is not noticed.
+        head: an exported head; without one the server's own word is taken for where its ledger ends.
 
     Raises:
         EvidenceInvalid: the first thing that is wrong with it.
     """
-    taken = _Taken()
-    checked = verify(taken.along(gate.ledger()), keys, head, now=now)
+    told, taken = head or last(gate), _Taken()
+    checked = verify(taken.along(gate.ledger()), keys, told, now=now)
     return History(tuple(taken.entries), checked.head, checked=True)
+
+
+def last(gate: GateClient) -> Head | None:
+    """The head, as the server says."""
+    return gate.page(after=LAST_NUMBER - 1).head
 
 
 def unverified_history(gate: GateClient) -> History:
