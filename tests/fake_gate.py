@@ -231,7 +231,8 @@ def serving(gate: FakeGate) -> Iterator[FakeGate]:
             try:
                 status, data = 200, gate.answer(self.command, parts.path.lstrip("/"), query, body)
             except (InvalidInput, FileNotFoundError) as error:
-                status, data = 404, json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": str(error)}).encode()
+                absent = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": str(error)}
+                status, data = 404, json.dumps(absent).encode()
             except GuardrailError as error:
                 begins = {AwaitingApproval: AWAITS, PolicyDenied: DENIES}.get(type(error), GATE)
                 message = {"error_code": "PERMISSION_DENIED", "message": begins + error.message()}

@@ -71,6 +71,14 @@ def test_another_base_is_refused(one: World) -> None:
     assert pulled(one, "--base-sha256", BASE.digest).code == 0
 
 
+@pytest.mark.slow
+def test_a_base_that_is_named_is_loaded_and_compared(one: World) -> None:
+    said = pulled(one, "--base", "testbed")  # the evidence is about a base that is not the testbed's
+    assert said.code == 11
+    assert "evaluated on the base" in said.out
+    assert left(one) == []
+
+
 def test_a_base_is_named_in_one_way(one: World) -> None:
     assert pulled(one, "--base-sha256", BASE.digest, "--base", "testbed").code == 2
     assert left(one) == []

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from gated_evidence import trust_file
 from gate_world import Said, World, say, world
+from gated_evidence import trust_file
 
 from guardrail.evidence.ledger_file import envelopes
 
@@ -54,7 +54,9 @@ def test_a_trust_file_by_another_root_is_refused(one: World) -> None:
     assert say("verify", "guarded@production", *foreign, *one.server).code == 11
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "evidence/train.dsse.json", "evidence/decision.dsse.json"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "evidence/train.dsse.json", "evidence/decision.dsse.json"]
+)
 def test_a_changed_byte_is_refused(one: World, name: str) -> None:
     path = one.stored("1") / name
     data = bytearray(path.read_bytes())
