@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from gated_evidence import ALIAS, MODEL, Cast
+from gate_cast import ALIAS, MODEL, Cast
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
 from guardrail.evidence import orders
@@ -30,7 +30,7 @@ from guardrail.evidence.envelope import signers, unverified_payload
 from guardrail.evidence.ledger import next_entry
 from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
 from guardrail.evidence.ledger_types import GENESIS, Head, Kind
-from guardrail.evidence.stages import parse
+from guardrail.evidence.stages import Bound, parse
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust import Trust
 from guardrail.records import Frozen
@@ -66,6 +66,9 @@ class FakeGate:
     aliases: dict[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     uri: str = ""
+    attempts: int = 0
+    """Adapters that were bound since the last promotion."""
+    revoked: set[str] = field(default_factory=set)
 
     @property
     def ledger(self) -> LedgerFile:
@@ -85,21 +88,20 @@ class FakeGate:
             lambda head: next_entry(head, time=datetime.now(UTC), kind=kind, **what), self.who["server"].private
         )
 
-    def ticket(self, attempt: int = 1) -> Ticket:
+    def ticket(self, model: str = MODEL, alias: str = ALIAS) -> Ticket:
         """Leave to try."""
         nonce, now = secrets.token_hex(32), datetime.now(UTC)
-        head = self.note("proposal", model=MODEL, alias=ALIAS, nonce=nonce)
-        return Ticket(model=MODEL, alias=ALIAS, nonce=nonce, attempt=attempt, issued=now, expires=now + LIFETIME,
-                      ledger=head.digest)  # fmt: skip
+        head = self.note("proposal", model=model, alias=alias, nonce=nonce)
+        return Ticket(model=model, alias=alias, nonce=nonce, issued=now, expires=now + LIFETIME, ledger=head.digest)
 
-    def admit(self, bundle: Bundle, nonce: str) -> str:
+    def admit(self, bundle: Bundle) -> str:
         """Seal and note; promoted at once where nobody has to agree. Returns the evidence's digest."""
         place = self.root / "sealed" / "new"
         place.mkdir(parents=True)
         write(bundle, place)
         sealed = manifest_digest(manifest(place))
         place.rename(place.with_name(sealed))
-        evidence, decision = bundle.evidence_sha256, bundle.decision
+        evidence, decision, nonce = bundle.evidence_sha256, bundle.decision, _nonce(bundle)
         self.candidates[evidence] = Candidate(bundle, sealed, datetime.now(UTC))
         self.note("decision", model=MODEL, alias=ALIAS, evidence=evidence, subject=decision.manifest, nonce=nonce)
         if not self.protected_approvals:
@@ -116,7 +118,7 @@ class FakeGate:
             "tags": [{"key": key, "value": value} for key, value in said.items()],
         }  # fmt: skip
         self.aliases[ALIAS] = version
-        found.closed = True
+        found.closed, self.attempts = True, 0
         head = self.note("promotion", model=MODEL, alias=ALIAS, evidence=evidence, subject=decision.manifest,
                          version=version)  # fmt: skip
         return Submitted(state="promoted", entry=head, model=MODEL, alias=ALIAS, version=version)
@@ -126,7 +128,16 @@ class FakeGate:
         kept = self.root / "statements" / sha256(data)
         kept.parent.mkdir(exist_ok=True)
         kept.write_bytes(data)
-        return self._order(data) if orders.is_order(data) else self._vote(data)
+        if orders.is_order(data):
+            return self._order(data)
+        said = parse(unverified_payload(data))
+        return self._bind(said.bound, sha256(data)) if said.stage == "train" else self._vote(data)
+
+    def _bind(self, bound: Bound, digest: str) -> Submitted:
+        self.attempts += 1
+        head = self.note("proposal", model=MODEL, alias=ALIAS, nonce=bound.nonce, subject=bound.manifest,
+                         statement=digest)  # fmt: skip
+        return Submitted(state="recorded", entry=head, attempt=self.attempts)
 
     def _vote(self, data: bytes) -> Submitted:
         said = parse(unverified_payload(data)).predicate
@@ -155,6 +166,7 @@ class FakeGate:
     def _order(self, data: bytes) -> Submitted:
         order, _ = orders.verified(data, self.trust, persons=max(1, self.protected_approvals), now=datetime.now(UTC))
         if isinstance(order, orders.Revocation):
+            self.revoked.add(order.manifest)
             head = self.note("revocation", subject=order.manifest, statement=sha256(data), note=order.reason)
             return Submitted(state="recorded", entry=head)
         if order.from_version != self.aliases[ALIAS] or order.ledger != (self.head.digest if self.head else GENESIS):
@@ -168,8 +180,7 @@ class FakeGate:
         """Who waits."""
         return Waitings(waiting=tuple(
             Waiting(model=MODEL, alias=ALIAS, evidence=evidence, manifest=c.bundle.decision.manifest, sealed=c.sealed,
-                    nonce=parse(unverified_payload(c.bundle.stages["evaluate"])).bound.nonce, since=c.since,
-                    approvals=self.protected_approvals,
+                    nonce=_nonce(c.bundle), since=c.since, approvals=self.protected_approvals,
                     approved_by=self.trust.persons_of(tuple(key for vote in c.votes for key in signers(vote))))
             for evidence, c in self.candidates.items() if not c.closed
         ))  # fmt: skip
@@ -199,7 +210,16 @@ class FakeGate:
         version = self.aliases.get(query["alias"]) if "alias" in query else query.get("version")
         if version not in self.versions or query["name"] != MODEL:
             raise InvalidInput("no such version")
+        if "alias" in query:
+            self._require_valid(str(version))
         return json.dumps({"model_version": self.versions[version]}).encode()
+
+    def _require_valid(self, version: str) -> None:
+        said = {tag["key"]: tag["value"] for tag in self.versions[version]["tags"]}
+        if said["guardrail.adapter_sha256"] in self.revoked:
+            raise EvidenceInvalid("the adapter behind the alias was revoked")
+        if datetime.fromisoformat(said["guardrail.valid_until"]) < datetime.now(UTC):
+            raise EvidenceInvalid("the evidence behind the alias expired")
 
     def _ours(self, method: str, route: str, query: dict[str, str], body: bytes) -> bytes:
         record: Frozen
@@ -217,6 +237,10 @@ class FakeGate:
 
     def _file(self, path: str) -> Path:
         return self.root / unquote(path)
+
+
+def _nonce(bundle: Bundle) -> str:
+    return parse(unverified_payload(bundle.stages["evaluate"])).bound.nonce
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from click.testing import CliRunner
 from fake_gate import FakeGate, serving
-from gated_evidence import Cast, cast, evidence, trust_file
+from gate_cast import Cast, cast, trust_file
+from gate_chains import proven
 
 from guardrail.cli import cli
 from guardrail.errors import GuardrailError
+from guardrail.evidence.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,20 @@ class World:
         """A private key, as commands take it."""
         return ("--key", self.who[name].private_file)
 
-    def admit(self, seed: int = 0, *, ago: timedelta = timedelta(0), attempt: int = 1,
-              signers: dict[str, str] | None = None, decided_by: str = "decider") -> str:  # fmt: skip
-        """Admit an adapter whose evidence was made some time ago; returns the evidence's digest."""
-        ticket = self.gate.ticket(attempt)
-        made = evidence(self.folder / f"adapter-{seed}", self.who, ticket, datetime.now(UTC) - ago, seed=seed,
-                        signers=signers, decided_by=decided_by)  # fmt: skip
-        return self.gate.admit(made, ticket.nonce)
+    def admit(self, seed: int = 0, *, ago: timedelta = timedelta(0), attempt: int | None = None, **signers: str) -> str:
+        """Admit an adapter whose evidence was made some time ago, by other ``signers``; the evidence's digest."""
+        return self.gate.admit(self.made(seed, ago=ago, attempt=attempt, **signers))
+
+    def made(self, seed: int, *, ago: timedelta = timedelta(0), attempt: int | None = None, **signers: str) -> Bundle:
+        """Evidence that nobody has admitted; its adapter was bound to a ticket."""
+        now = datetime.now(UTC) - ago
+        return proven(self.folder / f"adapter-{seed}", self.gate, self.who.signers(**signers), seed=seed, now=now,
+                      attempt=attempt)  # fmt: skip
+
+    @property
+    def votes(self) -> list[bytes]:
+        """Every approval and rejection that was handed in."""
+        return [vote for candidate in self.gate.candidates.values() for vote in candidate.votes]
 
     def stored(self, version: str) -> Path:
         """Where the server keeps a version's files."""

@@ -29,7 +29,7 @@ from guardrail.evidence.keys import PrivateKey
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
-GUARDED = ("guarded", "guarded-attacked", "second", "unborn", "blank", "twice", "waiting", "rolled")
+GUARDED = ("guarded", "guarded-attacked", "commanded", "second", "unborn", "blank", "twice", "waiting", "rolled")
 NAMES = ("root", "decider", "server", "stranger", "first-approver", "second-approver")
 HOSTILE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",

@@ -30,13 +30,12 @@ def rollback(
     _one_way(signed, spec, to_version, reason)
 
     def new() -> Order:
-        from guardrail.registry.gate_client import GateClient
         from guardrail.registry.orders import rollback as write
         from guardrail.registry.reader import parse_spec
         from guardrail.registry.rest_reader import RestReader
 
         return write(
-            GateClient(tracking_uri), RestReader(tracking_uri), parse_spec(spec or ""), str(to_version),
+            tracking_uri, RestReader(tracking_uri), parse_spec(spec or ""), str(to_version),
             reason=reason or "", now=datetime.now(UTC), lasts=ordering.lasts(valid_hours),
         )  # fmt: skip
 
@@ -65,7 +64,7 @@ def revoke(
         from guardrail.registry.rest_reader import RestReader
 
         now, lasts = datetime.now(UTC), ordering.lasts(valid_hours)
-        return revocation(RestReader(tracking_uri), what or "", reason=reason or "", now=now, lasts=lasts)
+        return revocation(tracking_uri, RestReader(tracking_uri), what or "", reason=reason or "", now=now, lasts=lasts)
 
     ordering.give(signing, Revocation, new)
 

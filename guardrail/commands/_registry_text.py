@@ -77,7 +77,11 @@ def _signed(found: Account) -> Iterator[str]:
         yield f"{said} {', '.join(vote.persons)} at {vote.time}: {vote.reason}"
     if not found.votes:
         yield "approved by nobody"
-    asked = "unknown (no gated server)" if found.attempts is None else f"{found.attempts} tickets for this alias so far"
+    asked = (
+        "unknown (no gated server)"
+        if found.attempts is None
+        else f"{found.attempts} adapters tried for this alias so far"
+    )
     yield f"attempt     {found.attempt or 'not counted'}; {asked}"
     if not found.ledger_checked and found.attempts is not None:
         yield "NOT CHECKED the ledger's signatures and whose keys signed the stages: give --trust"

@@ -22,6 +22,7 @@ from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, unverified_history
 from guardrail.registry.reader import Spec
 from guardrail.registry.stages import Authority, StageSigners, names, stage_signers, votes_of
+from guardrail.registry.standing import standing
 from guardrail.registry.verify import fetched, reader, verify, workplace
 from guardrail.registry.verify_trusted import verify_trusted
 
@@ -38,7 +39,7 @@ class Voted(Frozen):
 class Account(Frozen):
     """One version. ``holds`` is empty where it verifies now, else why it does not.
 
-    ``attempt`` is the try that this was, ``attempts`` how many tickets the alias was ever given (None: no ledger).
+    ``attempt`` is the try that this was, ``attempts`` how many adapters the alias ever saw (None: no ledger).
     ``ledger_checked`` says whether the ledger's signatures were looked at.
     """
 
@@ -75,7 +76,8 @@ def account(spec: Spec, *, tracking_uri: str, believed: Believed, now: datetime)
         InvalidInput: no such version; or a trust file was given and there is no gated server.
     """
     with workplace() as place, reader(tracking_uri) as source:
-        stored, examined = fetched(place, source, spec, believed.keys)
+        stored = standing(source, spec, tracking_uri)
+        examined = fetched(place, source, stored, believed.keys)
     history = _history(tracking_uri, believed.trust, now)
     decision, trust = examined.decision, believed.trust
     return Account(

@@ -6,13 +6,14 @@ Not covered: signing (the command's), and what the server does with the statemen
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from guardrail.errors import AwaitingApproval, EvidenceInvalid, InvalidInput, PolicyDenied
+from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.binding import statement
-from guardrail.evidence.chain import Target, check_chain
+from guardrail.evidence.chain import Target, read_chain
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys import PublicKey
@@ -22,7 +23,7 @@ from guardrail.registry.checks import Examined, admissible, examine
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, last
 from guardrail.registry.reader import Reader, Spec, download
-from guardrail.registry.stages import Authority, not_revoked, stage_envelopes, stages_of, votes_of
+from guardrail.registry.stages import Authority, not_revoked, protected_alias, stage_envelopes, stages_of, votes_of
 from guardrail.registry.wire import Waiting
 
 
@@ -76,17 +77,16 @@ def look(place: Path, source: Reader, waiting: Waiting, keys: tuple[PublicKey, .
 
 
 def check_stages(examined: Examined, authority: Authority, history: History) -> str:
-    """Check the stages as the gate does; returns what is still missing, or that nothing is.
+    """Check the stages as the gate does; returns how many persons agreed.
 
     Raises:
         EvidenceInvalid, EvidenceMissing, PolicyDenied: they do not hold, or somebody refused already.
     """
     not_revoked(history, examined.decision.manifest)
-    try:
-        stages_of(examined, authority, history)
-    except AwaitingApproval as error:  # all else is well
-        return f"{error.got}; {error.expected}"
-    return "all approvals are there"
+    chain = stages_of(examined, authority, history)
+    needed = protected_alias(authority.trust, chain).approvals
+    who = f" ({', '.join(chain.approved_by)})" if chain.approved_by else ""
+    return f"{len(chain.approved_by)} of {needed} approvals are there{who}"
 
 
 def state(examined: Examined, vote: Vote, ledger: str) -> bytes:
@@ -115,10 +115,8 @@ def require_welcome(envelope: bytes, examined: Examined, waiting: Waiting, autho
     """
     votes = votes_of(examined.evidence_sha256, authority.gate, history)
     target = Target(waiting.model, waiting.alias, waiting.nonce)
-    try:
-        check_chain((*stage_envelopes(examined), *votes, envelope), authority.trust, target, now=authority.now)
-    except (AwaitingApproval, PolicyDenied):  # more must agree, or this is the no
-        return
+    with suppress(PolicyDenied):  # this is the no
+        read_chain((*stage_envelopes(examined), *votes, envelope), authority.trust, target, now=authority.now)
 
 
 def ledger_head(gate: GateClient) -> str:

@@ -12,16 +12,18 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from guardrail.errors import EvidenceInvalid
+from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.ledger import LEDGER_TYPE, verify
-from guardrail.evidence.ledger_types import LAST_NUMBER, Entry, Head
+from guardrail.evidence.ledger_types import Entry, Head
 from guardrail.registry.gate_client import GateClient
 
 MOVES = ("promotion", "rollback")
 VOTES = ("approval", "rejection")
+BEYOND = 10**15 - 1
+"""An entry after which there is none: asks for the head alone."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,35 @@ class History:
         return next(found, None)
 
     def attempts(self, model: str, alias: str) -> int:
-        """How many tickets were ever issued for this alias; an entry that binds a ticket to an adapter is none."""
-        places = [(e.model, e.alias) for e in self.entries if e.kind == "proposal" and not e.subject]
-        return places.count((model, alias))
+        """How many adapters were ever bound to a ticket for this alias."""
+        return len({e.nonce for e in self._place(model, alias) if e.kind == "proposal" and e.subject})
+
+    def attempt(self, model: str, alias: str, nonce: str, manifest: str) -> int:
+        """The how-manieth adapter this one is since the promotion before it; 0 where it was never bound.
+
+        ``nonce`` is that of the ticket that it was bound to.
+        """
+        bound: set[str] = set()
+        for entry in self._place(model, alias):
+            if entry.kind == "promotion":
+                bound.clear()
+            elif entry.kind == "proposal" and entry.subject and entry.nonce not in bound:
+                bound.add(entry.nonce)
+                if entry.nonce == nonce:
+                    return len(bound) if entry.subject == manifest else 0
+        return 0
+
+    def _place(self, model: str, alias: str) -> Iterator[Entry]:
+        return (e for e in self.entries if (e.model, e.alias) == (model, alias))
 
     def places(self) -> tuple[tuple[str, str], ...]:
         """Every model and alias that it speaks of, sorted."""
         return tuple(sorted({(e.model, e.alias) for e in self.entries if e.model and e.alias}))
 
     def about(self, model: str) -> tuple[Entry, ...]:
-        """What it says of a model, revocations of its adapters included."""
+        """What it says of a model; revocations of its adapters and changes of the trust file concern it, too."""
         adapters = {e.subject for e in self.entries if e.model == model and e.subject}
-        return tuple(e for e in self.entries if e.model == model or (e.kind == "revocation" and e.subject in adapters))
+        return tuple(e for e in self.entries if e.model == model or e.kind == "trust" or _revokes(e, adapters))
 
 
 @dataclass
@@ -97,7 +116,7 @@ def read_history(
 
 def last(gate: GateClient) -> Head | None:
     """The head, as the server says."""
-    return gate.page(after=LAST_NUMBER - 1).head
+    return gate.page(after=BEYOND).head
 
 
 def unverified_history(gate: GateClient) -> History:
@@ -116,9 +135,12 @@ def handed_in(gate: GateClient, digest: str) -> bytes:
     """The envelope of this digest, which somebody handed in.
 
     Raises:
-        EvidenceInvalid: the server gives other bytes.
+        EvidenceInvalid: the server gives other bytes, or none.
     """
-    data = gate.statement(digest)
+    try:
+        data = gate.statement(digest)
+    except InvalidInput as error:
+        raise EvidenceInvalid(f"the server does not give the statement {digest}, which its ledger names") from error
     if sha256(data) != digest:
         raise EvidenceInvalid(f"the server gave another envelope than the statement {digest}", expected="its bytes")
     return data
@@ -135,6 +157,10 @@ def ledger_lines(envelopes: Iterable[bytes]) -> bytes:
         if b"\n" in line or not line:
             raise EvidenceInvalid(f"entry {number} is no envelope on one line", expected="exactly the bytes we write")
     return b"".join(line + b"\n" for line in lines)
+
+
+def _revokes(entry: Entry, adapters: set[str]) -> bool:
+    return entry.kind == "revocation" and entry.subject in adapters
 
 
 def _entry(data: bytes, number: int) -> Entry:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from guardrail.errors import EvidenceInvalid, EvidenceMissing
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.binding import require_bound
 from guardrail.evidence.bundle import SIGNED
-from guardrail.evidence.chain import Chain, Target, check_chain
+from guardrail.evidence.chain import Chain, Target, read_chain
 from guardrail.evidence.envelope import signers
 from guardrail.evidence.ledger_types import Entry, Head
-from guardrail.evidence.trust import Trust
+from guardrail.evidence.trust import ProtectedAlias, Trust
 from guardrail.records import Frozen
 from guardrail.registry.checks import Examined
 from guardrail.registry.gate_client import GateClient
@@ -49,16 +49,32 @@ class Authority:
 def stages_of(examined: Examined, authority: Authority, history: History) -> Chain:
     """What the stages stated, after everything about it was checked against the records and the ledger.
 
+    Whether enough persons agreed is asked elsewhere.
+
     Raises:
-        EvidenceInvalid, EvidenceMissing, AwaitingApproval, PolicyDenied: as :func:`check_chain` and
-            :func:`require_bound`, or the ledger did not admit this evidence.
+        EvidenceInvalid, EvidenceMissing, PolicyDenied: as :func:`read_chain` and :func:`require_bound`, or the ledger
+            did not admit this evidence, or as another attempt.
     """
     decision = examined.decision
     target = Target(decision.model, decision.alias, _admitted(history, examined).nonce)
+    _require_attempt(history, examined, target)
     votes = votes_of(examined.evidence_sha256, authority.gate, history)
-    chain = check_chain((*stage_envelopes(examined), *votes), authority.trust, target, now=authority.now)
+    chain = read_chain((*stage_envelopes(examined), *votes), authority.trust, target, now=authority.now)
     require_bound(chain, decision, examined.data, examined.adapter, examined.evaluation)
     return chain
+
+
+def protected_alias(trust: Trust, chain: Chain) -> ProtectedAlias:
+    """The alias that the stages are about, as the trust file protects it.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    guarded = trust.guarded(chain.bound.model)
+    protected = guarded.protected(chain.bound.alias) if guarded else None
+    if protected is None:
+        raise InvalidInput(f"{chain.bound.model!a}@{chain.bound.alias!a} is not guarded by the trust file")
+    return protected
 
 
 def stage_envelopes(examined: Examined) -> tuple[bytes, ...]:
@@ -130,3 +146,14 @@ def _admitted(history: History, examined: Examined) -> Entry:
     if (entry.model, entry.alias, entry.subject) != (decision.model, decision.alias, decision.manifest):
         raise EvidenceInvalid(f"entry {entry.number} admits another adapter than the evidence is about")
     return entry
+
+
+def _require_attempt(history: History, examined: Examined, target: Target) -> None:
+    """The adapter was bound to its ticket, and judged as the attempt that the ledger counts."""
+    decision = examined.decision
+    counted = history.attempt(target.model, target.alias, target.nonce, decision.manifest)
+    if counted == 0 or decision.attempt != counted:
+        raise EvidenceInvalid(
+            f"the decision was made as attempt {decision.attempt}",
+            expected=f"attempt {counted}, as the ledger counts" if counted else "an adapter that a ticket was bound to",
+        )

@@ -105,7 +105,8 @@ def verify_at(
     base_digest: str | None = None,
 ) -> Verified:  # fmt: skip
     """The same, over files that stay in ``directory``, which is empty before."""
-    stored, examined = fetched(directory, source, spec, public_keys)
+    stored = source.version(spec)
+    examined = fetched(directory, source, stored, public_keys)
     checks = (
         *examined.checks,
         admissible(examined.decision, now),
@@ -116,17 +117,14 @@ def verify_at(
     return Verified(stored, examined, _verification(spec, stored, examined, checks))
 
 
-def fetched(
-    directory: Path, source: Reader, spec: Spec, public_keys: Sequence[PublicKey]
-) -> tuple[StoredVersion, Examined]:
+def fetched(directory: Path, source: Reader, stored: StoredVersion, public_keys: Sequence[PublicKey]) -> Examined:
     """Every file of the version, and what its evidence says: whole and signed, but perhaps expired or for another name.
 
     Raises:
         EvidenceInvalid: the evidence does not hold together.
     """
-    stored = source.version(spec)
     download(source, stored.root, directory)
-    return stored, examine(directory, public_keys)
+    return examine(directory, public_keys)
 
 
 @contextmanager

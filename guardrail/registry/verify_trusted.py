@@ -12,16 +12,16 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import orders
-from guardrail.evidence.chain import Chain
+from guardrail.evidence.chain import Chain, require_approved
 from guardrail.evidence.ledger_types import Entry, Head
-from guardrail.evidence.trust import Trust
+from guardrail.evidence.trust import ProtectedAlias, Trust
 from guardrail.registry.checks import Check
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, handed_in
 from guardrail.registry.reader import parse_spec
-from guardrail.registry.stages import Authority, StageSigners, not_revoked, stage_signers, stages_of
+from guardrail.registry.stages import Authority, StageSigners, not_revoked, protected_alias, stage_signers, stages_of
 from guardrail.registry.verify import Verification, Verified, reader, verify_at
 
 
@@ -57,10 +57,13 @@ def verify_trusted(
         found = verify_at(place, source, wanted, trust.keys_of("decide"), now, base_digest)
     history = authority.history()
     chain = stages_of(found.examined, authority, history)
+    protected = protected_alias(trust, chain)
+    require_approved(chain, protected)
     checks = (
         _ok("ledger", f"{len(history.entries)} entries, signed by the server" + ("" if head else _NO_HEAD)),
         _ok("stages", "; ".join(f"{s.stage} by {', '.join(s.persons)}" for s in stage_signers(found.examined, trust))),
-        _ok("approvals", _approvals(chain, trust)),
+        _ok("attempt", f"number {found.examined.decision.attempt} since the promotion before it, as the ledger counts"),
+        _ok("approvals", _approvals(chain, protected)),
         _ok("pinned", f"the policy is the one that version {trust.version} of the trust file pins"),
         _ok("revoked", not_revoked(history, found.examined.decision.manifest)),
         _ok("alias", _alias(found, wanted.alias, authority, history)),
@@ -71,11 +74,7 @@ def verify_trusted(
 _NO_HEAD = " (no exported head was given: whether its end is missing is not known)"
 
 
-def _approvals(chain: Chain, trust: Trust) -> str:
-    guarded = trust.guarded(chain.bound.model)
-    protected = guarded.protected(chain.bound.alias) if guarded else None
-    if protected is None:
-        raise InvalidInput(f"{chain.bound.model!a}@{chain.bound.alias!a} is not guarded by the trust file")
+def _approvals(chain: Chain, protected: ProtectedAlias) -> str:
     who = ", ".join(chain.approved_by)
     return f"{len(chain.approved_by)} of {protected.approvals}" + (f": {who}" if who else "")
 

@@ -53,13 +53,13 @@ def test_a_person_is_shown_what_they_approve_before_they_are_asked(two: World) -
 def test_who_does_not_confirm_signs_nothing(two: World) -> None:
     said = approve(two, typed="n\n")
     assert said.code == 4
-    assert not (two.gate.root / "statements").exists()
+    assert two.votes == []
 
 
 def test_the_statement_binds_what_the_evaluation_bound_and_expires_with_it(two: World) -> None:
     approve(two, "ana", "--reason", "looked at it")
-    (kept,) = (two.gate.root / "statements").iterdir()
-    said = parse(verify(kept.read_bytes(), [two.who["ana"].public])).predicate
+    (handed_in,) = two.votes
+    said = parse(verify(handed_in, [two.who["ana"].public])).predicate
     (candidate,) = two.gate.candidates.values()
     measured = parse(unverified_payload(candidate.bundle.stages["evaluate"])).predicate
     assert (said.bound, said.record, said.expires) == (measured.bound, measured.record, measured.expires)
@@ -80,7 +80,7 @@ def test_a_rejection_needs_a_reason_and_is_final(two: World) -> None:
 def test_who_may_not_approve_is_told_before_anything_is_handed_in(two: World, who: str) -> None:
     said = approve(two, who)
     assert said.code == 11
-    assert not (two.gate.root / "statements").exists()
+    assert two.votes == []
 
 
 def test_of_several_candidates_one_is_chosen_by_its_evidence(two: World) -> None:
@@ -103,7 +103,7 @@ def test_a_candidate_whose_files_were_touched_is_not_approved(two: World, name: 
     path = two.gate.root / "sealed" / candidate.sealed / name
     path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
     assert approve(two).code == 11
-    assert not (two.gate.root / "statements").exists()
+    assert two.votes == []
 
 
 def test_an_expired_candidate_is_not_approved(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_an_expired_candidate_is_not_approved(tmp_path: Path) -> None:
 
 def test_stages_that_somebody_else_signed_are_not_approved(tmp_path: Path) -> None:
     with world(tmp_path, approvals=1) as made:
-        made.admit(signers={"evaluate": "trainer"})
+        made.admit(evaluate="trainer")
         assert approve(made).code == 11
 
 

@@ -58,13 +58,14 @@ def test_list_says_that_a_version_has_expired_and_that_an_alias_is_empty(tmp_pat
 
 def test_show_tells_an_auditor_everything(tmp_path: Path) -> None:
     with world(tmp_path, approvals=1) as made:
-        made.admit(attempt=2)
+        made.made(1)
+        made.admit()
         say("approve", "guarded@production", *made.by_trust, *made.key("ana"), "--yes", "--reason", "read it",
             *made.server)  # fmt: skip
         said = say("registry", "show", "guarded@production", *made.by_trust, *made.server)
         assert said.code == 0, said.out
-        for told in ("verifies now", "1/400 [", "evaluate by evaluator", "decided by  decider", "approved by ana at",
-                     "read it", "attempt     2; 1 tickets"):  # fmt: skip
+        for told in ("verifies now", "1/4000 [", "evaluate by evaluator", "decided by  decider", "approved by ana at",
+                     "read it", "attempt     2; 2 adapters"):  # fmt: skip
             assert told in said.out
         record = json.loads(
             say("registry", "show", "guarded/1", *made.by_trust, *made.server, "--output", "json").stdout
@@ -94,7 +95,8 @@ def test_history_tells_when_what_and_by_whom(two: World) -> None:
     said = say("registry", "history", "guarded", *two.by_trust, *two.server)
     assert said.code == 0, said.out
     assert [line.split()[3] for line in said.out.splitlines() if line[:5].strip().isdigit()] == [
-        "proposal", "decision", "promotion", "proposal", "decision", "promotion", "rollback", "revocation"
+        "proposal", "proposal", "decision", "promotion", "proposal", "proposal", "decision", "promotion", "rollback",
+        "revocation",
     ]  # fmt: skip
     assert "by ana" in said.out
     assert "the second one rambles" in said.out
@@ -122,7 +124,7 @@ def test_rollback_moves_the_alias_by_an_order_for_this_situation(two: World) -> 
     assert "guarded@production points at version 1 now" in said.out
     verified = say("verify", "guarded@production", *two.by_trust, *two.server)
     assert verified.code == 0, verified.out
-    assert "by the rollback in entry 7, ordered by ana: the second one rambles" in verified.out
+    assert "by the rollback in entry 9, ordered by ana: the second one rambles" in verified.out
     assert rollback(two).code == 2  # it stands there already
 
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from gate_cast import trust_file
 from gate_world import Said, World, say, world
-from gated_evidence import trust_file
 
 from guardrail.evidence.ledger_file import envelopes
 
@@ -31,11 +31,11 @@ def test_what_every_stage_signed_and_the_ledger_admitted_verifies(one: World) ->
     assert said.code == 0, said.out
     assert "ok  stages    data by trainer; train by trainer; evaluate by evaluator" in said.out
     assert "ok  approvals 0 of 0" in said.out
-    assert "ok  alias     version 1, by the promotion in entry 3" in said.out
+    assert "ok  alias     version 1, by the promotion in entry 4" in said.out
     assert "DANGER" not in said.out
     record = json.loads(verify(one, "guarded/1", "--output", "json").stdout)
     assert record["stages"][2] == {"stage": "evaluate", "persons": ["evaluator"]}
-    assert record["ledger"]["number"] == 3
+    assert record["ledger"]["number"] == 4
     assert record["one_person_may_train_evaluate_and_approve"] is False
 
 
@@ -68,7 +68,7 @@ def test_a_changed_byte_is_refused(one: World, name: str) -> None:
 @pytest.mark.parametrize(("stage", "signer"), [("train", "stranger"), ("evaluate", "trainer"), ("data", "evaluator")])
 def test_a_stage_signed_by_somebody_who_may_not_is_refused(tmp_path: Path, stage: str, signer: str) -> None:
     with world(tmp_path) as made:
-        made.admit(signers={stage: signer})
+        made.admit(**{stage: signer})
         said = verify(made)
         assert said.code == 11
         assert f"the {stage} statement is signed by" in said.out
@@ -76,7 +76,7 @@ def test_a_stage_signed_by_somebody_who_may_not_is_refused(tmp_path: Path, stage
 
 def test_a_decision_by_somebody_who_may_not_decide_is_refused(tmp_path: Path) -> None:
     with world(tmp_path) as made:
-        made.admit(decided_by="stranger")
+        made.admit(decide="stranger")
         assert verify(made).code == 11
 
 
@@ -95,7 +95,18 @@ def test_a_revoked_adapter_is_refused(one: World) -> None:
         said = verify(one, spec)
         assert said.code == 11
         assert "was revoked" in said.out
-        assert "it leaks" in said.out
+    assert "it leaks" in verify(one, "guarded/1").out
+
+
+def test_a_decision_as_another_attempt_than_the_ledger_counts_is_refused(tmp_path: Path) -> None:
+    with world(tmp_path) as made:
+        made.made(0)
+        made.admit(seed=1)
+        assert "ok  attempt   number 2" in verify(made).out
+        made.admit(seed=2, attempt=3)
+        said = verify(made)
+        assert said.code == 11
+        assert "expected: attempt 1" in said.out
 
 
 def test_evidence_that_the_ledger_did_not_admit_is_refused(one: World) -> None:
