@@ -3,11 +3,12 @@ test file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from click.testing import CliRunner
 from fake_gate import FakeGate, serving
@@ -17,6 +18,8 @@ from gate_chains import proven
 from guardrail.cli import cli
 from guardrail.errors import GuardrailError
 from guardrail.evidence.bundle import Bundle
+
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,13 @@ class World:
         """A private key, as commands take it."""
         return ("--key", self.who[name].private_file)
 
-    def admit(self, seed: int = 0, *, ago: timedelta = timedelta(0), attempt: int | None = None, **signers: str) -> str:
+    def admit(self, seed: int = 0, *, ago: timedelta = timedelta(0), attempt: int | None = None,
+              signers: Mapping[str, str] = NOBODY) -> str:  # fmt: skip
         """Admit an adapter whose evidence was made some time ago, by other ``signers``; the evidence's digest."""
-        return self.gate.admit(self.made(seed, ago=ago, attempt=attempt, **signers))
+        return self.gate.admit(self.made(seed, ago=ago, attempt=attempt, signers=signers))
 
-    def made(self, seed: int, *, ago: timedelta = timedelta(0), attempt: int | None = None, **signers: str) -> Bundle:
+    def made(self, seed: int, *, ago: timedelta = timedelta(0), attempt: int | None = None,
+             signers: Mapping[str, str] = NOBODY) -> Bundle:  # fmt: skip
         """Evidence that nobody has admitted; its adapter was bound to a ticket."""
         now = datetime.now(UTC) - ago
         return proven(self.folder / f"adapter-{seed}", self.gate, self.who.signers(**signers), seed=seed, now=now,

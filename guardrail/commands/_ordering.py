@@ -34,7 +34,7 @@ def signing_options(command: F) -> F:
                      help="Write the order here for others to sign, and hand nothing in."),
         click.option("--add-signature", "signed", type=trusting.FILE, default=None, metavar="FILE",
                      help="Sign an order that somebody wrote, and hand it in (or write it to --out)."),
-        trusting.SERVER, options.OUTPUT,
+        options.TRACKING_URI, options.OUTPUT,
     )  # fmt: skip
     for option in reversed(shared):
         command = option(command)

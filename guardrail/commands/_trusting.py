@@ -23,9 +23,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(dir_okay=False, path_type=Path)
 DANGER = "DANGER      ONE PERSON MAY TRAIN, EVALUATE AND APPROVE: nobody checks anybody"
 LONGEST_REASON = 3000
-SERVER = click.option(
-    "--tracking-uri", envvar="MLFLOW_TRACKING_URI", required=True, help="The gated server (guardrail server)."
-)
 VERIFYING_KEY = click.option(
     "--key", "key_files", type=FILE, multiple=True, help="Public key of whoever may promote (may be repeated)."
 )
@@ -139,7 +136,7 @@ def read_envelope(path: Path) -> bytes:
         with path.open("rb") as stream:
             return stream.read(LARGEST + 1)
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+        raise InvalidInput(f"cannot read the signed file {path}: {error.strerror}") from error
 
 
 def reason(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -34,7 +34,7 @@ def voting_options(command: F) -> F:
     """Everything that both commands are told, but for the reason."""
     shared = (
         click.argument("spec", metavar="NAME@ALIAS"), EVIDENCE, options.KEY, options.PUBLIC_KEY,
-        trusting.trust_options, DECIDER_KEY, trusting.SERVER, YES, options.OUTPUT,
+        trusting.trust_options, DECIDER_KEY, options.TRACKING_URI, YES, options.OUTPUT,
     )  # fmt: skip
     for option in reversed(shared):
         command = option(command)

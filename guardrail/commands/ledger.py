@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from guardrail.commands import _options as options
-from guardrail.commands import _trusting as trusting
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -65,7 +64,7 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
 
 
 @command.command("fetch")
-@trusting.SERVER
+@options.TRACKING_URI
 @click.option("--out", type=FILE, required=True, help="Where it goes; replaced if it is there.")
 def fetch(tracking_uri: str, out: Path) -> None:
     """Copy a gated server's ledger to a file. Nothing is checked: `guardrail ledger verify` does that."""

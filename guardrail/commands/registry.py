@@ -24,7 +24,7 @@ command.add_command(revoke)
 @command.command("list")
 @trusting.trust_options
 @trusting.SERVER_KEY
-@trusting.SERVER
+@options.TRACKING_URI
 @options.OUTPUT
 def list_(
     trust: Path | None, roots: tuple[Path, ...], root_threshold: int, server_keys: tuple[Path, ...], tracking_uri: str,
@@ -83,7 +83,7 @@ def show(
 @trusting.trust_options
 @trusting.SERVER_KEY
 @trusting.HEAD
-@trusting.SERVER
+@options.TRACKING_URI
 @options.OUTPUT
 def history(
     name: str, trust: Path | None, roots: tuple[Path, ...], root_threshold: int, server_keys: tuple[Path, ...],
@@ -108,7 +108,7 @@ def history(
 
 
 @command.command("doctor")
-@trusting.SERVER
+@options.TRACKING_URI
 @options.OUTPUT
 def doctor(tracking_uri: str, output: str) -> None:
     """Have the server compare every guarded model, its ledger and its sealed files; exits with 11 if they differ."""

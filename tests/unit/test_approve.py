@@ -114,7 +114,7 @@ def test_an_expired_candidate_is_not_approved(tmp_path: Path) -> None:
 
 def test_stages_that_somebody_else_signed_are_not_approved(tmp_path: Path) -> None:
     with world(tmp_path, approvals=1) as made:
-        made.admit(evaluate="trainer")
+        made.admit(signers={"evaluate": "trainer"})
         assert approve(made).code == 11
 
 

@@ -68,7 +68,7 @@ def test_a_changed_byte_is_refused(one: World, name: str) -> None:
 @pytest.mark.parametrize(("stage", "signer"), [("train", "stranger"), ("evaluate", "trainer"), ("data", "evaluator")])
 def test_a_stage_signed_by_somebody_who_may_not_is_refused(tmp_path: Path, stage: str, signer: str) -> None:
     with world(tmp_path) as made:
-        made.admit(**{stage: signer})
+        made.admit(signers={stage: signer})
         said = verify(made)
         assert said.code == 11
         assert f"the {stage} statement is signed by" in said.out
@@ -76,7 +76,7 @@ def test_a_stage_signed_by_somebody_who_may_not_is_refused(tmp_path: Path, stage
 
 def test_a_decision_by_somebody_who_may_not_decide_is_refused(tmp_path: Path) -> None:
     with world(tmp_path) as made:
-        made.admit(decide="stranger")
+        made.admit(signers={"decide": "stranger"})
         assert verify(made).code == 11
 
 
