@@ -201,18 +201,15 @@ class Registrar:
             )  # fmt: skip
 
     def _require_fitting(self, order: Rollback) -> None:
-        current, head = self.beneath.aliases(order.model).get(order.alias), self.journal.head()
+        """The order is about the alias as it stands: it points at ``from``, and has not moved since it was signed."""
+        current = self.beneath.aliases(order.model).get(order.alias)
         if current != order.from_version or order.to_version == order.from_version:
             raise EvidenceInvalid(
                 f"{order.model}@{order.alias} points at version {current}",
                 expected=f"{order.from_version}, which the order moves from, and another one to move to",
                 next_step="sign a new order",
             )
-        if head is None or head.digest != order.ledger:
-            raise EvidenceInvalid(
-                "the ledger has gone on since the order was signed", expected=f"its head to be {order.ledger}",
-                next_step="look at what has changed (guardrail registry history), then sign a new order",
-            )  # fmt: skip
+        _require_unmoved(order, self.journal.state())
 
     def _require_target(self, guarded: GuardedModel, order: Rollback) -> None:
         """The target is sealed, admitted and approved; where expired evidence only warns, it was when admitted."""
@@ -277,13 +274,21 @@ class Registrar:
 
     def _note_rollback(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> None:
         def rolled_back(state: State) -> Draft:
-            if state.numbers.get(order.ledger) != len(state.numbers):
-                raise EvidenceInvalid("the ledger has gone on since the order was signed", next_step="sign a new order")
+            _require_unmoved(order, state)
             return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
                          subject=order.manifest, statement=statement,
                          note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}")  # fmt: skip
 
         self.journal.append(rolled_back)
+
+
+def _require_unmoved(order: Rollback, state: State) -> None:
+    signed_at, moved_at = state.numbers.get(order.ledger), state.moved_at.get((order.model, order.alias), 0)
+    if signed_at is None or signed_at < moved_at:
+        raise EvidenceInvalid(
+            f"the alias has moved since the order was signed (entry {moved_at}), or the order names no entry",
+            expected="the digest of an entry of this ledger since then", next_step="sign a new order",
+        )  # fmt: skip
 
 
 ALONE = "ONE PERSON MAY TRAIN, EVALUATE AND APPROVE"
