@@ -1,0 +1,87 @@
+"""The part of a gated server that a client's own steps need, over real HTTP: tickets, and statements handed in.
+
+Not a test file. Not covered: everything that a server checks; this one says yes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+from guardrail.evidence.digest import canonical, sha256
+from guardrail.evidence.ledger_types import Head
+from guardrail.evidence.tickets import LIFETIME, Ticket
+from guardrail.registry.wire import PREFIX, Submitted
+
+
+@dataclass
+class Gate:
+    """What was asked of it; tickets are for ``model`` where that is set, whatever was asked."""
+
+    uri: str = ""
+    now: datetime | None = None
+    model: str = ""
+    issued: list[Ticket] = field(default_factory=list)
+    statements: list[bytes] = field(default_factory=list)
+
+    def ticket(self, model: str, alias: str) -> Ticket:
+        """A new one, counted."""
+        made = ticket(self.model or model, alias, len(self.issued) + 1, self.now or datetime.now(UTC))
+        self.issued.append(made)
+        return made
+
+
+def ticket(model: str, alias: str, attempt: int, now: datetime) -> Ticket:
+    """A ticket with a nonce of its own, the same for the same attempt."""
+    return Ticket(
+        model=model,
+        alias=alias,
+        nonce=sha256(f"nonce {attempt}".encode()),
+        attempt=attempt,
+        issued=now,
+        expires=now + LIFETIME,
+        ledger=sha256(f"entry {attempt}".encode()),
+    )
+
+
+@contextmanager
+def gate(now: datetime | None = None) -> Iterator[Gate]:
+    """A gate that answers on a port of its own."""
+    opened = Gate(now=now)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(opened)) as server:
+        opened.uri = f"http://127.0.0.1:{server.server_address[1]}"
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield opened
+        finally:
+            server.shutdown()
+
+
+def _handler(opened: Gate) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == f"/{PREFIX}/tickets":
+                self._answer(canonical(opened.ticket(**json.loads(body))))
+            elif self.path == f"/{PREFIX}/statements":
+                opened.statements.append(body)
+                head = Head(digest=sha256(body), number=1, time=datetime.now(UTC) - timedelta(seconds=1))
+                self._answer(canonical(Submitted(state="recorded", entry=head)))
+            else:
+                self.send_error(404)
+
+        def _answer(self, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the terminal."""
+
+    return Handler
