@@ -8,7 +8,13 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from policy_evidence import adapter_record, data_report, evaluation_report, safe_measurements
+from policy_evidence import (
+    adapter_record,
+    data_report,
+    evaluation_report,
+    forgetful_measurements,
+    safe_measurements,
+)
 from registry_bundles import POLICY, adapter_directory
 from ticket_gate import ticket
 from trust_files import ALIAS, MODEL, NOW, key, trust
@@ -59,8 +65,8 @@ def held_ticket(run: Run) -> Ticket:
     return Ticket.model_validate_json((run.path / TICKET).read_bytes())
 
 
-def record(run: Run, stage: Stage, change: str = "") -> None:
-    """Write the record of a stage; another ``change`` gives another record."""
+def record(run: Run, stage: Stage, change: str = "", *, safe: bool = True) -> None:
+    """Write the record of a stage; another ``change`` gives another record, not ``safe`` one that is denied."""
     inputs = digest({"stage": stage, "change": change})
     if stage == "data":
         made = data_report(run.policy().digest)
@@ -69,14 +75,16 @@ def record(run: Run, stage: Stage, change: str = "") -> None:
         run.write("adapter", _adapter(run).model_copy(update={"inputs": inputs}))
     else:
         adapter = run.require("adapter", AdapterRecord)
-        report = evaluation_report(run.policy().digest, adapter, safe_measurements())
+        report = evaluation_report(
+            run.policy().digest, adapter, safe_measurements() if safe else forgetful_measurements()
+        )
         run.write("evaluation-report", report.model_copy(update={"seed": _seed(run), "inputs": inputs}))
 
 
-def signed(run: Run, *stages: Stage, now: datetime = NOW) -> Run:
-    """Record and sign these stages, each with its usual key."""
+def signed(run: Run, *stages: Stage, now: datetime = NOW, safe: bool = True) -> Run:
+    """Record and sign these stages (all of them, where none is named), each with its usual key."""
     for stage in stages or SIGNERS:
-        record(run, stage)
+        record(run, stage, safe=safe)
         sign_stage(run, stage, key(SIGNERS[stage]), now)
     return run
 

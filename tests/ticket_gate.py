@@ -1,5 +1,7 @@
 """The part of a gated server that a client's own steps need, over real HTTP: tickets, and statements handed in.
 
+What else it is asked it passes on to a real MLflow server, where it has one.
+
 Not a test file. Not covered: everything that a server checks; this one says yes.
 """
 
@@ -13,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import requests
+
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.ledger_types import Head
 from guardrail.evidence.tickets import LIFETIME, Ticket
@@ -24,6 +28,7 @@ class Gate:
     """What was asked of it; tickets are for ``model`` where that is set, whatever was asked."""
 
     uri: str = ""
+    upstream: str = ""
     now: datetime | None = None
     model: str = ""
     issued: list[Ticket] = field(default_factory=list)
@@ -50,9 +55,9 @@ def ticket(model: str, alias: str, attempt: int, now: datetime) -> Ticket:
 
 
 @contextmanager
-def gate(now: datetime | None = None) -> Iterator[Gate]:
+def gate(now: datetime | None = None, upstream: str = "") -> Iterator[Gate]:
     """A gate that answers on a port of its own."""
-    opened = Gate(now=now)
+    opened = Gate(now=now, upstream=upstream)
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(opened)) as server:
         opened.uri = f"http://127.0.0.1:{server.server_address[1]}"
         Thread(target=server.serve_forever, daemon=True).start()
@@ -65,18 +70,28 @@ def gate(now: datetime | None = None) -> Iterator[Gate]:
 def _handler(opened: Gate) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path == f"/{PREFIX}/tickets":
                 self._answer(canonical(opened.ticket(**json.loads(body))))
             elif self.path == f"/{PREFIX}/statements":
                 opened.statements.append(body)
                 head = Head(digest=sha256(body), number=1, time=datetime.now(UTC) - timedelta(seconds=1))
                 self._answer(canonical(Submitted(state="recorded", entry=head)))
+            elif opened.upstream:
+                self._pass_on(body)
             else:
                 self.send_error(404)
 
-        def _answer(self, data: bytes) -> None:
-            self.send_response(200)
+        do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
+
+        def _pass_on(self, body: bytes) -> None:
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            url = f"{opened.upstream}{self.path}"
+            answer = requests.request(self.command, url, data=body, headers=headers, timeout=60)
+            self._answer(answer.content, answer.status_code)
+
+        def _answer(self, data: bytes, status: int = 200) -> None:
+            self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
