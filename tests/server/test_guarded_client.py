@@ -70,9 +70,8 @@ def test_a_denial_that_the_server_does_not_take_in_is_said_and_is_recorded_never
 
 
 def test_nothing_is_sent_before_every_stage_has_signed(opened: Gate, tmp_path: Path) -> None:
-    run = signed(started(tmp_path / "run", attempt=4), "data", "train")
-    signed(started(run.path, attempt=0), "evaluate")
-    started(run.path, attempt=4)
+    run = signed(started(tmp_path / "run", attempt=4))
+    (run.path / stage_file("evaluate")).unlink()
     with pytest.raises(EvidenceMissing, match="guardrail evaluate"):
         promote(run, opened.uri)
     assert not (run.path / "registry-record.json").exists()
