@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from signed_runs import base, held_ticket, policy, record, records, signed, started
@@ -22,6 +23,10 @@ from guardrail.pipeline.tickets import TICKET
 from guardrail.policy.load import load_policy_bytes
 from guardrail.registry import candidates
 from guardrail.registry.store import client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 pytestmark = pytest.mark.slow
 
@@ -61,9 +66,8 @@ def test_the_digest_is_that_of_the_adapters_manifest_and_pushing_again_stores_no
     assert name == records_of_training(trained)
     assert push(trained, uri) == name
     with client(uri, write=False) as opened:
-        experiment = opened.get_experiment_by_name("guardrail")
-        found = opened.search_logged_models([experiment.experiment_id], f"tags.`{candidates.TAG}` = '{name}'")
-    assert [(model.name, str(model.status)) for model in found] == [(f"adapter-{name[:12]}", "READY")]
+        found = [(model.name, str(model.status)) for model in models(opened, f"tags.`{candidates.TAG}` = '{name}'")]
+    assert found == [(f"adapter-{name[:12]}", "READY")]
 
 
 def test_a_pulled_run_is_evaluated_signed_and_promoted_like_the_one_it_came_from(
@@ -135,6 +139,12 @@ def test_a_run_that_is_not_ready_is_not_pushed(
     assert command in str(caught.value)
 
 
+def models(opened: MlflowClient, where: str | None = None) -> list[LoggedModel]:
+    experiment = opened.get_experiment_by_name("guardrail")
+    assert experiment is not None
+    return list(opened.search_logged_models([experiment.experiment_id], where))
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -204,8 +214,7 @@ def test_a_whole_candidate_under_the_name_of_another_is_refused(trained: Run, tm
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     name, claimed = push(trained, uri), "f" * 64
     with client(uri, write=True) as opened:
-        experiment = opened.get_experiment_by_name("guardrail")
-        (model,) = opened.search_logged_models([experiment.experiment_id])
+        (model,) = models(opened)
         opened.set_logged_model_tags(model.model_id, {candidates.TAG: claimed})
     with pytest.raises(EvidenceInvalid, match=name):
         pull(claimed, tmp_path / "pulled", uri)
@@ -221,8 +230,7 @@ def test_an_upload_that_was_cut_off_is_finished_by_pushing_again(trained: Run, t
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     name = push(trained, uri)
     with client(uri, write=True) as opened:
-        experiment = opened.get_experiment_by_name("guardrail")
-        (model,) = opened.search_logged_models([experiment.experiment_id])
+        (model,) = models(opened)
         opened.finalize_logged_model(model.model_id, "FAILED")
     with pytest.raises(InvalidInput, match="there is no candidate"):
         pull(name, tmp_path / "pulled", uri)

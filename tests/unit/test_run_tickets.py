@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_run_without_a_ticket_has_none(run: Run) -> None:
 
 def test_an_expired_ticket_is_an_error_that_names_a_new_run_directory(run: Run, opened: Gate) -> None:
     take(run, opened.uri, NOW)
-    for action in (lambda: take(run, opened.uri, NOW + LIFETIME), lambda: current(run, NOW + LIFETIME)):
+    for action in (partial(take, run, opened.uri, NOW + LIFETIME), partial(current, run, NOW + LIFETIME)):
         with pytest.raises(EvidenceInvalid, match=r"(?s)expired at .*new run directory"):
             action()
     assert held(run) == opened.issued[0]
@@ -68,7 +69,7 @@ def test_a_ticket_for_another_target_is_neither_kept_nor_used(run: Run, opened: 
         take(run, opened.uri, NOW)
     assert not (run.path / TICKET).exists()
     (run.path / TICKET).write_bytes(canonical(opened.issued[0]))
-    for action in (lambda: take(run, opened.uri, NOW), lambda: current(run, NOW), lambda: held(run)):
+    for action in (partial(take, run, opened.uri, NOW), partial(current, run, NOW), partial(held, run)):
         with pytest.raises(EvidenceInvalid, match=f"is for another@{ALIAS}"):
             action()
 
