@@ -75,12 +75,13 @@ def sign_stage(run: Run, stage: Stage, signer: PrivateKey | None, now: datetime)
     expected = given.expected(stage, before)
     if _kept(given.read(stage), expected, signer, now):
         return
-    for later in MADE[MADE.index(stage) + 1 :]:
-        (run.path / stage_file(later)).unlink(missing_ok=True)
     days = timedelta(days=run.policy().policy.evidence.valid_days)
     payload = statement(stage, expected.bound, expected.record, after=expected.after, ledger=expected.ledger,
                         not_before=now, expires=now + days)  # fmt: skip
-    write_atomically(run.path / stage_file(stage), sign(payload, signer))
+    envelope = sign(payload, signer)
+    for later in MADE[MADE.index(stage) + 1 :]:
+        (run.path / stage_file(later)).unlink(missing_ok=True)
+    write_atomically(run.path / stage_file(stage), envelope)
 
 
 def signed_stages(run: Run, ticket: Ticket, now: datetime) -> dict[str, bytes]:

@@ -33,7 +33,7 @@ def take(run: Run, gate: str, now: datetime) -> Ticket:
     if ticket is None:
         target = run.policy().policy.target
         ticket = _asked(gate, target)
-        _require_for(ticket, target, gate)
+        _require_for(ticket, target, "that the gated server gave")
         write_atomically(run.path / TICKET, canonical(ticket))
     return _require_valid(ticket, now)
 
@@ -64,7 +64,7 @@ def held(run: Run) -> Ticket | None:
         raise EvidenceInvalid(f"{path} is no ticket: {error.error_count()} errors", next_step=AGAIN) from error
     if canonical(ticket) != data:
         raise EvidenceInvalid(f"{path} is not in the form that we write", next_step=AGAIN)
-    _require_for(ticket, run.policy().policy.target, str(path))
+    _require_for(ticket, run.policy().policy.target, f"in {path}")
     return ticket
 
 
@@ -77,7 +77,7 @@ def _asked(gate: str, target: Target) -> Ticket:
 def _require_for(ticket: Ticket, target: Target, source: str) -> None:
     if (ticket.model, ticket.alias) != (target.model, target.alias):
         raise EvidenceInvalid(
-            f"the ticket of {source} is for {ticket.model}@{ticket.alias}",
+            f"the ticket {source} is for {ticket.model}@{ticket.alias}",
             expected=f"{target.model}@{target.alias}, the target of the run's policy",
             next_step=AGAIN,
         )
