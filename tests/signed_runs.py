@@ -20,17 +20,20 @@ from ticket_gate import ticket
 from trust_files import ALIAS, MODEL, NOW, key, trust
 
 from guardrail.atomic import write_atomically
-from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest
+from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
 from guardrail.evidence.stages import Stage
 from guardrail.evidence.tickets import Ticket, seed_of
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
 from guardrail.pipeline import resolve
+from guardrail.pipeline.attempts import ATTEMPT, Attempt
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.pipeline.signing import sign_stage
 from guardrail.pipeline.tickets import TICKET
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
 from guardrail.records import AdapterRecord, DataReport, EvaluationReport, ModelRef
 
+NUMBERS = {ticket(MODEL, ALIAS, number, NOW).nonce: number for number in range(1, 10)}
+"""Which attempt a run is, by the nonce of its ticket."""
 SIGNERS: dict[Stage, str] = {"data": "train", "train": "train", "evaluate": "evaluate"}
 
 
@@ -51,10 +54,12 @@ def pinned() -> Trust:
     return trust(models=(GuardedModel(name=MODEL, aliases=(alias,)),))
 
 
-def started(path: Path, *, attempt: int = 1, now: datetime = NOW, tasks: tuple[str, ...] = ()) -> Run:
+def started(
+    path: Path, *, attempt: int = 1, now: datetime = NOW, tasks: tuple[str, ...] = (), model: str = MODEL
+) -> Run:
     """A run with policy and ticket; ``attempt`` 0 is one without a ticket."""
     run = Run(path)
-    run.start(policy(), RunConfig(policy_source="policy.yaml", base="testbed", tasks=tasks))
+    run.start(policy(model), RunConfig(policy_source="policy.yaml", base="testbed", tasks=tasks))
     if attempt:
         write_atomically(path / TICKET, canonical(ticket(MODEL, ALIAS, attempt, now)))
     return run
@@ -86,7 +91,17 @@ def signed(run: Run, *stages: Stage, now: datetime = NOW, safe: bool = True) -> 
     for stage in stages or SIGNERS:
         record(run, stage, safe=safe)
         sign_stage(run, stage, key(SIGNERS[stage]), now)
+        if stage == "train":
+            tell(run)
     return run
+
+
+def tell(run: Run) -> None:
+    """As if the gate had been told of the adapter: the number of its attempt is that of the ticket."""
+    if (run.path / TICKET).exists():
+        nonce, manifest = held_ticket(run).nonce, run.require("adapter", AdapterRecord).manifest
+        told = Attempt(nonce=nonce, manifest=manifest, number=NUMBERS[nonce], ledger=sha256(b"bound"))
+        write_atomically(run.path / ATTEMPT, canonical(told))
 
 
 def records(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport]:

@@ -17,7 +17,9 @@ from threading import Thread
 
 import requests
 
+from guardrail.evidence import stages
 from guardrail.evidence.digest import canonical, sha256
+from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.ledger_types import Head
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.registry.wire import PREFIX, Submitted
@@ -40,18 +42,30 @@ class Gate:
         self.issued.append(made)
         return made
 
+    def recorded(self, envelope: bytes) -> Submitted:
+        """What a gate answers; a training statement that it has not seen is the next attempt."""
+        if envelope not in self.statements:
+            self.statements.append(envelope)
+        trained = [one for one in self.statements if _is_training(one)]
+        attempt = trained.index(envelope) + 1 if envelope in trained else 0
+        head = Head(digest=sha256(envelope), number=1, time=datetime.now(UTC) - timedelta(seconds=1))
+        return Submitted(state="recorded", entry=head, attempt=attempt)
 
-def ticket(model: str, alias: str, attempt: int, now: datetime) -> Ticket:
-    """A ticket with a nonce of its own, the same for the same attempt."""
+
+def ticket(model: str, alias: str, number: int, now: datetime) -> Ticket:
+    """A ticket with a nonce of its own, the same for the same number."""
     return Ticket(
         model=model,
         alias=alias,
-        nonce=sha256(f"nonce {attempt}".encode()),
-        attempt=attempt,
+        nonce=sha256(f"nonce {number}".encode()),
         issued=now,
         expires=now + LIFETIME,
-        ledger=sha256(f"entry {attempt}".encode()),
+        ledger=sha256(f"entry {number}".encode()),
     )
+
+
+def _is_training(envelope: bytes) -> bool:
+    return f"{stages.PREFIX}train{stages.SUFFIX}".encode() in unverified_payload(envelope)
 
 
 @contextmanager
@@ -74,9 +88,7 @@ def _handler(opened: Gate) -> type[BaseHTTPRequestHandler]:
             if self.path == f"/{PREFIX}/tickets":
                 self._answer(canonical(opened.ticket(**json.loads(body))))
             elif self.path == f"/{PREFIX}/statements":
-                opened.statements.append(body)
-                head = Head(digest=sha256(body), number=1, time=datetime.now(UTC) - timedelta(seconds=1))
-                self._answer(canonical(Submitted(state="recorded", entry=head)))
+                self._answer(canonical(opened.recorded(body)))
             elif opened.upstream:
                 self._pass_on(body)
             else:

@@ -89,7 +89,7 @@ GATE = click.option(
     envvar="GUARDRAIL_GATE",
     show_envvar=True,
     default=None,
-    help="Gated server to take a ticket from; each ticket is an attempt. A run keeps the one that it has.",
+    help="Gated server to take a ticket from, and to tell which adapter it is for. A run keeps the ticket it has.",
 )
 TRACKING_URI = click.option(
     "--tracking-uri",

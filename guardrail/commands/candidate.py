@@ -42,8 +42,8 @@ def pull(
 ) -> None:
     """Make the candidate with this DIGEST a run in a new directory, after checking all of it.
 
-    Then: guardrail evaluate --sign-key KEY, and guardrail promote. Whose signatures the statements carry, the gated
-    server asks.
+    Then: guardrail evaluate --gate URI --sign-key KEY, and guardrail promote. Whose signatures the statements carry is
+    not asked here; the gated server does.
     """
     from guardrail.pipeline.candidate import pull_candidate
     from guardrail.policy.load import find_policy
@@ -54,8 +54,8 @@ def pull(
     )
     ticket, adapter = pulled.candidate.ticket, pulled.candidate.adapter
     click.echo(
-        f"{adapter.method!a} on {adapter.rows} rows, for {ticket.model!a}@{ticket.alias}, attempt {ticket.attempt} "
-        f"(until {ticket.expires:%Y-%m-%d %H:%M} UTC)\n  policy  sha256 {pulled.candidate.policy.digest}"
+        f"{adapter.method!a} on {adapter.rows} rows, for {ticket.model!a}@{ticket.alias} "
+        f"(ticket good until {ticket.expires:%Y-%m-%d %H:%M} UTC)\n  policy  sha256 {pulled.candidate.policy.digest}"
         f"{'' if own else ' (not compared with yours: give --policy)'}\n"
         f"  base    {adapter.base.name!a}, sha256 {adapter.base.digest}\n  run     {run_dir}"
     )

@@ -48,7 +48,7 @@ def command(
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter
     from guardrail.pipeline.promotion import promote_run
-    from guardrail.pipeline.signing import sign_stage
+    from guardrail.pipeline.signing import bind, sign_stage
     from guardrail.pipeline.tickets import current
     from guardrail.pipeline.training import check_request, train_adapter
 
@@ -65,6 +65,7 @@ def command(
         sign_stage(run, "data", signer, datetime.now(UTC))
         train_adapter(run, request, progress)
         sign_stage(run, "train", signer, datetime.now(UTC))
+        bind(run, gate, datetime.now(UTC))
         evaluate_adapter(run, progress)
         sign_stage(run, "evaluate", signer, datetime.now(UTC))
     decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=signer, now=datetime.now(UTC))

@@ -41,7 +41,7 @@ def differs(envelope: bytes, expected: Expected, now: datetime) -> str:
         "names another record": predicate.record == expected.record,
         f"binds another {', '.join(unlike)}": not unlike,
         "follows another statement": predicate.after == expected.after,
-        "names another entry of the ledger than the ticket": predicate.ledger == expected.ledger,
+        "names another entry of the ledger": predicate.ledger == expected.ledger,
         f"holds only from {predicate.not_before}": predicate.not_before <= now + CLOCKS_DIFFER,
         f"expired at {predicate.expires}": now < predicate.expires,
     }

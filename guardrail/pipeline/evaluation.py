@@ -18,7 +18,7 @@ from guardrail.evaluate.measure import Plan, Transcript, measure
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.evidence.tickets import Ticket, seed_of, shuffled
 from guardrail.model.adapter import load_adapter, strip_lora
-from guardrail.pipeline import resolve
+from guardrail.pipeline import attempts, resolve
 from guardrail.pipeline.plans import plan_all
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.tickets import held
@@ -73,7 +73,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     """Run the evaluation stage, or return its record if nothing changed.
 
     Raises:
-        EvidenceMissing: there is no adapter yet.
+        EvidenceMissing: there is no adapter yet, or a ticket and the gated server was not told of the adapter.
         EvidenceInvalid: the adapter's files are not those that were recorded, or the run has a ticket and the base is
             not loaded as it was for training (the statements could not agree).
         InvalidInput: a suite or task cannot be loaded, or the policy asks for utility and no task is named.
@@ -84,6 +84,8 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     adapter = run.require("adapter", AdapterRecord)
     directory = adapter_dir(run, adapter)
     ticket = held(run)
+    if ticket:
+        attempts.require(run, ticket)
     plans = [_ordered(plan, ticket) for plan in plan_all(policy, config)]
     base = resolve.base_model(config.base, config.revision)
     if ticket:

@@ -9,6 +9,7 @@ from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.keys import PrivateKey
+from guardrail.pipeline import attempts
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.signing import signed_stages
 from guardrail.pipeline.tickets import held
@@ -23,10 +24,10 @@ PAGE, SUMMARY = "report.html", "report.md"
 def decide_run(run: Run, now: datetime) -> Decision:
     """The decision on a run, made anew unless one on the same records is still valid; its renderings beside it.
 
-    With a ticket it is made at the confidence that is left for the ticket's attempt.
+    With a ticket it is made at the confidence that is left for this attempt.
 
     Raises:
-        EvidenceMissing: a stage has not run.
+        EvidenceMissing: a stage has not run, or there is a ticket and the gated server was not told of the adapter.
         EvidenceInvalid: the records do not belong together, or the ticket is not for this policy's target.
     """
     policy = run.policy()
@@ -36,13 +37,14 @@ def decide_run(run: Run, now: datetime) -> Decision:
         evaluation=run.require("evaluation-report", EvaluationReport),
     )
     ticket = held(run)
+    attempt = attempts.require(run, ticket) if ticket else None
     inputs = digest({
         "stage": "decide", "policy": policy.digest, "evidence": digest(evidence),
-        **({"ticket": digest(ticket)} if ticket else {}),
+        **({"attempt": digest(attempt)} if attempt else {}),
     })  # fmt: skip
     decision = run.read("decision", Decision)
     if decision is None or decision.inputs != inputs or not decision.decided_at <= now < decision.valid_until:
-        decision = decide(policy, evidence, inputs=inputs, now=now, attempt=ticket.attempt if ticket else 0)
+        decision = decide(policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0)
         run.write("decision", decision)
     run.render(PAGE, html.render(decision, evidence))
     run.render(SUMMARY, markdown.render(decision, evidence))

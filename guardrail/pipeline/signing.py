@@ -22,7 +22,7 @@ from guardrail.evidence.keys import PrivateKey, public_of
 from guardrail.evidence.stages import Stage
 from guardrail.evidence.stated import Expected, base_said, differs
 from guardrail.evidence.tickets import Ticket
-from guardrail.pipeline import tickets
+from guardrail.pipeline import attempts, tickets
 from guardrail.pipeline.run import Run
 from guardrail.records import AdapterRecord, DataReport, EvaluationReport, ModelRef
 
@@ -57,6 +57,25 @@ def prepare(run: Run, stage: Stage, *, signs: bool, now: datetime) -> None:
     if stage != "data":
         base = run.require("adapter", AdapterRecord).base if stage == "evaluate" else None
         _Given(run, ticket, base, now).signed(_before(stage))
+
+
+def bind(run: Run, gate: str | None, now: datetime) -> None:
+    """Tell the gated server which adapter the run's ticket is for, before that is measured; nothing without a ticket.
+
+    Raises:
+        EvidenceMissing: data or training have not signed what their records are now, or no gate was named.
+        EvidenceInvalid: the ticket is broken, has expired, or is bound to another adapter.
+        ServiceUnavailable: the gate does not answer.
+    """
+    ticket = tickets.current(run, now)
+    if ticket is None or attempts.known(run, ticket) is not None:
+        return
+    base = run.require("adapter", AdapterRecord).base
+    trained = _Given(run, ticket, base, now).signed(("data", "train"))["train"]
+    if gate:
+        attempts.tell(run, ticket, gate, trained)
+    else:
+        attempts.require(run, ticket)
 
 
 def sign_stage(run: Run, stage: Stage, signer: PrivateKey | None, now: datetime) -> None:
@@ -132,7 +151,8 @@ class _Given:
         base = self.base or self._own_base(data)
         bound = bound_of(self.ticket, run.policy().digest, base, data, adapter, evaluation)
         after = sha256(before[_before(stage)[-1]]) if before else None
-        return Expected(stage, bound, digest(evaluation or adapter or data), after, self.ticket.ledger)
+        ledger = attempts.require(run, self.ticket).ledger if evaluation else self.ticket.ledger
+        return Expected(stage, bound, digest(evaluation or adapter or data), after, ledger)
 
     def _own_base(self, data: DataReport) -> ModelRef:
         base = base_said(self.read("data"))

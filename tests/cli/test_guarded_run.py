@@ -22,6 +22,7 @@ from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.chain import MADE, Target, check_chain
 from guardrail.evidence.tickets import seed_of
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, PublicKeyEntry, Roles, Trust
+from guardrail.pipeline import attempts
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.tickets import held
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport
@@ -103,7 +104,7 @@ def pulled(place: Place) -> Run:
     place.guardrail("candidate", "push", "--tracking-uri", place.uri)
     policy = str(place.folder / "policy.yaml")
     place.guardrail("candidate", "pull", digest, "--policy", policy, "--tracking-uri", place.uri, run="pulled")
-    place.guardrail("evaluate", run="pulled", sign="evaluate")
+    place.guardrail("evaluate", "--gate", place.gate.uri, run="pulled", sign="evaluate")
     return Run(place.folder / "pulled")
 
 
@@ -174,6 +175,8 @@ def test_a_base_that_is_loaded_otherwise_is_refused_before_anything_is_measured(
 
 def test_promoting_a_run_that_was_not_evaluated_under_its_ticket_says_what_to_run(place: Place) -> None:
     with pytest.raises(EvidenceMissing, match="guardrail evaluate"):
+        place.guardrail("evaluate", sign="evaluate")
+    with pytest.raises(EvidenceMissing, match="guardrail evaluate"):
         place.guardrail("promote", "--key", place.key("decide"), "--tracking-uri", place.uri)
 
 
@@ -191,7 +194,7 @@ def test_one_command_signs_every_stage_with_its_key(place: Place) -> None:
     )  # fmt: skip
     run = Run(place.folder / "all")
     assert all((run.path / stage_file(stage)).exists() for stage in MADE)
-    assert run.require("decision", Decision).attempt == place.gate.issued[-1].attempt
+    assert run.require("decision", Decision).attempt == attempts.require(run, place.gate.issued[-1]).number
 
 
 def _copy(run: Run, target: Path, *without: str) -> Path:

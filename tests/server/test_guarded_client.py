@@ -17,7 +17,7 @@ from guardrail.evidence.chain import MADE
 from guardrail.pipeline.candidate import pull_candidate, push_candidate
 from guardrail.pipeline.promotion import promote_run
 from guardrail.pipeline.run import Run
-from guardrail.records import Decision, RegistryRecord, Verdict
+from guardrail.records import AdapterRecord, Decision, RegistryRecord, Verdict
 from guardrail.registry.store import client
 
 pytestmark = pytest.mark.slow
@@ -82,4 +82,4 @@ def test_a_candidate_goes_through_a_server_as_through_a_store(server: Server, tm
     name = push_candidate(run.path, tracking_uri=server.uri, now=NOW)
     pulled = pull_candidate(name, tmp_path / "pulled", tracking_uri=server.uri, now=NOW)
     assert pulled.candidate.adapter.manifest == name
-    assert signed(Run(tmp_path / "pulled"), "evaluate").read("adapter", type(pulled.candidate.adapter))
+    assert Run(tmp_path / "pulled").require("adapter", AdapterRecord) == pulled.candidate.adapter

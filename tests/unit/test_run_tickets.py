@@ -7,15 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from signed_runs import held_ticket, signed, started
+from signed_runs import held_ticket, record, signed, started, tell
 from ticket_gate import Gate, gate
 from trust_files import ALIAS, MODEL, NOW
 
-from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
-from guardrail.evidence.digest import canonical
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput, ServiceUnavailable
+from guardrail.evidence.bundle import stage_file
+from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.tickets import LIFETIME
+from guardrail.pipeline.attempts import ATTEMPT, known, require
 from guardrail.pipeline.promotion import decide_run
 from guardrail.pipeline.run import Run
+from guardrail.pipeline.signing import bind
 from guardrail.pipeline.tickets import TICKET, current, held, take
 
 
@@ -33,7 +36,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_a_ticket_for_the_policys_target_is_kept_in_canonical_form(run: Run, opened: Gate) -> None:
     ticket = take(run, opened.uri, NOW)
-    assert (ticket.model, ticket.alias, ticket.attempt) == (MODEL, ALIAS, 1)
+    assert (ticket.model, ticket.alias) == (MODEL, ALIAS)
     assert (run.path / TICKET).read_bytes() == canonical(ticket)
     assert held(run) == current(run, NOW) == ticket == opened.issued[0]
 
@@ -93,7 +96,7 @@ def test_a_gate_that_does_not_answer_or_is_none_leaves_no_ticket(run: Run, opene
     assert not (run.path / TICKET).exists()
 
 
-def test_the_decision_is_made_at_the_confidence_of_the_tickets_attempt(tmp_path: Path) -> None:
+def test_the_decision_is_made_at_the_confidence_of_the_attempt(tmp_path: Path) -> None:
     decisions = [decide_run(signed(started(tmp_path / str(n), attempt=n)), NOW) for n in (0, 1, 3)]
     assert [decision.attempt for decision in decisions] == [0, 1, 3]
     assert ["0.95 " in d.findings[-1].reason for d in decisions] == [True, False, False]
@@ -101,10 +104,64 @@ def test_the_decision_is_made_at_the_confidence_of_the_tickets_attempt(tmp_path:
     assert "0.9938 " in decisions[2].findings[-1].reason
 
 
+def test_the_gate_is_told_of_the_adapter_once_and_counts_it(tmp_path: Path, opened: Gate) -> None:
+    run = signed(started(tmp_path / "run", attempt=0))
+    ticket = take(run, opened.uri, NOW)
+    signed(run, "data", "train")
+    (run.path / ATTEMPT).unlink()
+    for _ in range(2):
+        bind(run, opened.uri, NOW)
+    trained = (run.path / stage_file("train")).read_bytes()
+    assert opened.statements == [trained]
+    found = require(run, ticket)
+    assert (found.number, found.ledger) == (1, sha256(trained))
+    bind(run, None, NOW)
+
+
+def test_without_a_ticket_nobody_is_told(run: Run, opened: Gate) -> None:
+    bind(run, opened.uri, NOW)
+    assert opened.statements == []
+
+
+def test_an_adapter_that_the_gate_was_not_told_of_is_neither_measured_nor_decided_on(
+    tmp_path: Path, opened: Gate
+) -> None:
+    from guardrail.pipeline.evaluation import evaluate_adapter
+
+    run = signed(started(tmp_path / "run"))
+    (run.path / ATTEMPT).unlink()
+    for action in (partial(bind, run, None, NOW), partial(evaluate_adapter, run), partial(decide_run, run, NOW)):
+        with pytest.raises(EvidenceMissing, match=r"not told of the adapter(?s:.*)guardrail evaluate .*--gate URI"):
+            action()
+    assert opened.statements == []
+
+
+def test_what_was_said_of_another_adapter_or_ticket_does_not_count(tmp_path: Path) -> None:
+    run = signed(started(tmp_path / "run"))
+    ticket = held_ticket(run)
+    found = require(run, ticket)
+    for change in ({"manifest": "0" * 64}, {"nonce": "0" * 64}):
+        (run.path / ATTEMPT).write_bytes(canonical(found.model_copy(update=change)))
+        assert known(run, ticket) is None
+    (run.path / ATTEMPT).write_bytes(b"{}")
+    with pytest.raises(EvidenceInvalid, match="cannot be read"):
+        known(run, ticket)
+
+
+def test_the_gate_is_told_of_no_adapter_whose_stages_have_not_signed(tmp_path: Path, opened: Gate) -> None:
+    run = signed(started(tmp_path / "run"))
+    (run.path / ATTEMPT).unlink()
+    record(run, "train", "changed")
+    with pytest.raises(EvidenceMissing, match=r"the train statement .* names another record"):
+        bind(run, opened.uri, NOW)
+    assert opened.statements == []
+
+
 def test_a_decision_without_the_ticket_is_not_taken_for_one_with_it(tmp_path: Path, opened: Gate) -> None:
     run = signed(started(tmp_path / "run", attempt=0))
     before = decide_run(run, NOW)
     take(run, opened.uri, NOW)
+    tell(run)
     after = decide_run(run, NOW)
     assert (before.attempt, after.attempt) == (0, 1)
     assert before.inputs != after.inputs

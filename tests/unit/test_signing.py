@@ -14,6 +14,7 @@ from guardrail.evidence.binding import require_bound
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.chain import MADE, Target, check_chain
 from guardrail.evidence.stages import Stage
+from guardrail.pipeline import attempts
 from guardrail.pipeline.promotion import bundle, decide_run
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.signing import prepare, sign_stage, signed_stages
@@ -40,7 +41,8 @@ def test_the_statements_of_a_run_are_a_chain_about_its_records(run: Run) -> None
     ticket = held_ticket(run)
     chain = check_chain(envelopes(run).values(), pinned(), Target(MODEL, ALIAS, ticket.nonce), now=NOW)
     require_bound(chain, decide_run(run, NOW), *records(run))
-    assert {said.predicate.ledger for said in (chain.data, chain.train, chain.evaluate)} == {ticket.ledger}
+    assert {chain.data.predicate.ledger, chain.train.predicate.ledger} == {ticket.ledger}
+    assert chain.evaluate.predicate.ledger == attempts.require(run, ticket).ledger
     assert chain.expires == NOW + timedelta(days=30)
 
 
