@@ -1,7 +1,7 @@
 """The ticket of a run: asked for once, kept as ``ticket.json``, named by everything that the run's stages sign.
 
-A run that has a ticket keeps it: to ask again would take another attempt at the gate. Not covered: whether the server
-still honours it (the server says so at promotion), and that somebody deletes the file to try again (the server counts).
+A run that has a ticket keeps it, because everything of the run names its nonce. Not covered: which attempt it becomes
+(``attempts.py``), whether the server still honours it (the server says so), and that somebody deletes the file.
 """
 
 from __future__ import annotations
