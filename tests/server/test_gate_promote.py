@@ -20,11 +20,18 @@ from gate_fixtures import Pair, client_of, gate_of, promoted
 from gate_trust import person
 from gated_servers import pointing
 from registry_bundles import POLICY, resealed, sealed, unsealed
+from signed_runs import SIGNERS, held_ticket, record, started
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import Bundle, seal, write
+from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.ledger import LEDGER_TYPE
 from guardrail.evidence.tickets import Ticket
+from guardrail.pipeline.promotion import promote_run
+from guardrail.pipeline.run import Run
+from guardrail.pipeline.signing import bind, sign_stage
+from guardrail.pipeline.tickets import take
 from guardrail.records import Verdict
 from guardrail.registry.checks import examine
 from guardrail.registry.store import GATE
@@ -46,7 +53,7 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     from guardrail.commands.promote import command as promote_command
     from guardrail.commands.verify import command as verify_command
 
-    run = _run_directory(tmp_path, "second")
+    run = _run_directory(tmp_path, "second", pair)
     arguments = ["--run", str(run), "--key", str(pair.people.decider.private_file), "--tracking-uri", pair.gated.uri]
     said = [CliRunner().invoke(promote_command, [*arguments, "--output", "json"], catch_exceptions=False)
             for _ in range(2)]  # fmt: skip
@@ -59,6 +66,19 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     )
     assert checked.exit_code == 0
     assert "ok  tags" in checked.output
+
+
+def test_the_command_hands_a_denial_to_the_gate_which_spends_the_ticket(pair: Pair, tmp_path: Path) -> None:
+    run = _run_directory(tmp_path, "waiting", pair)
+    record(Run(run), "evaluate", safe=False)
+    sign_stage(Run(run), "evaluate", pair.people.decider.private, datetime.now(UTC))
+    for _ in range(2):
+        decision, _ = promote_run(run, tracking_uri=pair.gated.uri, key=pair.people.decider.private,
+                                  now=datetime.now(UTC))  # fmt: skip
+        assert decision.verdict is Verdict.FAILED
+    nonce = held_ticket(Run(run)).nonce
+    entries = [json.loads(unverified_payload(line, payload_type=LEDGER_TYPE)) for line in gate_of(pair.gated).ledger()]
+    assert [entry["kind"] for entry in entries if entry["nonce"] == nonce] == ["proposal", "proposal", "denial"]
 
 
 def test_a_stock_client_downloads_exactly_what_was_sealed(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
@@ -354,19 +374,13 @@ def _spoil(place: Path, how: str) -> None:
         (place / "chat_template.jinja").write_text("{{ evil }}")
 
 
-def _run_directory(folder: Path, model: str) -> Path:
-    """A run whose stages have run, as they leave it."""
-    from guardrail.pipeline.run import Run, RunConfig
-    from guardrail.policy.load import load_policy_bytes
-
-    bundle = unsealed(folder / "adapter", model=model, now=datetime.now(UTC))
-    run = Run(folder / "run")
-    run.start(load_policy_bytes(bundle.policy, "policy.yaml"), RunConfig(policy_source="policy.yaml", base="testbed"))
-    shutil.copytree(folder / "adapter", folder / "run" / "adapter")
-    for name, record in (
-        ("data-report", bundle.data),
-        ("adapter", bundle.adapter),
-        ("evaluation-report", bundle.evaluation),
-    ):
-        run.write(name, record)
+def _run_directory(folder: Path, model: str, pair: Pair) -> Path:
+    """A run whose stages have run and signed under a ticket of the gated server, as they leave it."""
+    run, now, keys = started(folder / "run", attempt=0, model=model), datetime.now(UTC), pair.people.signers
+    take(run, pair.gated.uri, now)
+    for stage in SIGNERS:
+        record(run, stage)
+        sign_stage(run, stage, keys[stage], now)
+        if stage == "train":
+            bind(run, pair.gated.uri, now)
     return run.path
