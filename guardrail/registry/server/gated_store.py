@@ -226,8 +226,8 @@ class GatedStore(SqlAlchemyStore):
 
     def _require_admitted(self, guarded: GuardedModel, alias: str, version: str) -> None:
         target = super().get_model_version(guarded.name, version)
-        place = self._sealing().verified(sealed_digest(str(target.source)))
-        admit(place, self._watch.current(), guarded, self._watch.now(), alias)
+        with self._sealing().verified(sealed_digest(str(target.source))) as place:
+            admit(place, self._watch.current(), guarded, self._watch.now(), alias)
 
     def _require_forward(self, name: str, alias: str, version: str) -> None:
         current = super().get_registered_model(name).aliases.get(alias)
