@@ -23,7 +23,9 @@ import click
 @click.option(
     "--backend-store-uri", required=True, help="The database: sqlite:///FILE, postgresql://… or mysql+pymysql://…"
 )
-@click.option("--artifacts-destination", required=True, help="The directory of all artifacts, on a local disk.")
+@click.option(
+    "--artifacts-destination", required=True, help="Where all artifacts lie: a directory, or s3://BUCKET/PREFIX."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="The port to listen on.")
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Processes that serve.")

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from bypass import bytes_of
 from click.testing import CliRunner
 from gate_fixtures import Pair, client_of, promoted
 from gate_trust import person
-from gated_servers import pointing
+from gated_servers import bytes_of, pointing
 from registry_bundles import POLICY, resealed, sealed, unsealed
 
 from guardrail.errors import EvidenceInvalid

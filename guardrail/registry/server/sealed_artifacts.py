@@ -2,8 +2,8 @@
 
 Every artifact repository that MLflow builds in the server comes from one table, scheme by scheme. The gate replaces the
 local ones by subclasses that judge the resolved path (symbolic links, ``..``, percent-encoding, other names of the same
-directory) before each write, and refuses schemes of unknown plug-ins. Where adapters are sealed in a bucket, it replaces
-the repositories that speak S3, too. Reading through the artifact proxy is untouched.
+directory) before each write, and refuses schemes of unknown plug-ins. Where adapters are sealed in a bucket, it also
+replaces the repositories that speak S3. Reading through the artifact proxy is untouched.
 Not covered: whoever writes to the disk or the bucket directly.
 """
 
@@ -35,7 +35,8 @@ SAME_BUCKETS = frozenset({"gs"})
 """Speaks another protocol, but reaches buckets that can be used through S3 as well."""
 
 READS = frozenset({
-    "artifact_dir", "convert_b2_uri_to_s3_endpoint_url", "convert_r2_uri_to_s3_endpoint_url", "download_archived_trace_data", "download_artifacts", "download_trace_attachment",
+    "artifact_dir", "convert_b2_uri_to_s3_endpoint_url", "convert_r2_uri_to_s3_endpoint_url",
+    "download_archived_trace_data", "download_artifacts", "download_trace_attachment",
     "download_trace_attachment_to_file", "download_trace_data", "download_trace_data_to_file", "flush_async_logging",
     "get_download_presigned_url", "get_local_path", "get_s3_file_upload_extra_args", "list_artifacts", "max_workers",
     "parse_s3_compliant_uri",
@@ -98,9 +99,7 @@ class JudgedRepository(Judging, LocalArtifactRepository):
         return os.path.join(*parts)  # noqa: PTH118 - as the repository joins it, unresolved
 
 
-def install(
-    registry: ArtifactRepositoryRegistry, boundary: Boundary, buckets: BucketBoundary | None = None
-) -> None:
+def install(registry: ArtifactRepositoryRegistry, boundary: Boundary, buckets: BucketBoundary | None = None) -> None:
     """Guard every scheme of the table; with ``buckets``, those that reach object storage, too.
 
     Raises:

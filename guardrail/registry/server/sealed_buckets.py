@@ -66,7 +66,9 @@ class BucketBoundary:
         name, _, host = authority.partition("@")
         if name == self._bucket or not PLAIN.fullmatch(name) or name.endswith(ACCESS_POINTS):
             yield key or "/"
-        if self._bucket in re.split(r"[.@:]", host.lower()):  # an endpoint with our bucket in it: the name is a directory
+        if self._bucket in re.split(
+            r"[.@:]", host.lower()
+        ):  # an endpoint with our bucket in it: the name is a directory
             yield key or "/"
             yield f"{name}/{key}"
 

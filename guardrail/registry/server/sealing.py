@@ -54,6 +54,6 @@ def require_sealing(place: Path | Bucket) -> None:
         ServiceUnavailable: the storage does not answer.
     """
     if isinstance(place, Bucket):
-        from guardrail.registry.server.sealed_s3 import Store
+        from guardrail.registry.server.bucket_store import Store
 
         Store(place).require_usable()

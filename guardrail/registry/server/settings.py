@@ -97,10 +97,14 @@ def destination(uri: str) -> Path | Bucket:
 
 def _bucket(uri: str) -> Bucket:
     found = PLAIN_BUCKET.fullmatch(uri)
-    if found is None or found["bucket"].endswith(ACCESS_POINTS) or {".", ".."} & set((found["prefix"] or "").split("/")):
+    if (
+        found is None
+        or found["bucket"].endswith(ACCESS_POINTS)
+        or {".", ".."} & set((found["prefix"] or "").split("/"))
+    ):
         raise InvalidInput(
             f"the gate cannot seal adapters in {uri!r}",
-            expected="s3://BUCKET/PREFIX: the bucket's own name, and a prefix of letters, digits and -_. between slashes",
+            expected="s3://BUCKET/PREFIX: the bucket's own name, then letters, digits and -_. between slashes",
         )
     return Bucket(found["bucket"], found["prefix"] or "")
 
