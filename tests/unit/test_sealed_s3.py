@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from guardrail.registry.server import settings
 from guardrail.registry.server.bucket_store import Store
 from guardrail.registry.server.candidate import RepositoryReader
 from guardrail.registry.server.judging import Judging
+from guardrail.registry.server.launch import Launch, check
 from guardrail.registry.server.sealed_artifacts import JUDGED, READS, THROUGH_JUDGED, Boundary, install
 from guardrail.registry.server.sealed_buckets import BucketBoundary
 from guardrail.registry.server.sealed_s3 import BucketTree, workplace
+from guardrail.registry.server.sealing import sealing
 from guardrail.registry.server.settings import Bucket, destination
 
 pytestmark = pytest.mark.slow
@@ -167,6 +170,21 @@ def test_a_bucket_that_works_is_left_as_it_was(s3: S3, tree: BucketTree) -> None
 def test_a_bucket_that_is_not_there_stops_the_server_and_says_what_to_set(s3: S3) -> None:
     with pytest.raises(InvalidInput, match=r"(?s)NoSuchBucket.*MLFLOW_S3_ENDPOINT_URL.*AWS_ACCESS_KEY_ID"):
         Store(Bucket("nowhere", "x")).require_usable()
+
+
+def test_the_launcher_and_every_worker_find_out_before_they_start(
+    s3: S3, tree: BucketTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(settings.WORK, str(tmp_path))
+    with pytest.raises(InvalidInput, match="NoSuchBucket"):
+        check(Launch(tmp_path / "trust", (), 1, "sqlite:///a.db", "s3://nowhere/x"), datetime.now(UTC))
+    with pytest.raises(InvalidInput, match="NoSuchBucket"):
+        sealing(Bucket("nowhere", "x"))
+    found = sealing(PLACE)
+    assert isinstance(found.tree, BucketTree)
+    assert found.boundary.holds(f"{found.tree.root}/x")
+    assert found.buckets is not None
+    assert found.buckets.holds("models/ml/flow/sealed/x")
 
 
 def test_missing_credentials_stop_the_server_and_say_what_to_set(
