@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from gate_chains import proven
 from gated_servers import PASSWORD, USER, Cell, People, Running, cells, gated_server, people, stock_server
 from moto_servers import s3_server
-from registry_bundles import sealed
+
+from guardrail.registry.gate_client import GateClient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,11 +66,16 @@ def client_of(running: Running) -> MlflowClient:
     return MlflowClient(tracking_uri=running.uri, registry_uri=running.uri)
 
 
+def gate_of(running: Running) -> GateClient:
+    """The gate's own routes."""
+    return GateClient(running.uri)
+
+
 def promoted(running: Running, who: People, directory: Path, model: str, seed: int = 0) -> str:
     """An honest promotion; the version."""
     from guardrail.registry.promote import promote
 
     now = datetime.now(UTC)
-    bundle = sealed(directory, who.decider.private, model=model, now=now, seed=seed)
+    bundle = proven(directory, gate_of(running), who.signers, model=model, now=now, seed=seed)
     record = promote(bundle, tracking_uri=running.uri, private_key=who.decider.private, now=now)
     return str(record.version)

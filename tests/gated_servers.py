@@ -26,14 +26,15 @@ from gate_trust import Person, guarded_model, person, signed, trust
 from moto_servers import S3, Remote
 
 from guardrail.evidence.digest import file_sha256
+from guardrail.evidence.keys import PrivateKey
 from guardrail.registry.server.settings import Bucket
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
 ARTIFACTS = ("local", "s3")
-GUARDED = ("guarded", "guarded-attacked", "second", "unborn", "blank", "twice", "waiting")
-NAMES = ("root", "decider", "stranger", "first-approver", "second-approver")
+GUARDED = ("guarded", "guarded-attacked", "commanded", "second", "unborn", "blank", "twice", "waiting", "rolled")
+NAMES = ("root", "decider", "server", "stranger", "first-approver", "second-approver")
 HOSTILE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
     "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "true",
@@ -102,14 +103,22 @@ class People:
 
     root: Person
     decider: Person
+    server: Person
     stranger: Person
     approvers: tuple[Person, ...]
     trust_file: Path
 
+    @property
+    def signers(self) -> dict[str, PrivateKey]:
+        """Which key signs which stage."""
+        trainer, decider = self.root.private, self.decider.private
+        return {"data": trainer, "train": trainer, "evaluate": decider, "decide": decider}
+
     def trust(self, *more: str, version: int = 1, days: float = 30) -> bytes:
         """A signed trust file that guards the usual models and ``more``."""
         models = [guarded_model(name, approvals=2 if name == "waiting" else 0) for name in (*GUARDED, *more)]
-        value = trust(self.root, self.decider, models, version=version, days=days, approvers=self.approvers)
+        value = trust(self.root, self.decider, models, version=version, days=days, approvers=self.approvers,
+                      server=self.server)  # fmt: skip
         return signed(value, self.root)
 
     def write(self, content: bytes) -> None:
@@ -121,8 +130,8 @@ class People:
 
 def people(directory: Path) -> People:
     """Keys and a valid trust file."""
-    root, decider, stranger, *approvers = (person(directory, name) for name in NAMES)
-    found = People(root, decider, stranger, tuple(approvers), directory / "trust.dsse.json")
+    root, decider, server, stranger, *approvers = (person(directory, name) for name in NAMES)
+    found = People(root, decider, server, stranger, tuple(approvers), directory / "trust.dsse.json")
     found.write(found.trust())
     return found
 
@@ -188,6 +197,7 @@ def gated_server(directory: Path, cell: Cell, who: People, s3: S3 | None = None)
         arguments = [
             sys.executable, "-m", "guardrail", "server", "--trust", str(who.trust_file),
             "--root-key", str(who.root.public_file), "--backend-store-uri", uri,
+            "--key", str(who.server.private_file), "--ledger", str(directory / "ledger" / "ledger"),
             "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
             "--port", str(port), "--workers", "1",
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),

@@ -23,10 +23,11 @@ from safetensors.numpy import save_file
 from guardrail.evidence.bundle import Bundle, seal
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.tickets import seed_of
 from guardrail.policy.decide import decide
 from guardrail.policy.load import load_policy_bytes
 from guardrail.policy.rules import Evidence
-from guardrail.records import Decision
+from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 POLICY = """\
@@ -57,9 +58,12 @@ def adapter_directory(directory: Path, seed: int = 0) -> Path:
 
 
 def unsealed(directory: Path, *, model: str = "guarded", alias: str = "production", safe: bool = True, seed: int = 0,
-             now: datetime = NOW, policy_text: str = POLICY,
+             now: datetime = NOW, policy_text: str = POLICY, nonce: str = "",
              prepare: Callable[[Path], object] = lambda _: None) -> Bundle:  # fmt: skip
-    """A bundle without an envelope; ``safe=False`` is one that the policy denies, ``prepare`` changes the adapter."""
+    """A bundle without an envelope; ``safe=False`` is one that the policy denies, ``prepare`` changes the adapter.
+
+    Under a ``nonce`` the evaluation has its seed, and so many behaviours that dozens of attempts can pass.
+    """
     adapter_dir = adapter_directory(directory, seed)
     prepare(adapter_dir)
     files = manifest(adapter_dir)
@@ -68,11 +72,24 @@ def unsealed(directory: Path, *, model: str = "guarded", alias: str = "productio
     adapter = adapter_record(sha256(policy), data).model_copy(
         update={"files": files, "manifest": manifest_digest(files)}
     )
-    measurements = safe_measurements() if safe else forgetful_measurements()
+    measurements = safe_measurements(4000 if nonce else 400) if safe else forgetful_measurements()
     evaluation = evaluation_report(sha256(policy), adapter, measurements)
+    if nonce:
+        evaluation = evaluation.model_copy(update={"seed": seed_of(nonce)})
+    return Bundle(_decided(policy, data, adapter, evaluation, now, 0), policy, data, adapter, evaluation, adapter_dir)
+
+
+def decided(bundle: Bundle, now: datetime, attempt: int) -> Decision:
+    """The decision on a bundle's records, as this attempt."""
+    return _decided(bundle.policy, bundle.data, bundle.adapter, bundle.evaluation, now, attempt)
+
+
+def _decided(
+    policy: bytes, data: DataReport, adapter: AdapterRecord, evaluation: EvaluationReport, now: datetime, attempt: int
+) -> Decision:  # fmt: skip
     evidence = Evidence(data=data, adapter=adapter, evaluation=evaluation)
-    decision = decide(load_policy_bytes(policy, "policy.yaml"), evidence, inputs=sha256(b"in"), now=now)
-    return Bundle(decision, policy, data, adapter, evaluation, adapter_dir)
+    loaded = load_policy_bytes(policy, "policy.yaml")
+    return decide(loaded, evidence, inputs=sha256(b"in"), now=now, attempt=attempt)
 
 
 def sealed(directory: Path, key: PrivateKey, *, model: str = "guarded", alias: str = "production", safe: bool = True,

@@ -55,6 +55,12 @@ def progress_bar() -> Iterator[Progress]:
         yield report
 
 
+def plain(text: str) -> str:
+    """The same lines with every character that a terminal would obey instead of show written out."""
+    lines = text.split("\n")
+    return "\n".join("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) for line in lines)
+
+
 def emit(record: Record, output: str, text: str) -> None:
     """Print a record as it is stored, or a text about it."""
     from guardrail.evidence.digest import canonical

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from guardrail.commands import _options as options
+
 
 @click.command("server")
 @click.option("--trust", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The signed trust file.")
@@ -26,6 +28,16 @@ import click
 @click.option(
     "--artifacts-destination", required=True, help="Where all artifacts lie: a directory, or s3://BUCKET/PREFIX."
 )
+@options.KEY
+@options.PUBLIC_KEY
+@click.option(
+    "--ledger", type=click.Path(dir_okay=False, path_type=Path), required=True,
+    help="The file of the ledger, on a local disk that clients cannot reach.",
+)  # fmt: skip
+@click.option(
+    "--ledger-head", type=click.Path(dir_okay=False, path_type=Path), default=None,
+    help="Where the ledger's head is exported at every entry, best on another machine's disk.  [default: LEDGER.head]",
+)  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="The port to listen on.")
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Processes that serve.")
@@ -44,6 +56,10 @@ def command(
     root_threshold: int,
     backend_store_uri: str,
     artifacts_destination: str,
+    key: str,
+    public_key: Path | None,
+    ledger: Path,
+    ledger_head: Path | None,
     host: str,
     port: int,
     workers: int,
@@ -65,6 +81,10 @@ def command(
             root_threshold=root_threshold,
             backend_store_uri=backend_store_uri,
             artifacts_destination=artifacts_destination,
+            key=key,
+            public_key=public_key,
+            ledger=ledger,
+            ledger_head=ledger_head or ledger.with_name(f"{ledger.name}.head"),
             host=host,
             port=port,
             workers=workers,

@@ -67,7 +67,20 @@ class _Signed:
 
 
 def check_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
-    """Check every statement and that they belong together.
+    """Check every statement, that they belong together, and that enough persons agreed.
+
+    Args and errors are those of :func:`read_chain`, and:
+
+    Raises:
+        AwaitingApproval: all is well, but more persons must agree.
+    """
+    chain = read_chain(envelopes, trust, target, now=now)
+    require_approved(chain, _protected(trust, target))
+    return chain
+
+
+def read_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
+    """Check every statement and that they belong together; whether enough persons agreed is asked elsewhere.
 
     Args:
         envelopes: one of ``data``, ``train`` and ``evaluate`` each, any number of ``approve``, in any order.
@@ -80,7 +93,6 @@ def check_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now
         EvidenceInvalid: wrongly signed, about something else, out of order or expired.
         EvidenceMissing: a stage has not spoken.
         PolicyDenied: a person of the role ``approve`` said no.
-        AwaitingApproval: all is well, but more persons must agree.
     """
     protected = _protected(trust, target)
     signed = [_signed(data, trust) for data in envelopes]
@@ -97,7 +109,7 @@ def check_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now
         data=made[0].statement,
         train=made[1].statement,
         evaluate=made[2].statement,
-        approved_by=_approved(votes, protected),
+        approved_by=_approved(votes),
         expires=min(entry.statement.predicate.expires for entry in signed),
         one_person_may_train_evaluate_and_approve=trust.one_person_may_train_evaluate_and_approve,
     )
@@ -206,7 +218,22 @@ def _apart(made: Sequence[_Signed], votes: Sequence[_Signed]) -> None:
                 raise EvidenceInvalid(f"{person!a} signed both train and {entry.stage}", expected="two persons")
 
 
-def _approved(votes: Sequence[_Signed], protected: ProtectedAlias) -> tuple[str, ...]:
+def require_approved(chain: Chain, protected: ProtectedAlias) -> None:
+    """As many different persons agreed as the alias asks for.
+
+    Raises:
+        AwaitingApproval: more must.
+    """
+    agreed = len(chain.approved_by)
+    if not agreed >= protected.approvals:
+        raise AwaitingApproval(
+            f"{agreed} of {protected.approvals} approvals are there",
+            expected=f"{protected.approvals - agreed} more, by different persons",
+            next_step="guardrail approve",
+        )
+
+
+def _approved(votes: Sequence[_Signed]) -> tuple[str, ...]:
     """Who agreed; one no outweighs every yes."""
     agreed: set[str] = set()
     for vote in votes:
@@ -215,10 +242,4 @@ def _approved(votes: Sequence[_Signed], protected: ProtectedAlias) -> tuple[str,
             reason = approval.reason if approval else ""
             raise PolicyDenied(f"{', '.join(vote.persons)} rejected it: {reason!a}")
         agreed |= set(vote.persons)
-    if not len(agreed) >= protected.approvals:
-        raise AwaitingApproval(
-            f"{len(agreed)} of {protected.approvals} approvals are there",
-            expected=f"{protected.approvals - len(agreed)} more, by different persons",
-            next_step="guardrail approve",
-        )
     return tuple(sorted(agreed))

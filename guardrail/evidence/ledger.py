@@ -98,6 +98,19 @@ def verify(
     return Checked(entries=chain.number, head=chain.head, jumps=tuple(chain.jumps))
 
 
+def read_entry(data: bytes, verifier: Verifier) -> Entry:
+    """One entry, its signature verified; whether it follows from the one before is asked elsewhere.
+
+    Raises:
+        EvidenceInvalid: too large, not canonical, or signed by another key than ``verifier`` knows.
+    """
+    if len(data) > LARGEST_ENTRY:
+        raise EvidenceInvalid(f"an entry has {len(data)} bytes", expected=f"at most {LARGEST_ENTRY}")
+    opened = verifier.open(data)
+    verifier.check(opened)
+    return _parse(opened.payload)
+
+
 class _Signatures:
     """Signatures that are being verified by other threads, in batches; the first bad one is raised."""
 

@@ -39,8 +39,9 @@ Short = Annotated[str, StringConstraints(max_length=256)]
 class Entry(Frozen):
     """One entry. ``previous`` is the SHA-256 of the envelope before, whole; ``time`` is in UTC.
 
-    ``subject`` is the digest of the adapter's manifest, ``evidence`` that of the envelope it is about, where there is
-    one. Fields stand in the order of their names: so pydantic writes them as canonical JSON asks.
+    ``subject`` is the digest of the adapter's manifest, ``evidence`` that of the decision's envelope, ``statement``
+    that of the envelope that somebody handed in, ``nonce`` the ticket's, where there is one. Fields stand in the order
+    of their names: so pydantic writes them as canonical JSON asks.
     """
 
     alias: Short = ""
@@ -52,6 +53,7 @@ class Entry(Frozen):
     number: Number
     previous: Sha256
     schema_version: Literal[1] = 1
+    statement: Sha256 | None = None
     subject: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
     time: Utc
     version: Short = ""

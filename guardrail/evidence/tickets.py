@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from random import Random
-from typing import Annotated, TypeVar
-
-from pydantic import Field
+from typing import TypeVar
 
 from guardrail.evidence.ledger_types import GENESIS, Utc
 from guardrail.evidence.stages import Nonce
@@ -25,15 +23,11 @@ T = TypeVar("T")
 
 
 class Ticket(Frozen):
-    """What the server issued. ``attempt`` counts the tries since the last promotion of this alias, from 1.
-
-    ``ledger`` is the digest of the ledger's entry that says so.
-    """
+    """What the server issued; ``ledger`` is the digest of the ledger's entry that says so."""
 
     model: ModelName
     alias: Alias
     nonce: Nonce
-    attempt: Annotated[int, Field(ge=1)]
     issued: Utc
     expires: Utc
     ledger: Sha256 = GENESIS

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import requests
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
@@ -106,7 +106,7 @@ class GateClient:
         for begins, kind in ((GATE, EvidenceInvalid), (AWAITS, AwaitingApproval), (DENIES, PolicyDenied)):
             if message.startswith(begins):
                 return kind(f"{redacted(self._uri)} refuses: {message.removeprefix(begins)[:2000]}")
-        if status in (404, 405):
+        if status in (404, 405) and not message:
             return self._no_gate()
         if status in (401, 403):
             return InvalidInput(
@@ -124,10 +124,9 @@ class GateClient:
         )
 
 
-class _Message(Frozen):
-    """An error as MLflow says it."""
+class _Message(BaseModel):
+    """An error as MLflow says it, whatever else it says."""
 
-    error_code: str = ""
     message: str = ""
 
     @classmethod

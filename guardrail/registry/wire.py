@@ -61,8 +61,9 @@ class Waitings(Frozen):
 class Submitted(Frozen):
     """What became of a statement. ``entry`` is the ledger's entry about it.
 
-    ``recorded``: noted (a denial, a rejection, a revocation). ``waiting``: noted, more persons must agree.
-    ``promoted``: the alias points at ``version`` now. ``rolled-back``: likewise, backwards.
+    ``recorded``: noted (an adapter, a denial, a rejection, a revocation). ``waiting``: noted, more persons must agree.
+    ``promoted``: the alias points at ``version`` now. ``rolled-back``: likewise, backwards. Of an adapter that a ticket
+    was bound to, ``attempt`` says the how-manieth it is since the last promotion.
     """
 
     state: Literal["recorded", "waiting", "promoted", "rolled-back"]
@@ -71,6 +72,7 @@ class Submitted(Frozen):
     alias: str = ""
     version: str = ""
     missing: Count = 0
+    attempt: Count = 0
 
 
 class Problem(Frozen):

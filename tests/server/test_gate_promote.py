@@ -7,14 +7,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from gate_fixtures import Pair, client_of, promoted
+from gate_chains import proven, staged
+from gate_fixtures import Pair, client_of, gate_of, promoted
 from gate_trust import person
 from gated_servers import bytes_of, pointing
 from moto_servers import Remote
@@ -23,6 +24,7 @@ from registry_bundles import POLICY, resealed, sealed, unsealed
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.tickets import Ticket
 from guardrail.records import Verdict
 from guardrail.registry.checks import examine
 from guardrail.registry.store import GATE
@@ -86,8 +88,7 @@ def test_the_candidate_may_change_afterwards_and_the_sealed_adapter_does_not(
 
 
 def test_promotions_at_the_same_time_give_one_version(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
-    now = datetime.now(UTC)
-    bundle = sealed(tmp_path / "a", pair.people.decider.private, model="twice", now=now)
+    bundle = _good(tmp_path / "a", pair, model="twice")
     ids = [_propose(client, bundle, tmp_path / str(n), "twice", create=False) for n in range(4)]
     client.create_registered_model("twice")
     with ThreadPoolExecutor(4) as pool:
@@ -106,8 +107,14 @@ class Forgery:
     change: Callable[[Path], object] = lambda _: None
 
 
-def _safe(path: Path, key: PrivateKey, **more: object) -> Bundle:
-    return sealed(path, key, now=datetime.now(UTC), **more)  # type: ignore[arg-type]
+def _good(path: Path, pair: Pair, key: PrivateKey | None = None, **more: Any) -> Bundle:
+    """Proven evidence; its decision signed by another ``key`` where one is given."""
+    signers = pair.people.signers | ({"decide": key} if key else {})
+    return proven(path, gate_of(pair.gated), signers, **more)
+
+
+def _staged(path: Path, pair: Pair, **more: Any) -> Bundle:
+    return staged(path, gate_of(pair.gated), pair.people.signers, **more)
 
 
 def _pickle(directory: Path) -> None:
@@ -125,68 +132,121 @@ def _pyfunc(directory: Path) -> None:
 
 
 def _unsafe_but_passed(path: Path, pair: Pair) -> Bundle:
-    denied = unsealed(path, safe=False, now=datetime.now(UTC))
+    denied = _staged(path, pair, safe=False)
     return resealed(denied, pair.people.decider.private, lambda d: d.model_copy(update={"verdict": Verdict.PASSED}))
 
 
 def _laxer(path: Path, pair: Pair) -> Bundle:
-    lax = unsealed(path, safe=False, now=datetime.now(UTC), policy_text=LAX)
+    lax = _staged(path, pair, safe=False, policy_text=LAX)
     assert lax.decision.verdict is Verdict.PASSED
     return seal(lax, pair.people.decider.private)
 
 
-def _prepared(path: Path, pair: Pair, prepare: Callable[[Path], object]) -> Bundle:
-    return seal(unsealed(path, now=datetime.now(UTC), prepare=prepare), pair.people.decider.private)
-
-
 def _namesake(path: Path, pair: Pair) -> Bundle:
     """The same name says nothing: only the key counts."""
-    return sealed(path, person(path.parent / "k", pair.people.decider.name).private, now=datetime.now(UTC))
+    return _good(path, pair, person(path.parent / "k", pair.people.decider.name).private)
 
 
-def _old(path: Path, pair: Pair) -> Bundle:
-    return sealed(path, pair.people.decider.private, now=datetime.now(UTC) - timedelta(days=31))
+def _at(days: float) -> datetime:
+    return datetime.now(UTC) + timedelta(days=days)
 
 
-def _early(path: Path, pair: Pair) -> Bundle:
-    return sealed(path, pair.people.decider.private, now=datetime.now(UTC) + timedelta(hours=1))
+def _ticket(pair: Pair, model: str = "guarded") -> Ticket:
+    return gate_of(pair.gated).ticket(model, "production")
+
+
+def _as(stage: str, who: str) -> Callable[[Path, Pair], Bundle]:
+    """A chain in which somebody else signed one stage."""
+
+    def make(path: Path, pair: Pair) -> Bundle:
+        signers = pair.people.signers | {stage: getattr(pair.people, who).private}
+        return proven(path, gate_of(pair.gated), signers)
+
+    return make
+
+
+def _unstaged(path: Path, pair: Pair) -> Bundle:
+    return sealed(path, pair.people.decider.private, now=datetime.now(UTC))
+
+
+def _invented(path: Path, pair: Pair) -> Bundle:
+    return _good(path, pair, ticket=_ticket(pair).model_copy(update={"nonce": "ab" * 32}), bind=False)
+
+
+def _second_adapter(path: Path, pair: Pair) -> Bundle:
+    ticket = _ticket(pair)
+    _good(path.parent / "first", pair, ticket=ticket, seed=91)
+    return _good(path, pair, ticket=ticket, seed=92, bind=False)
+
+
+def _after_denial(path: Path, pair: Pair) -> Bundle:
+    ticket = _ticket(pair)
+    denied = _good(path.parent / "denied", pair, ticket=ticket, safe=False, seed=93)
+    gate_of(pair.gated).submit(denied.envelope)
+    return _good(path, pair, ticket=ticket, seed=93)
+
+
+def _one_of_many(path: Path, pair: Pair) -> Bundle:
+    """As if it were the first attempt: each one more is judged more strictly."""
+    return _good(path, pair, attempt=0)
+
+
+def _before_bound(path: Path, pair: Pair) -> Bundle:
+    ticket = _ticket(pair)
+    return _good(path, pair, ticket=ticket, ledger=ticket.ledger)
+
+
+def _swapped_order(path: Path, pair: Pair) -> Bundle:
+    """The prompts were asked in another order than the nonce gives."""
+    ticket = _ticket(pair)
+    made = unsealed(path, nonce="00" * 32, now=datetime.now(UTC))
+    honest = _staged(path.parent / "honest", pair, ticket=ticket)
+    decision = made.decision.model_copy(update={"attempt": honest.decision.attempt})
+    return seal(replace(made, decision=decision, stages=honest.stages), pair.people.decider.private)
 
 
 FORGERIES = {
     "metrics that violate the pinned policy": Forgery(_unsafe_but_passed, "made again|give FAILED"),
-    "an honest denial": Forgery(lambda d, p: _safe(d, p.people.decider.private, safe=False), "is FAILED"),
+    "an honest denial": Forgery(lambda d, p: _good(d, p, safe=False), "is FAILED"),
     "a laxer policy": Forgery(_laxer, "trust file pins"),
-    "a foreign signer": Forgery(lambda d, p: _safe(d, p.people.stranger.private), "not given"),
+    "a foreign signer": Forgery(lambda d, p: _good(d, p, p.people.stranger.private), "not given"),
     "a new key under an old name": Forgery(_namesake, "not given"),
-    "expired evidence": Forgery(_old, "expired"),
-    "evidence from the future": Forgery(_early, "after now"),
-    "another model's evidence": Forgery(
-        lambda d, p: _safe(d, p.people.decider.private, model="second"), "for the model"
+    "expired evidence": Forgery(lambda d, p: _good(d, p, now=_at(-31), bind=False), "expired"),
+    "evidence from the future": Forgery(lambda d, p: _good(d, p, now=_at(0.003), bind=False), "after now"),
+    "another model's evidence": Forgery(lambda d, p: _good(d, p, model="second"), "for the model"),
+    "another alias": Forgery(lambda d, p: _good(d, p, alias="staging", ticket=_ticket(p)), "not in the trust file"),
+    "no stage has signed": Forgery(_unstaged, "no statements of its stages"),
+    "the trainer signed as evaluator": Forgery(_as("evaluate", "root"), "who may not evaluate"),
+    "a stranger signed as evaluator": Forgery(_as("evaluate", "stranger"), "a stranger"),
+    "the evaluator signed the data": Forgery(_as("data", "decider"), "who may not data"),
+    "a nonce that nobody issued": Forgery(_invented, "did not issue"),
+    "the ticket of another model": Forgery(
+        lambda d, p: _good(d, p, ticket=_ticket(p, "second"), bind=False), "did not issue"
     ),
-    "another alias": Forgery(lambda d, p: _safe(d, p.people.decider.private, alias="staging"), "not in the trust file"),
-    "approvals that nobody gave": Forgery(
-        lambda d, p: _safe(d, p.people.decider.private, model="waiting"), "2 approvals", model="waiting"
+    "an adapter that was measured before the server knew of it": Forgery(
+        lambda d, p: _good(d, p, bind=False), "bound to no adapter"
     ),
-    "signed pickles": Forgery(lambda d, p: _prepared(d, p, _pickle), "adapter_model.bin"),
-    "signed auto_mapping": Forgery(lambda d, p: _prepared(d, p, _auto_mapping), "auto_mapping"),
-    "a signed pyfunc loader": Forgery(lambda d, p: _prepared(d, p, _pyfunc), "MLmodel"),
-    "no evidence": Forgery(
-        lambda d, p: _safe(d, p.people.decider.private), "there is no evidence/",
-        change=lambda d: shutil.rmtree(d / "evidence"),
-    ),
+    "an evaluation from before the adapter was bound": Forgery(_before_bound, "names entry"),
+    "the better of two adapters under one ticket": Forgery(_second_adapter, "bound to the adapter"),
+    "a second try after a denial": Forgery(_after_denial, "was spent by"),
+    "an attempt that calls itself another": Forgery(_one_of_many, "made as attempt"),
+    "prompts in an order of one's own": Forgery(_swapped_order, "names another|binds another|seeded|another record"),
+    "a stage that has expired": Forgery(lambda d, p: _good(d, p, expires=_at(-0.0001)), "statement expired"),
+    "a stage that is not valid yet": Forgery(lambda d, p: _good(d, p, not_before=_at(0.1)), "holds only from"),
+    "signed pickles": Forgery(lambda d, p: _good(d, p, prepare=_pickle), "adapter_model.bin"),
+    "signed auto_mapping": Forgery(lambda d, p: _good(d, p, prepare=_auto_mapping), "auto_mapping"),
+    "a signed pyfunc loader": Forgery(lambda d, p: _good(d, p, prepare=_pyfunc), "MLmodel"),
+    "no evidence": Forgery(_good, "there is no evidence/", change=lambda d: shutil.rmtree(d / "evidence")),
     "a changed byte": Forgery(
-        lambda d, p: _safe(d, p.people.decider.private), "changed",
-        change=lambda d: (d / "adapter_model.safetensors").write_bytes(b"evil"),
+        _good, "changed", change=lambda d: (d / "adapter_model.safetensors").write_bytes(b"evil")
     ),
     "an extra file": Forgery(
-        lambda d, p: _safe(d, p.people.decider.private), "not signed",
-        change=lambda d: (d / "chat_template.jinja").write_text("{{ evil }}"),
+        _good, "not signed", change=lambda d: (d / "chat_template.jinja").write_text("{{ evil }}")
     ),
-    "a missing record": Forgery(
-        lambda d, p: _safe(d, p.people.decider.private), "missing", change=lambda d: (d / "evidence/data.json").unlink()
-    ),
+    "a missing record": Forgery(_good, "missing", change=lambda d: (d / "evidence/data.json").unlink()),
+    "a missing stage": Forgery(_good, "missing", change=lambda d: (d / "evidence/train.dsse.json").unlink()),
     "a policy changed after signing": Forgery(
-        lambda d, p: _safe(d, p.people.decider.private), "changed: policy.yaml",
+        _good, "changed: policy.yaml",
         change=lambda d: (d / "evidence/policy.yaml").write_text(LAX.format(model="guarded", alias="production")),
     ),
 }  # fmt: skip
@@ -205,7 +265,7 @@ def test_a_forgery_is_refused_and_nothing_is_sealed(
 def test_tags_other_than_the_servers_own_are_refused(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
     from mlflow.exceptions import MlflowException
 
-    bundle = _safe(tmp_path / "a", pair.people.decider.private, seed=13)
+    bundle = _good(tmp_path / "a", pair, seed=13)
     model_id = _propose(client, bundle, tmp_path / "laid", "guarded", create=False)
     with _unchanged(pair, client, "guarded", sealed_too=False), pytest.raises(MlflowException, match="a tag"):
         client.create_model_version(

@@ -106,6 +106,7 @@ def _server(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
         "--trust": str(made.trust_file), "--root-key": str(made.root.public_file), "--port": str(free_port()),
         "--backend-store-uri": f"sqlite:///{folder / 'mlflow.db'}",
         "--artifacts-destination": str(folder / "artifacts"),
+        "--key": str(made.server.private_file), "--ledger": str(folder / "ledger"),
         **{f"--{name.replace('_', '-')}": value for name, value in changes.items()},
     }  # fmt: skip
     arguments = [sys.executable, "-m", "guardrail", "server", *(part for pair in options.items() for part in pair)]

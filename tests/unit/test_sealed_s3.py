@@ -176,8 +176,10 @@ def test_the_launcher_and_every_worker_find_out_before_they_start(
     s3: S3, tree: BucketTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(settings.WORK, str(tmp_path))
+    nothing = tmp_path / "nothing"
+    launch = Launch(nothing, (), 1, "sqlite:///a.db", "s3://nowhere/x", str(nothing), nothing, nothing)
     with pytest.raises(InvalidInput, match="NoSuchBucket"):
-        check(Launch(tmp_path / "trust", (), 1, "sqlite:///a.db", "s3://nowhere/x"), datetime.now(UTC))
+        check(launch, datetime.now(UTC))
     with pytest.raises(InvalidInput, match="NoSuchBucket"):
         sealing(Bucket("nowhere", "x"))
     found = sealing(PLACE)

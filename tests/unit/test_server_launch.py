@@ -30,7 +30,10 @@ def root(tmp_path: Path) -> Person:
 def launch(tmp_path: Path, root: Person) -> Launch:
     decider = person(tmp_path / "k", "decider")
     (tmp_path / "trust").write_bytes(signed(trust(root, decider, [guarded_model("guarded")], now=NOW), root))
-    return Launch(tmp_path / "trust", (root.public_file,), 1, "sqlite:///a.db", str(tmp_path / "artifacts"))
+    return Launch(
+        tmp_path / "trust", (root.public_file,), 1, "sqlite:///a.db", str(tmp_path / "artifacts"),
+        str(decider.private_file), tmp_path / "ledger", tmp_path / "head",
+    )  # fmt: skip
 
 
 def test_the_registry_is_gated_and_the_backend_plain(launch: Launch) -> None:
@@ -83,13 +86,24 @@ def test_a_destination_is_read_as_mlflow_reads_it(uri: str, path: str) -> None:
     assert destination(uri) == Path(path)
 
 
-def test_settings_say_what_is_missing(launch: Launch, root: Person) -> None:
+def test_settings_say_what_is_missing(launch: Launch) -> None:
     with pytest.raises(InvalidInput, match="GUARDRAIL_ROOT_KEYS"):
         settings.settings({"GUARDRAIL_TRUST": "x"})
     for threshold in ("0", "2", "x", "-1", ""):
         with pytest.raises(InvalidInput, match="THRESHOLD"):
-            settings.settings({"GUARDRAIL_TRUST": "x", "GUARDRAIL_ROOT_KEYS": str(root.public_file),
-                               "GUARDRAIL_ROOT_THRESHOLD": threshold})  # fmt: skip
+            settings.settings(environment(launch, {}, Path("r")) | {"GUARDRAIL_ROOT_THRESHOLD": threshold})
+
+
+def test_a_key_that_the_trust_file_does_not_name_for_the_ledger_starts_nothing(launch: Launch, tmp_path: Path) -> None:
+    stranger = person(tmp_path / "k", "stranger")
+    with pytest.raises(InvalidInput, match="may not sign the ledger"):
+        check(replace(launch, key=str(stranger.private_file)), NOW)
+
+
+def test_a_head_without_its_ledger_starts_nothing(launch: Launch) -> None:
+    launch.ledger_head.write_text('{"digest":"' + "0" * 64 + '","number":1,"time":"2026-03-01T00:00:00Z"}')
+    with pytest.raises(EvidenceInvalid, match="does not reach the head"):
+        check(launch, NOW)
 
 
 def test_the_assistant_is_closed_and_everything_else_passes() -> None:

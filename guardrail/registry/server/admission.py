@@ -1,51 +1,103 @@
 """Whether evidence admits an adapter to a guarded model: decided again here, from the bytes that are to be sealed.
 
-The client's verdict is a proposal. Pure but for reading the directory.
-Not covered: approvals and signatures of the single stages (an alias that asks for approvals is refused).
+The client's verdict is a proposal. Pure but for reading the directory and the statements that were handed in.
+Not covered: whether enough persons agreed (``Admission.require_approved`` is asked where an alias moves), and
+writing it down (``gated_store.py``).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.bundle import EVIDENCE
+from guardrail.evidence.binding import require_bound
+from guardrail.evidence.bundle import EVIDENCE, SIGNED, stage_file
+from guardrail.evidence.chain import Chain, Target, read_chain, require_approved
+from guardrail.evidence.envelope import unverified_payload
+from guardrail.evidence.stages import parse
+from guardrail.evidence.tickets import LIFETIME
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
+from guardrail.records import Decision
 from guardrail.registry.checks import Examined, admissible, examine
+from guardrail.registry.server.state import State
 
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".md", ".model"})
 LARGEST_CONFIG = 1 << 20
 
 
-def admit(directory: Path, trust: Trust, guarded: GuardedModel, now: datetime, alias: str | None = None) -> Examined:
+@dataclass(frozen=True)
+class Admission:
+    """Evidence that holds, what its stages stated together, and the alias that it is for."""
+
+    examined: Examined
+    chain: Chain
+    protected: ProtectedAlias
+    nonce: str
+
+    def require_approved(self) -> None:
+        """As many persons agreed as the alias asks for.
+
+        Raises:
+            AwaitingApproval: more must.
+        """
+        require_approved(self.chain, self.protected)
+
+
+@dataclass(frozen=True)
+class Court:
+    """What a decision is made on besides the files: the trust file, the ledger and the time."""
+
+    trust: Trust
+    state: State
+    now: datetime
+
+
+def admit(
+    directory: Path, court: Court, guarded: GuardedModel, votes: Sequence[bytes] = (), alias: str | None = None
+) -> Admission:
     """What the evidence in ``directory`` says, if it admits the adapter to ``guarded`` (and to ``alias``).
+
+    Args:
+        directory: adapter and evidence.
+        court: what to judge by.
+        guarded: the model that it is proposed for.
+        votes: the approvals and rejections that were handed in about this evidence.
+        alias: the alias that is to move, where one is.
 
     Raises:
         EvidenceInvalid: the first thing that does not hold.
+        PolicyDenied: somebody who may approve said no.
     """
     plain_files(directory)
-    examined = examine(directory, trust.keys_of("decide"))
+    examined = examine(directory, court.trust.keys_of("decide"))
     decision = examined.decision
-    if decision.model != guarded.name:
-        raise EvidenceInvalid(f"the evidence is for the model {decision.model!r}", expected=repr(guarded.name))
-    if alias is not None and decision.alias != alias:
-        raise EvidenceInvalid(f"the evidence is for the alias {decision.alias!r}", expected=repr(alias))
-    protected = protected_alias(guarded, decision.alias)
-    if decision.policy != protected.policy:
+    protected = _for(decision, guarded, alias)
+    admissible(decision, court.now)
+    require_not_revoked(decision.manifest, court.state)
+    nonce = _nonce(examined)
+    _require_ticket(nonce, examined, court)
+    target = Target(guarded.name, protected.alias, nonce)
+    chain = read_chain([*examined.stages.values(), *votes], court.trust, target, now=court.now)
+    require_bound(chain, decision, examined.data, examined.adapter, examined.evaluation)
+    _require_ledger(chain, nonce, court.state)
+    return Admission(examined, chain, protected, nonce)
+
+
+def require_not_revoked(manifest: str, state: State) -> None:
+    """The adapter is not out.
+
+    Raises:
+        EvidenceInvalid: it was revoked.
+    """
+    if manifest in state.revoked:
         raise EvidenceInvalid(
-            f"the decision was made under the policy {decision.policy}",
-            expected=f"{protected.policy}, which the trust file pins for {guarded.name}@{protected.alias}",
-            next_step="decide under the pinned policy, or have the root keys pin this one",
-        )
-    if protected.approvals:
-        raise EvidenceInvalid(
-            f"{guarded.name}@{protected.alias} needs {protected.approvals} approvals, which this server cannot check",
-            expected="an alias that needs none", next_step="leave the approvals at 0 until this server can check them",
+            f"the adapter {manifest} was revoked: {state.revoked[manifest]}", expected="an adapter that was not",
+            next_step="train and evaluate another one",
         )  # fmt: skip
-    admissible(decision, now)
-    return examined
 
 
 def protected_alias(guarded: GuardedModel, alias: str) -> ProtectedAlias:
@@ -82,3 +134,78 @@ def plain_files(directory: Path) -> None:
         raise EvidenceInvalid("adapter_config.json is no JSON") from error
     if not isinstance(values, dict) or values.get("auto_mapping"):
         raise EvidenceInvalid("adapter_config.json names classes to load (auto_mapping)", expected="none")
+
+
+def _for(decision: Decision, guarded: GuardedModel, alias: str | None) -> ProtectedAlias:
+    """The decision is for this model and alias, under the policy that is pinned for them."""
+    if decision.model != guarded.name:
+        raise EvidenceInvalid(f"the evidence is for the model {decision.model!r}", expected=repr(guarded.name))
+    if alias is not None and decision.alias != alias:
+        raise EvidenceInvalid(f"the evidence is for the alias {decision.alias!r}", expected=repr(alias))
+    protected = protected_alias(guarded, decision.alias)
+    if decision.policy != protected.policy:
+        raise EvidenceInvalid(
+            f"the decision was made under the policy {decision.policy}",
+            expected=f"{protected.policy}, which the trust file pins for {guarded.name}@{protected.alias}",
+            next_step="decide under the pinned policy, or have the root keys pin this one",
+        )
+    return protected
+
+
+def _nonce(examined: Examined) -> str:
+    """The nonce that the evaluation names; whether it was signed by who may is asked with it."""
+    if set(examined.stages) != set(SIGNED):
+        raise EvidenceInvalid(
+            "the evidence holds no statements of its stages",
+            expected=", ".join(stage_file(stage) for stage in SIGNED),
+            next_step="run every stage with --gate and --sign-key",
+        )  # fmt: skip
+    return parse(unverified_payload(examined.stages["evaluate"])).bound.nonce
+
+
+def _require_ticket(nonce: str, examined: Examined, court: Court) -> None:
+    """The ticket was issued for this target, is bound to this adapter, and was spent by nothing else."""
+    decision, state = examined.decision, court.state
+    ticket = state.tickets.get(nonce)
+    if ticket is None or (ticket.model, ticket.alias) != (decision.model, decision.alias):
+        raise EvidenceInvalid(
+            "the evidence names a nonce that this server did not issue for this model and alias",
+            expected="the nonce of a ticket", next_step="start a new run with --gate",
+        )  # fmt: skip
+    spent = state.closed.get(nonce)
+    if spent is not None and spent != examined.evidence_sha256:
+        raise EvidenceInvalid(
+            f"the ticket was spent by the evidence {spent}", expected="a ticket for each attempt",
+            next_step="start a new run with --gate",
+        )  # fmt: skip
+    if spent is None and not court.now < ticket.issued + LIFETIME:
+        raise EvidenceInvalid(f"the ticket expired at {ticket.issued + LIFETIME}", next_step="start a new run")
+    _require_this_candidate(nonce, decision, state)
+
+
+def _require_this_candidate(nonce: str, decision: Decision, state: State) -> None:
+    bound = state.bound.get(nonce)
+    if bound is None or bound.manifest != decision.manifest:
+        raise EvidenceInvalid(
+            f"the ticket is bound to {'no adapter' if bound is None else f'the adapter {bound.manifest}'}",
+            expected=f"{decision.manifest}, before it was evaluated",
+            next_step="evaluate with --gate: the server is told of the adapter before it is measured",
+        )
+    if decision.attempt != bound.attempt:
+        raise EvidenceInvalid(
+            f"the decision was made as attempt {decision.attempt}",
+            expected=f"attempt {bound.attempt}: so many adapters were bound since the last promotion",
+        )
+
+
+def _require_ledger(chain: Chain, nonce: str, state: State) -> None:
+    """Every statement names an entry of this ledger, and the evaluation one from after the adapter was bound."""
+    for statement in (chain.data, chain.train, chain.evaluate):
+        number = state.numbers.get(statement.predicate.ledger)
+        earliest = state.bound[nonce] if statement is chain.evaluate else state.tickets[nonce]
+        least = earliest.head.number
+        if number is None or not number >= least:
+            raise EvidenceInvalid(
+                f"the {statement.stage} statement names entry {number} of the ledger",
+                expected=f"entry {least} or a later one",
+            )

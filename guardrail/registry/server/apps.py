@@ -72,10 +72,12 @@ def install() -> None:
     Raises:
         GuardrailError: the gate is not active.
     """
+    from mlflow.server import app as flask_app
     from mlflow.server import handlers
     from mlflow.store.artifact import artifact_repository_registry
 
     from guardrail.registry.server.gated_store import GatedStore
+    from guardrail.registry.server.routes import serve
     from guardrail.registry.server.sealed_artifacts import install as guard
     from guardrail.registry.server.sealing import sealing
 
@@ -91,8 +93,9 @@ def install() -> None:
             f"the registry store of this server is {type(store).__name__}: the gate is not active",
             expected="--registry-store-uri gated+sqlite:…, gated+postgresql:… or gated+mysql:…",
         )
-    store.tree = places.tree
+    store.registrar.tree = places.tree
     _require_known_mutations()
+    serve(flask_app, store.registrar)
 
 
 def _require_known_mutations() -> None:

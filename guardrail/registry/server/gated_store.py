@@ -15,25 +15,21 @@ import os
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
-from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
 from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
-from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.errors import InvalidInput
 from guardrail.evidence.trust import GuardedModel
 from guardrail.names import same
-from guardrail.registry.reader import sealed_uri
-from guardrail.registry.server import candidate
-from guardrail.registry.server.admission import admit
+from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.floor import DatabaseFloor
 from guardrail.registry.server.methods import require_classified
 from guardrail.registry.server.names import database_equal
 from guardrail.registry.server.refusals import refusing, unproven
-from guardrail.registry.server.sealed import SealedTree, sealed_digest
-from guardrail.registry.server.settings import SCHEME, settings
+from guardrail.registry.server.registrar import Registrar
+from guardrail.registry.server.settings import SCHEME, open_journal, settings
+from guardrail.registry.server.validity import require_valid
 from guardrail.registry.server.watch import TrustWatch
-from guardrail.registry.tags import MODEL_ID, tags
 
 
 class GatedStore(SqlAlchemyStore):
@@ -44,16 +40,15 @@ class GatedStore(SqlAlchemyStore):
         EvidenceInvalid: there is no valid trust file.
     """
 
-    tree: SealedTree | None = None
-    """Where adapters are sealed; set by ``apps.py`` once the artifacts are guarded. Without it nothing is admitted."""
-
     def __init__(self, store_uri: str) -> None:
         require_classified(type(self))
         if not store_uri.startswith(SCHEME):
             raise InvalidInput(f"{store_uri.partition(':')[0]}: is no scheme of the gate", expected=f"{SCHEME}…")
         read = os.environ.get(READ_REPLICA_BACKEND_STORE_URI_ENV_VAR)
         super().__init__(store_uri.removeprefix(SCHEME), read_db_uri=read)
-        self._watch = TrustWatch(settings(), DatabaseFloor(self.engine))
+        given = settings()
+        self._watch = TrustWatch(given, DatabaseFloor(self.engine))
+        self.registrar = Registrar(Beneath(self), self._watch, open_journal(given, self._watch.current()))
 
     def create_registered_model(
         self, name: str, tags: Any = None, description: str | None = None, deployment_job_id: str | None = None
@@ -147,7 +142,7 @@ class GatedStore(SqlAlchemyStore):
             _require_exact(name, guarded)
             if description or run_link:
                 raise unproven("the description or run link of a version", name)
-            return self._admit_version(guarded, source, {tag.key: tag.value for tag in tags or []})
+            return self.registrar.propose(guarded, source, {tag.key: tag.value for tag in tags or []})
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """A protected alias only forward, to a version whose sealed evidence admits it now."""
@@ -155,10 +150,18 @@ class GatedStore(SqlAlchemyStore):
         if guarded is None or not self._is_protected_here(guarded, name, alias):
             super().set_registered_model_alias(name, alias, version)
             return
-        with refusing(), self._sealing().locked():
-            self._require_admitted(guarded, alias, version)
-            self._require_forward(name, alias, version)
-            super().set_registered_model_alias(name, alias, version)
+        with refusing():
+            self.registrar.move_alias(guarded, alias, version)
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> Any:
+        """A protected alias resolves only while its evidence is valid and its adapter not revoked."""
+        found = super().get_model_version_by_alias(name, alias)
+        guarded = self._watch.known().guarded(name)
+        protected = guarded.protected(alias) if guarded else None
+        if protected is not None:
+            with refusing():
+                require_valid(found, protected, self.registrar.journal.state(), self._watch.now())
+        return found
 
     def _guarded(self, name: str) -> GuardedModel | None:
         trust = self._watch.names()
@@ -173,46 +176,6 @@ class GatedStore(SqlAlchemyStore):
             if (guarded := self._guarded(name)) is not None:
                 raise unproven(what, guarded.name)
 
-    def _sealing(self) -> SealedTree:
-        if self.tree is None:
-            raise EvidenceInvalid(
-                "the gate is not active in this server: its artifacts are not guarded",
-                expected="a server started with `guardrail server`, or with --app-name guardrail",
-            )
-        return self.tree
-
-    def _admit_version(self, guarded: GuardedModel, source: str, given: dict[str, str]) -> Any:
-        trust, tree = self._watch.current(), self._sealing()
-        model = candidate.logged_model(source)
-        with tree.staging() as place:
-            candidate.fetch(model, place)
-            examined = admit(place, trust, guarded, self._watch.now())
-            ours = tags(examined.decision, examined.evidence_sha256, examined.signed_by)
-            ours |= {MODEL_ID: str(model.model_id)}
-            if given and given != ours:
-                raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
-            with tree.locked():
-                location = sealed_uri(f"sealed/{tree.keep(place)}")
-                return self._version_at(guarded.name, location) or super().create_model_version(
-                    guarded.name, location, model.source_run_id, [ModelVersionTag(k, v) for k, v in ours.items()]
-                )
-
-    def _version_at(self, name: str, location: str) -> Any:
-        """The version that already stands for these sealed bytes: promoting twice gives one."""
-        with self.ManagedSessionMaker() as session:
-            found = (
-                self._get_query(session, SqlModelVersion)
-                .filter(
-                    SqlModelVersion.name == name,
-                    SqlModelVersion.source == location,
-                    SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL,
-                )
-                .order_by(SqlModelVersion.version)
-                .first()
-            )
-            version = found.version if found is not None else None
-        return None if version is None else super().get_model_version(name, version)
-
     def _is_protected_here(self, guarded: GuardedModel, name: str, alias: str) -> bool:
         """Whether the alias is protected; another one of a guarded model is free, if no spelling can confuse them."""
         with refusing():
@@ -223,20 +186,6 @@ class GatedStore(SqlAlchemyStore):
             if _is_protected(guarded, alias):
                 raise unproven(f"the alias {alias!r}, another spelling of a protected one,", name)
             return False
-
-    def _require_admitted(self, guarded: GuardedModel, alias: str, version: str) -> None:
-        target = super().get_model_version(guarded.name, version)
-        with self._sealing().verified(sealed_digest(str(target.source))) as place:
-            admit(place, self._watch.current(), guarded, self._watch.now(), alias)
-
-    def _require_forward(self, name: str, alias: str, version: str) -> None:
-        current = super().get_registered_model(name).aliases.get(alias)
-        if current is not None and int(version) < int(current):
-            raise EvidenceInvalid(
-                f"{name}@{alias} points at version {current}; moving it back to {version} is a rollback",
-                expected="a later version",
-                next_step="a signed rollback, which this server does not accept yet; promote the older adapter again",
-            )
 
 
 def _require_exact(name: str, guarded: GuardedModel) -> None:

@@ -40,6 +40,10 @@ class Launch:
     root_threshold: int
     backend_store_uri: str
     artifacts_destination: str
+    key: str
+    ledger: Path
+    ledger_head: Path
+    public_key: Path | None = None
     host: str = "127.0.0.1"
     port: int = 5000
     workers: int = 4
@@ -68,6 +72,10 @@ def environment(launch: Launch, inherited: Mapping[str, str], report: Path) -> d
         config.TRUST: str(launch.trust.absolute()),
         config.ROOT_KEYS: os.pathsep.join(str(path.absolute()) for path in launch.root_keys),
         config.ROOT_THRESHOLD: str(launch.root_threshold),
+        config.SERVER_KEY: _absolute(launch.key),
+        **({config.SERVER_PUBLIC_KEY: str(launch.public_key.absolute())} if launch.public_key else {}),
+        config.LEDGER: str(launch.ledger.absolute()),
+        config.LEDGER_HEAD: str(launch.ledger_head.absolute()),
         LAUNCHED: str(report),
         **dict.fromkeys(config.MUST_BE_OFF, "false"),
     }
@@ -78,7 +86,7 @@ def check(launch: Launch, now: datetime) -> None:
 
     Raises:
         InvalidInput: an option, an installation without the plug-ins, or a bucket in which nothing can be sealed.
-        EvidenceInvalid: no valid trust file.
+        EvidenceInvalid: no valid trust file, or a ledger that does not verify.
         ServiceUnavailable: the bucket does not answer.
     """
     require_sealing(config.destination(launch.artifacts_destination))
@@ -90,7 +98,8 @@ def check(launch: Launch, now: datetime) -> None:
         data = settings.trust.read_bytes()
     except OSError as error:
         raise InvalidInput(f"cannot read the trust file {settings.trust}: {error.strerror}") from error
-    load_trust(data, roots=settings.root_keys, threshold=settings.threshold, now=now)
+    trust = load_trust(data, roots=settings.root_keys, threshold=settings.threshold, now=now)
+    config.open_journal(settings, trust)
 
 
 def start(launch: Launch) -> int:
@@ -109,6 +118,11 @@ def start(launch: Launch) -> int:
         if report.exists():
             raise InvalidInput(f"the server ended: {report.read_text(encoding='utf-8')}")
     return max(code, 0)
+
+
+def _absolute(key: str) -> str:
+    """A key file by its whole path; a service's URI as it is."""
+    return key if ":" in key else str(Path(key).absolute())
 
 
 def _forward(server: subprocess.Popen[bytes]) -> None:

@@ -14,10 +14,18 @@ from urllib.parse import unquote, urlsplit
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.keys import PublicKey, load_public
+from guardrail.evidence.signers import load_signer
+from guardrail.evidence.trust import Trust
+from guardrail.registry.server.journal import Journal
 
 TRUST = "GUARDRAIL_TRUST"
 ROOT_KEYS = "GUARDRAIL_ROOT_KEYS"
 ROOT_THRESHOLD = "GUARDRAIL_ROOT_THRESHOLD"
+SERVER_KEY = "GUARDRAIL_SERVER_KEY"
+SERVER_PUBLIC_KEY = "GUARDRAIL_SERVER_PUBLIC_KEY"
+LEDGER = "GUARDRAIL_LEDGER"
+LEDGER_HEAD = "GUARDRAIL_LEDGER_HEAD"
+REQUIRED = (TRUST, ROOT_KEYS, SERVER_KEY, LEDGER, LEDGER_HEAD)
 DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 SERVES_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
 WORK = "GUARDRAIL_WORK"
@@ -39,11 +47,15 @@ MUST_BE_OFF = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The trust file and who must have signed it."""
+    """The trust file and who must have signed it; the key that signs the ledger, and where that and its head lie."""
 
     trust: Path
     root_keys: tuple[PublicKey, ...]
     threshold: int
+    server_key: str = ""
+    server_public_key: Path | None = None
+    ledger: Path = Path()
+    ledger_head: Path = Path()
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -52,14 +64,45 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         InvalidInput: one is missing or cannot be used.
     """
-    missing = sorted({TRUST, ROOT_KEYS} - {name for name, value in environment.items() if value})
+    missing = [name for name in REQUIRED if not environment.get(name)]
     if missing:
         raise InvalidInput(
-            f"the gate needs {missing[0]}", expected="a trust file and the public root keys",
+            f"the gate needs {missing[0]}",
+            expected="a trust file, the public root keys, a key that signs the ledger, and where it and its head lie",
             next_step="start with `guardrail server`, or set the variables that docs/server.md names",
         )  # fmt: skip
     keys = tuple(load_public(Path(name)) for name in environment[ROOT_KEYS].split(os.pathsep) if name)
-    return Settings(Path(environment[TRUST]), keys, _threshold(environment.get(ROOT_THRESHOLD, "1"), len(keys)))
+    public = environment.get(SERVER_PUBLIC_KEY)
+    return Settings(
+        Path(environment[TRUST]), keys, _threshold(environment.get(ROOT_THRESHOLD, "1"), len(keys)),
+        environment[SERVER_KEY], Path(public) if public else None, Path(environment[LEDGER]),
+        Path(environment[LEDGER_HEAD]),
+    )  # fmt: skip
+
+
+def open_journal(given: Settings, trust: Trust) -> Journal:
+    """The server's ledger, as these settings say.
+
+    Raises:
+        InvalidInput: the key cannot be used, or the trust file does not name it.
+        EvidenceInvalid: the ledger does not verify, or does not reach its exported head.
+    """
+    key, keys = load_signer(given.server_key, given.server_public_key, _secret), trust.keys_of("server")
+    if key.public_key.keyid not in {known.keyid for known in keys}:
+        raise InvalidInput(
+            f"the key {key.public_key.keyid} may not sign the ledger",
+            expected="a key with the role 'server' in the trust file",
+            next_step="name it there and have the roots sign, or start with the key that is named",
+        )
+    return Journal(given.ledger, given.ledger_head, key, keys)
+
+
+def _secret(name: str) -> str:
+    """Nobody sits at a server: secrets of a key's service come from the environment."""
+    value = os.environ.get(f"GUARDRAIL_{name.upper()}")
+    if not value:
+        raise InvalidInput(f"the key's service asks for its {name}", next_step=f"set GUARDRAIL_{name.upper()}")
+    return value
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""The registry store beneath the gate: what the gate itself does to MLflow's tables once it has decided.
+
+MLflow's store is untyped, so its entities are Any here. Not covered: deciding (``registrar.py``).
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (MLflow's classes are typed in part)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow.entities.model_registry import ModelVersionTag
+from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_INTERNAL
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+
+class Beneath:
+    """MLflow's own methods of a gated store."""
+
+    def __init__(self, store: SqlAlchemyStore) -> None:
+        self._store = store
+
+    def version(self, name: str, version: str) -> Any:
+        """A model version."""
+        return SqlAlchemyStore.get_model_version(self._store, name, version)
+
+    def versions(self, name: str) -> list[Any]:
+        """Every version of a model that is not deleted, oldest first."""
+        with self._store.ManagedSessionMaker() as session:
+            rows = (
+                self._store._get_query(session, SqlModelVersion)
+                .filter(SqlModelVersion.name == name, SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL)
+                .order_by(SqlModelVersion.version)
+            )
+            return [row.to_mlflow_entity() for row in rows]
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Alias to version; empty where there is no such model."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = SqlAlchemyStore.get_registered_model(self._store, name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+        return {str(alias): str(version) for alias, version in found.items()}
+
+    def version_at(self, name: str, location: str) -> Any:
+        """The version that already stands for these sealed bytes, if any: promoting twice gives one."""
+        with self._store.ManagedSessionMaker() as session:
+            row = (
+                self._store._get_query(session, SqlModelVersion)
+                .filter(
+                    SqlModelVersion.name == name,
+                    SqlModelVersion.source == location,
+                    SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL,
+                )
+                .order_by(SqlModelVersion.version)
+                .first()
+            )
+            version = row.version if row is not None else None
+        return None if version is None else self.version(name, str(version))
+
+    def make_version(self, name: str, location: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
+        """A new version with its tags, in one transaction."""
+        made = [ModelVersionTag(key, value) for key, value in tags.items()]
+        return SqlAlchemyStore.create_model_version(self._store, name, location, run_id, made)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version."""
+        SqlAlchemyStore.set_registered_model_alias(self._store, name, alias, version)

@@ -1,0 +1,201 @@
+"""The server's ledger: every worker appends to one file, and knows what all of them wrote.
+
+An entry is on the disk, and its head exported, before what it says is done; so nothing is in the registry that the
+ledger does not know, and what a crash cut off is named by ``doctor.py``. Before an entry is written the file is read to
+its end under its lock, so a decision is never made on what another worker has already changed.
+Envelopes that people handed in lie beside the ledger, by their digests.
+Not covered: servers on several machines (the lock is the file system's), and what entries mean (``state.py``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from guardrail.atomic import write_atomically
+from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
+from guardrail.evidence import ledger
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import LARGEST
+from guardrail.evidence.fast_envelope import Verifier
+from guardrail.evidence.keys import PrivateKey, PublicKey
+from guardrail.evidence.ledger_chain import Chain
+from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
+from guardrail.evidence.ledger_types import Entry, Head, Kind
+from guardrail.registry.server.state import State
+
+STATEMENTS = ".statements"
+
+
+class Unneeded(Exception):
+    """What was to be written is written already."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What an entry will say; number, digest of the one before and time are the journal's."""
+
+    kind: Kind
+    fields: dict[str, Any]
+
+
+def draft(kind: Kind, **fields: Any) -> Draft:
+    """A draft of an entry."""
+    return Draft(kind, fields)
+
+
+class Journal:
+    """The ledger at ``path``, whose head is exported to ``head_path``.
+
+    Raises:
+        EvidenceInvalid: on construction, where the ledger does not verify or does not reach its exported head.
+    """
+
+    def __init__(
+        self, path: Path, head_path: Path, key: PrivateKey, keys: Sequence[PublicKey],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:  # fmt: skip
+        self._file, self._key, self._clock = LedgerFile(path, head_path), key, clock
+        self._statements = path.with_name(path.name + STATEMENTS)
+        self.trusted(keys)
+        self._mutex = threading.RLock()
+        self._state, self._chain, self._offset = State(), Chain(None), 0
+        self._read_on()
+        self._require_exported()
+
+    def state(self) -> State:
+        """What is recorded now, by whichever worker."""
+        with self._mutex:
+            self._read_on()
+            return self._state
+
+    def head(self) -> Head | None:
+        """The last entry."""
+        with self._mutex:
+            self._read_on()
+            return self._chain.head
+
+    def append(self, decide: Callable[[State], Draft]) -> Head | None:
+        """Write the entry that ``decide`` drafts on what is recorded at this very moment; what it raises is raised.
+
+        ``Unneeded`` writes nothing. Returns the head, the new entry or the one that was there.
+
+        Raises:
+            EvidenceInvalid: the ledger was touched, or the clock went back.
+            ServiceUnavailable: the disk refuses.
+        """
+
+        def make(head: Head | None) -> Entry:
+            self._read_on()
+            drafted = decide(self._state)
+            return ledger.next_entry(head, time=self._clock(), kind=drafted.kind, **drafted.fields)
+
+        with self._mutex:
+            try:
+                head = self._file.append(make, self._key)
+            except Unneeded:
+                return self._chain.head
+            self._read_on()
+            return head
+
+    def keep(self, envelope: bytes) -> str:
+        """Store an envelope that somebody handed in; returns its digest."""
+        digest = sha256(envelope)
+        place = self._place(digest)
+        if not place.exists():
+            write_atomically(place, envelope)
+        return digest
+
+    def statement(self, digest: str) -> bytes:
+        """An envelope that was kept.
+
+        Raises:
+            InvalidInput: there is none.
+            EvidenceInvalid: it was changed.
+        """
+        try:
+            with self._place(digest).open("rb") as stream:
+                data = stream.read(LARGEST + 1)
+        except OSError as error:
+            raise InvalidInput(f"no statement {digest} was handed in") from error
+        if sha256(data) != digest:
+            raise EvidenceInvalid(f"the statement {digest} was changed", expected="the bytes that were handed in")
+        return data
+
+    def votes(self, evidence: str) -> list[bytes]:
+        """Every approval and rejection about this evidence."""
+        return [self.statement(digest) for digest in self.state().votes.get(evidence, [])]
+
+    def page(self, after: int, most: int) -> list[bytes]:
+        """The envelopes of at most so many entries, from the one after ``after``."""
+        found: list[bytes] = []
+        for number, envelope in enumerate(envelopes(self._file.path) if self._file.path.exists() else (), start=1):
+            if number > after:
+                found.append(envelope)
+            if len(found) == most:
+                break
+        return found
+
+    def recheck(self) -> int:
+        """Verify everything again, from the first entry; returns how many there are.
+
+        Raises:
+            EvidenceInvalid: the first thing that is wrong.
+        """
+        head_path = self._file.head_path
+        head = read_head(head_path) if head_path.exists() else None
+        whole = envelopes(self._file.path) if self._file.path.exists() else ()
+        return ledger.verify(whole, self._keys, head, now=self._clock()).entries
+
+    def trusted(self, keys: Sequence[PublicKey]) -> None:
+        """From now on entries may be signed by these keys."""
+        self._keys = tuple(keys)
+        self._verifier = Verifier(self._keys, ledger.LEDGER_TYPE)
+
+    def _require_exported(self) -> None:
+        """The ledger reaches the head that was exported; the end may be cut off only where an append was."""
+        path, head_path = self._file.path, self._file.head_path
+        head = read_head(head_path) if head_path.exists() else None
+        reached = self._state.numbers.get(head.digest) == head.number if head else not self._state.numbers
+        if not reached and not (head is None and self._file.pending.exists()):
+            raise EvidenceInvalid(
+                f"the ledger {path} does not reach the head that was exported to {head_path}",
+                expected=f"entry {head.number}, {head.digest}" if head else "an exported head beside a ledger",
+                next_step="restore both from a backup; do not start without knowing what is missing",
+            )
+
+    def _read_on(self) -> None:
+        """Follow the file to its end; a line that is still being written is left for the next time."""
+        if not self._file.path.exists():
+            return
+        with _reading(self._file.path) as stream:
+            stream.seek(self._offset)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self._take(line[:-1])
+                self._offset += len(line)
+
+    def _take(self, envelope: bytes) -> None:
+        entry, digest = ledger.read_entry(envelope, self._verifier), sha256(envelope)
+        self._chain.follow(entry, digest)
+        self._state.take(entry, digest)
+
+    def _place(self, digest: str) -> Path:
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise InvalidInput(f"{digest[:80]!r} is no digest", expected="64 hexadecimal digits")
+        return self._statements / f"{digest}.dsse.json"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise ServiceUnavailable(f"cannot read the ledger {path}: {error.strerror}") from error

@@ -1,0 +1,315 @@
+"""The one way into a guarded model: judge, seal, write down, and only then make the version or move the alias.
+
+The order is what makes a crash harmless. Files are sealed before the ledger names them; the ledger names a version or
+a move before it is made. So whatever is in the registry is in the ledger, and what a crash left undone is done by
+asking again. One decision at a time, over all workers of this machine.
+Not covered: what MLflow's routes may do (``gated_store.py``), and what evidence must hold (``admission.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied
+from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import LARGEST, verify
+from guardrail.evidence.ledger_types import Head
+from guardrail.evidence.orders import Rollback
+from guardrail.evidence.trust import GuardedModel, Trust
+from guardrail.registry.reader import sealed_uri
+from guardrail.registry.server import candidate
+from guardrail.registry.server.admission import Admission, Court, admit, protected_alias
+from guardrail.registry.server.beneath import Beneath
+from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
+from guardrail.registry.server.refusals import unproven
+from guardrail.registry.server.sealed import SealedTree, sealed_digest
+from guardrail.registry.server.state import Admitted, State
+from guardrail.registry.server.watch import TrustWatch
+from guardrail.registry.tags import MODEL_ID, tags
+
+if TYPE_CHECKING:
+    from mlflow.entities.logged_model import LoggedModel
+
+NOTE = re.compile(r"sealed/([0-9a-f]{64}) models:/(\S+)")
+"""What the ledger says of admitted evidence: where its files lie, and which logged model they were."""
+
+
+class Registrar:
+    """What the gate does for guarded models; ``tree`` is where adapters are sealed, None until it is known."""
+
+    def __init__(self, beneath: Beneath, watch: TrustWatch, journal: Journal) -> None:
+        self.beneath, self.watch, self.journal = beneath, watch, journal
+        self.tree: SealedTree | None = None
+
+    def court(self) -> Court:
+        """What everything is judged by, now.
+
+        Raises:
+            EvidenceInvalid: the trust file or the ledger is not in order; nothing guarded is written.
+        """
+        trust = self.watch.current()
+        if trust.version > self.journal.state().trust_version:
+            self._note_trust(trust)
+        return Court(trust, self.journal.state(), self.watch.now())
+
+    def sealing(self) -> SealedTree:
+        """Where adapters are sealed.
+
+        Raises:
+            EvidenceInvalid: this server's artifacts are not guarded.
+        """
+        if self.tree is None:
+            raise EvidenceInvalid(
+                "the gate is not active in this server: its artifacts are not guarded",
+                expected="a server started with `guardrail server`, or with --app-name guardrail",
+            )
+        return self.tree
+
+    def guarded_model(self, name: str) -> GuardedModel:
+        """The guarded model of exactly this name.
+
+        Raises:
+            EvidenceInvalid: there is none.
+        """
+        found = self.watch.current().guarded(name)
+        if found is None or found.name != name:
+            raise EvidenceInvalid(f"the model {name!r} is not guarded", expected="a model of the trust file")
+        return found
+
+    def propose(self, guarded: GuardedModel, source: str, given: Mapping[str, str]) -> Any:
+        """The version of what lies at ``source``, if its evidence admits it.
+
+        Raises:
+            EvidenceInvalid: the evidence does not hold.
+            PolicyDenied: somebody who may approve said no.
+            AwaitingApproval: all is well, but more persons must agree.
+        """
+        model = candidate.logged_model(source)
+        tree = self.sealing()
+        with tree.staging() as place:
+            candidate.fetch(model, place)
+            admission = self._judged(place, guarded)
+            wanted = _tags(admission, str(model.model_id))
+            if given and dict(given) != wanted:
+                raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
+            with tree.locked():
+                digest = tree.keep(place)
+                self._note_admitted(admission, f"sealed/{digest} models:/{model.model_id}")
+                return self._version(admission, digest, model)
+
+    def complete(self, found: Admitted) -> str:
+        """Make the version of admitted evidence, if it is not there, and move its alias to it; the version.
+
+        Raises:
+            EvidenceInvalid: the evidence does not hold any more.
+            AwaitingApproval: more persons must agree.
+        """
+        digest, model_id = _noted(found)
+        tree = self.sealing()
+        with tree.locked():
+            admission = self.judge(found, self.journal.votes(found.evidence))
+            admission.require_approved()
+            version = str(self._version(admission, digest, candidate.logged_model(f"models:/{model_id}")).version)
+            self._move(admission, version)
+            return version
+
+    def judge(self, found: Admitted, votes: Sequence[bytes]) -> Admission:
+        """Admitted evidence again, with these votes about it."""
+        with self.sealing().verified(_noted(found)[0]) as place:
+            return admit(place, self.court(), self.guarded_model(found.model), votes, found.alias)
+
+    def move_alias(self, guarded: GuardedModel, alias: str, version: str) -> None:
+        """Move a protected alias forward, to a version whose sealed evidence admits it now.
+
+        Raises:
+            EvidenceInvalid: it is not admitted, or this is no move forward.
+            AwaitingApproval: more persons must agree.
+        """
+        with self.sealing().locked():
+            admission = self._admitted(guarded, alias, version)
+            admission.require_approved()
+            self._move(admission, version)
+
+    def roll_back(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> Head:
+        """Move an alias where a signed order says, after writing it down.
+
+        Raises:
+            EvidenceInvalid: the order does not fit the registry as it is now, or its target is not admitted.
+        """
+        guarded, place = self.guarded_model(order.model), (order.model, order.alias)
+        with self.sealing().locked():
+            if self.journal.state().moved_by.get(place) != statement:
+                self._require_fitting(order)
+                self._require_target(guarded, order)
+                self._note_rollback(order, statement, persons)
+            if self.beneath.aliases(order.model).get(order.alias) != order.to_version:
+                self.beneath.set_alias(order.model, order.alias, order.to_version)
+            head = self.journal.head()
+        if head is None:
+            raise EvidenceInvalid("the ledger is empty")
+        return head
+
+    def _judged(self, place: Path, guarded: GuardedModel) -> Admission:
+        """Judge a proposal; a refusal of what somebody who may decide has signed is written down."""
+        court = self.court()
+        envelope = _envelope(place)
+        votes = self.journal.votes(sha256(envelope))
+        try:
+            return admit(place, court, guarded, votes)
+        except (EvidenceInvalid, PolicyDenied) as error:
+            self._note_refused(envelope, court.trust, guarded, error)
+            raise
+
+    def _version(self, admission: Admission, digest: str, model: LoggedModel) -> Any:
+        """The version of sealed, admitted, approved evidence; the one that is there, or a new one."""
+        admission.require_approved()
+        name, location = admission.examined.decision.model, sealed_uri(f"sealed/{digest}")
+        found = self.beneath.version_at(name, location)
+        if found is not None:
+            return found
+        return self.beneath.make_version(name, location, model.source_run_id, _tags(admission, str(model.model_id)))
+
+    def _admitted(self, guarded: GuardedModel, alias: str, version: str) -> Admission:
+        target = self.beneath.version(guarded.name, version)
+        with self.sealing().verified(sealed_digest(str(target.source))) as place:
+            votes = self.journal.votes(sha256(_envelope(place)))
+            return admit(place, self.court(), guarded, votes, alias)
+
+    def _move(self, admission: Admission, version: str) -> None:
+        """Write the move down, then move; nothing where the alias is there already."""
+        name, alias = admission.examined.decision.model, admission.examined.decision.alias
+        current = self.beneath.aliases(name).get(alias)
+        stands = self.journal.state().stands.get((name, alias))
+        if current == version == stands:
+            return
+        if stands != version:
+            self._require_forward(name, alias, version, current)
+            self._note_promotion(admission, version)
+        self.beneath.set_alias(name, alias, version)
+
+    def _require_forward(self, name: str, alias: str, version: str, current: str | None) -> None:
+        """Later than every version that it ever pointed at: what was rolled back does not come back by itself."""
+        highest = max(self.journal.state().highest.get((name, alias), 0), int(current or 0))
+        if not int(version) > highest:
+            raise EvidenceInvalid(
+                f"{name}@{alias} has pointed at version {highest}; moving it to {version} is no step forward",
+                expected="a later version", next_step="guardrail registry rollback, signed by who may approve",
+            )  # fmt: skip
+
+    def _require_fitting(self, order: Rollback) -> None:
+        """The order is about the alias as it stands: it points at ``from``, and has not moved since it was signed."""
+        current = self.beneath.aliases(order.model).get(order.alias)
+        if current != order.from_version or order.to_version == order.from_version:
+            raise EvidenceInvalid(
+                f"{order.model}@{order.alias} points at version {current}",
+                expected=f"{order.from_version}, which the order moves from, and another one to move to",
+                next_step="sign a new order",
+            )
+        _require_unmoved(order, self.journal.state())
+
+    def _require_target(self, guarded: GuardedModel, order: Rollback) -> None:
+        """The target is sealed, admitted and approved; where expired evidence only warns, it was when admitted."""
+        target = self.beneath.version(order.model, order.to_version)
+        with self.sealing().verified(sealed_digest(str(target.source))) as place:
+            evidence, court = sha256(_envelope(place)), self.court()
+            found = court.state.admitted.get(evidence)
+            if found is None:
+                raise EvidenceInvalid(f"version {order.to_version} was never admitted here", expected="one that was")
+            if protected_alias(guarded, order.alias).when_invalid == "warn":
+                court = Court(court.trust, court.state, found.time)
+            admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
+        admission.require_approved()
+        if admission.examined.decision.manifest != order.manifest:
+            raise EvidenceInvalid(f"the order is about the adapter {order.manifest}, which is not that version's")
+
+    def _note_trust(self, trust: Trust) -> None:
+        def note(state: State) -> Draft:
+            if state.trust_version >= trust.version:
+                raise Unneeded
+            alone = trust.one_person_may_train_evaluate_and_approve
+            return draft("trust", version=str(trust.version), note=ALONE if alone else "")
+
+        self.journal.append(note)
+
+    def _note_admitted(self, admission: Admission, note: str) -> None:
+        decision, evidence = admission.examined.decision, admission.examined.evidence_sha256
+
+        def admitted(state: State) -> Draft:
+            if evidence in state.admitted:
+                raise Unneeded
+            spent = state.closed.get(admission.nonce)
+            if spent is not None or decision.manifest in state.revoked:
+                raise EvidenceInvalid("the ticket was spent or the adapter revoked meanwhile", next_step="look again")
+            return draft("decision", model=decision.model, alias=decision.alias, evidence=evidence,
+                         subject=decision.manifest, nonce=admission.nonce, note=note)  # fmt: skip
+
+        self.journal.append(admitted)
+
+    def _note_refused(self, envelope: bytes, trust: Trust, guarded: GuardedModel, why: GuardrailError) -> None:
+        """A refusal of unsigned or foreign evidence is nobody's; the ledger would fill up with noise."""
+        try:
+            verify(envelope, trust.keys_of("decide"))
+        except EvidenceInvalid:
+            return
+        evidence = sha256(envelope)
+
+        def refused(state: State) -> Draft:
+            if evidence in state.denied or evidence in state.admitted:
+                raise Unneeded
+            return draft("denial", model=guarded.name, evidence=evidence, note=f"refused: {why.got}"[:1000])
+
+        self.journal.append(refused)
+
+    def _note_promotion(self, admission: Admission, version: str) -> None:
+        decision, alone = admission.examined.decision, admission.chain.one_person_may_train_evaluate_and_approve
+        entry = draft(
+            "promotion", model=decision.model, alias=decision.alias, version=version, subject=decision.manifest,
+            evidence=admission.examined.evidence_sha256, nonce=admission.nonce, note=ALONE if alone else "",
+        )  # fmt: skip
+        self.journal.append(lambda _: entry)
+
+    def _note_rollback(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> None:
+        def rolled_back(state: State) -> Draft:
+            _require_unmoved(order, state)
+            return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
+                         subject=order.manifest, statement=statement,
+                         note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}")  # fmt: skip
+
+        self.journal.append(rolled_back)
+
+
+def _require_unmoved(order: Rollback, state: State) -> None:
+    signed_at, moved_at = state.numbers.get(order.ledger), state.moved_at.get((order.model, order.alias), 0)
+    if signed_at is None or signed_at < moved_at:
+        raise EvidenceInvalid(
+            f"the alias has moved since the order was signed (entry {moved_at}), or the order names no entry",
+            expected="the digest of an entry of this ledger since then", next_step="sign a new order",
+        )  # fmt: skip
+
+
+ALONE = "ONE PERSON MAY TRAIN, EVALUATE AND APPROVE"
+
+
+def _tags(admission: Admission, model_id: str) -> dict[str, str]:
+    examined = admission.examined
+    return tags(examined.decision, examined.evidence_sha256, examined.signed_by) | {MODEL_ID: model_id}
+
+
+def _noted(found: Admitted) -> tuple[str, str]:
+    match = NOTE.fullmatch(found.note)
+    if match is None:
+        raise EvidenceInvalid(f"the ledger does not say where the evidence {found.evidence} lies")
+    return match[1], match[2]
+
+
+def _envelope(place: Path) -> bytes:
+    path = place / EVIDENCE / ENVELOPE
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise EvidenceInvalid(
+            f"there is no {EVIDENCE}/{ENVELOPE} of a sensible size", expected="evidence beside the adapter"
+        )
+    return path.read_bytes()

@@ -1,0 +1,134 @@
+"""The gate's own routes beside MLflow's: tickets, the ledger, who waits, statements, the doctor (``registry/wire.py``).
+
+On MLflow's Flask application, so that its host checks and, where there are users, its authentication come before them.
+Reading needs no more than reading the registry does; what changes anything carries its own signature.
+Not covered: what statements mean (``statements.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
+from guardrail.evidence.digest import canonical
+from guardrail.evidence.envelope import LARGEST
+from guardrail.records import Frozen
+from guardrail.registry.server import tickets
+from guardrail.registry.server.doctor import examine_all
+from guardrail.registry.server.refusals import refusal
+from guardrail.registry.server.registrar import Registrar
+from guardrail.registry.server.statements import Desk
+from guardrail.registry.server.waiting import waiting
+from guardrail.registry.wire import PAGE, PREFIX, Health, LedgerPage, Submitted, TicketRequest, Waitings
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
+
+SMALL = 4096
+"""The most bytes of a request that is not an envelope."""
+
+
+def serve(app: Flask, registrar: Registrar) -> None:
+    """Add the routes to MLflow's application."""
+    routes = Routes(registrar)
+    for rule, method, view in (
+        ("tickets", "POST", routes.ticket),
+        ("ledger", "GET", routes.ledger),
+        ("waiting", "GET", routes.waiting),
+        ("statements", "POST", routes.submit),
+        ("statements/<digest>", "GET", routes.statement),
+        ("doctor", "GET", routes.doctor),
+    ):
+        app.add_url_rule(f"/{PREFIX}/{rule}", f"guardrail-{view.__name__}", _answering(view), methods=[method])
+
+
+class Routes:
+    """What each route answers."""
+
+    def __init__(self, registrar: Registrar) -> None:
+        self._registrar = registrar
+
+    def ticket(self) -> Frozen:
+        """Issue a ticket."""
+        try:
+            wanted = TicketRequest.model_validate_json(_body(SMALL))
+        except ValidationError as error:
+            raise InvalidInput("the request is none for a ticket", expected="model and alias") from error
+        return tickets.issue(self._registrar.journal, self._registrar.court().trust, wanted.model, wanted.alias)
+
+    def ledger(self) -> LedgerPage:
+        """Some entries."""
+        journal = self._registrar.journal
+        found = tuple(envelope.decode("ascii") for envelope in journal.page(_after(), PAGE))
+        return LedgerPage(envelopes=found, head=journal.head())
+
+    def waiting(self) -> Waitings:
+        """What waits for approvals."""
+        from flask import request
+
+        return waiting(self._registrar, request.args.get("model", ""))
+
+    def submit(self) -> Submitted:
+        """Take a statement."""
+        court = self._registrar.court()
+        return Desk(self._registrar.journal, self._registrar, court).take(_body(LARGEST))
+
+    def statement(self, digest: str) -> bytes:
+        """A statement again."""
+        return self._registrar.journal.statement(digest)
+
+    def doctor(self) -> Health:
+        """Look at everything."""
+        return examine_all(self._registrar)
+
+
+def _answering(view: Callable[..., Frozen | bytes]) -> Callable[..., Response]:
+    """The view's answer as JSON; our errors as MLflow says errors."""
+
+    def answer(**given: str) -> Response:
+        from flask import Response
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = view(**given)
+        except GuardrailError as error:
+            return _failed(error)
+        except MlflowException as error:
+            return Response(error.serialize_as_json(), error.get_http_status_code(), mimetype="application/json")
+        return Response(found if isinstance(found, bytes) else canonical(found), mimetype="application/json")
+
+    return answer
+
+
+def _failed(error: GuardrailError) -> Response:
+    from flask import Response
+
+    raised = refusal(error)
+    status = raised.get_http_status_code()
+    if isinstance(error, InvalidInput) and not isinstance(error, (EvidenceInvalid, ServiceUnavailable)):
+        status = 400
+    return Response(raised.serialize_as_json(), status, mimetype="application/json")
+
+
+def _body(limit: int) -> bytes:
+    """The request's body, never more than it may have."""
+    from flask import request
+
+    if (request.content_length or 0) > limit:
+        raise EvidenceInvalid(f"the request has {request.content_length} bytes", expected=f"at most {limit}")
+    data = request.stream.read(limit + 1)
+    if len(data) > limit:
+        raise EvidenceInvalid(f"the request has more than {limit} bytes", expected="less")
+    return bytes(data)
+
+
+def _after() -> int:
+    from flask import request
+
+    text = request.args.get("after", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise InvalidInput(f"after={text[:40]!r}", expected="the number of an entry")
+    return int(text)

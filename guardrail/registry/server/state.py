@@ -1,0 +1,152 @@
+"""What the ledger's entries add up to: tickets and what became of them, votes, revocations, where each alias stands.
+
+Pure: entries go in, in order; questions are answered. The ledger is the only memory, so there is nothing to disagree
+with it. Not covered: reading and writing it (``journal.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from guardrail.evidence.ledger_types import Entry, Head
+
+Place = tuple[str, str]
+"""A guarded model's name and one of its protected aliases."""
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A ticket that was issued."""
+
+    model: str
+    alias: str
+    issued: datetime
+    head: Head
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The candidate that a ticket was bound to, the entry that says so, and the how-manieth attempt it is."""
+
+    manifest: str
+    head: Head
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Evidence that was admitted. ``note`` says where its files lie and which logged model it was."""
+
+    model: str
+    alias: str
+    evidence: str
+    manifest: str
+    nonce: str
+    note: str
+    time: datetime
+
+
+@dataclass
+class State:
+    """Everything that was ever recorded, as far as it was read."""
+
+    tickets: dict[str, Issued] = field(default_factory=dict)
+    bound: dict[str, Bound] = field(default_factory=dict)
+    closed: dict[str, str] = field(default_factory=dict)
+    """Nonce to the digest of the evidence that spent it, admitted or denied."""
+    admitted: dict[str, Admitted] = field(default_factory=dict)
+    denied: set[str] = field(default_factory=set)
+    votes: dict[str, list[str]] = field(default_factory=dict)
+    """Evidence to the digests of the approvals and rejections about it."""
+    rejected: set[str] = field(default_factory=set)
+    revoked: dict[str, str] = field(default_factory=dict)
+    """Manifest to why."""
+    stands: dict[Place, str] = field(default_factory=dict)
+    """Where an alias was last moved to."""
+    highest: dict[Place, int] = field(default_factory=dict)
+    """The latest version that an alias ever pointed at."""
+    moved_by: dict[Place, str] = field(default_factory=dict)
+    """The rollback that last moved an alias; absent where a promotion did."""
+    moved_at: dict[Place, int] = field(default_factory=dict)
+    """The number of the entry that last moved an alias."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Digest of an entry to its number."""
+    attempts: dict[Place, int] = field(default_factory=dict)
+    """Adapters that were bound since the last promotion."""
+    trust_version: int = 0
+    latest: datetime | None = None
+
+    def take(self, entry: Entry, digest: str) -> None:
+        """The next entry."""
+        place = (entry.model, entry.alias)
+        self.numbers[digest] = entry.number
+        self.latest = max(entry.time, self.latest) if self.latest else entry.time
+        head = Head(digest=digest, number=entry.number, time=self.latest)
+        match entry.kind:
+            case "proposal":
+                self._propose(entry, head)
+            case "decision":
+                self._admit(entry)
+            case "denial":
+                self._deny(entry)
+            case "approval" | "rejection":
+                self._vote(entry)
+            case "promotion":
+                self._promote(entry)
+            case "rollback":
+                self.stands[place] = entry.version
+                self.moved_at[place] = entry.number
+                self.moved_by[place] = entry.statement or ""
+            case "revocation":
+                self.revoked[entry.subject] = entry.note
+            case "trust":
+                self.trust_version = max(self.trust_version, int(entry.version))
+
+    def waiting(self) -> list[Admitted]:
+        """Admitted evidence that no promotion followed yet and nobody rejected, oldest first."""
+        promoted = self._promoted
+        return [a for e, a in self.admitted.items() if e not in promoted and e not in self.rejected]
+
+    _promoted: set[str] = field(default_factory=set)
+
+    def _propose(self, entry: Entry, head: Head) -> None:
+        place = (entry.model, entry.alias)
+        if not entry.subject:
+            self.tickets[entry.nonce] = Issued(*place, entry.time, head)
+        elif entry.nonce not in self.bound:
+            self.attempts[place] = self.attempts.get(place, 0) + 1
+            self.bound[entry.nonce] = Bound(entry.subject, head, self.attempts[place])
+
+    def _admit(self, entry: Entry) -> None:
+        if entry.evidence is None:
+            return
+        self._close(entry)
+        found = Admitted(entry.model, entry.alias, entry.evidence, entry.subject, entry.nonce, entry.note, entry.time)
+        self.admitted.setdefault(entry.evidence, found)
+
+    def _deny(self, entry: Entry) -> None:
+        self._close(entry)
+        if entry.evidence:
+            self.denied.add(entry.evidence)
+
+    def _close(self, entry: Entry) -> None:
+        if entry.nonce and entry.evidence:
+            self.closed.setdefault(entry.nonce, entry.evidence)
+
+    def _vote(self, entry: Entry) -> None:
+        if entry.evidence is None or entry.statement is None:
+            return
+        self.votes.setdefault(entry.evidence, []).append(entry.statement)
+        if entry.kind == "rejection":
+            self.rejected.add(entry.evidence)
+
+    def _promote(self, entry: Entry) -> None:
+        place = (entry.model, entry.alias)
+        self.stands[place] = entry.version
+        self.moved_at[place] = entry.number
+        self.highest[place] = max(self.highest.get(place, 0), int(entry.version))
+        self.moved_by.pop(place, None)
+        self.attempts[place] = 0
+        if entry.evidence:
+            self._promoted.add(entry.evidence)

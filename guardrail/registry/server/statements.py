@@ -1,0 +1,224 @@
+"""What becomes of an envelope that somebody hands in: who may say it, whether it is about something here, what it does.
+
+    train       binds a ticket to the adapter that was made with it, before that is measured
+    decision    a denial is written down; it spends the ticket
+    approve     a yes or a no of a person about evidence that waits; the last yes completes the promotion
+    rollback    an alias moves back
+    revocation  an adapter is out
+
+Each is verified, then kept, then written to the ledger, then done. Handing the same in twice changes nothing.
+Not covered: HTTP (``routes.py``), and the registry's own tables (:class:`Registry`, which ``gated_store.py`` is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from guardrail.errors import AwaitingApproval, EvidenceInvalid, PolicyDenied
+from guardrail.evidence import orders, stages, statement
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import LARGEST, signers, unverified_payload, verify
+from guardrail.evidence.ledger_types import Head
+from guardrail.evidence.orders import Revocation, Rollback
+from guardrail.evidence.stages import Approval, StageStatement
+from guardrail.evidence.tickets import LIFETIME
+from guardrail.evidence.trust import GuardedModel
+from guardrail.records import Verdict
+from guardrail.registry.server.admission import Court, protected_alias
+from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
+from guardrail.registry.server.state import Admitted, State
+from guardrail.registry.wire import Submitted
+
+
+class Registry(Protocol):
+    """What carrying out a statement asks of the registry."""
+
+    def guarded_model(self, name: str) -> GuardedModel:
+        """The guarded model of exactly this name."""
+
+    def judge(self, found: Admitted, votes: Sequence[bytes]) -> object:
+        """Check admitted evidence again, with these votes about it."""
+
+    def complete(self, found: Admitted) -> str:
+        """Make the version of admitted evidence and move its alias there; the version.
+
+        Raises:
+            AwaitingApproval: more persons must agree.
+        """
+
+    def roll_back(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> Head:
+        """Move the alias back, after writing it down; the entry."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where statements are handed in."""
+
+    journal: Journal
+    registry: Registry
+    court: Court
+
+    def take(self, envelope: bytes) -> Submitted:
+        """Verify an envelope and do what it says.
+
+        Raises:
+            EvidenceInvalid: it is not for whoever signed it to say, or not about anything here.
+        """
+        if len(envelope) > LARGEST:
+            raise EvidenceInvalid("the envelope is too large", expected=f"at most {LARGEST} bytes")
+        payload = unverified_payload(envelope)
+        if f'"predicateType":"{statement.PREDICATE}"'.encode() in payload:
+            return self._denial(envelope)
+        if orders.is_order(envelope):
+            return self._order(envelope)
+        said = stages.parse(payload)
+        if said.stage == "train":
+            return self._binding(envelope)
+        if said.stage == "approve":
+            return self._vote(envelope)
+        raise EvidenceInvalid(
+            f"a statement of the stage {said.stage} is not handed in by itself", expected="it travels with the evidence"
+        )
+
+    def _binding(self, envelope: bytes) -> Submitted:
+        said = self._by_role(envelope, "train")
+        bound, now = said.bound, self.court.now
+        if not (said.predicate.not_before <= now < said.predicate.expires) or bound.manifest is None:
+            raise EvidenceInvalid("the train statement is not valid now", expected=f"one that is valid at {now}")
+        manifest, digest = bound.manifest, self.journal.keep(envelope)
+
+        def bind(state: State) -> Draft:
+            ticket = state.tickets.get(bound.nonce)
+            if ticket is None or (ticket.model, ticket.alias) != (bound.model, bound.alias):
+                raise EvidenceInvalid("the statement names a nonce that was not issued for its model and alias")
+            if bound.nonce in state.closed or not now < ticket.issued + LIFETIME:
+                raise EvidenceInvalid("the ticket is spent or expired", next_step="start a new run with --gate")
+            if (earlier := state.bound.get(bound.nonce)) is not None:
+                raise _already(earlier.manifest, manifest)
+            attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
+            return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
+                         statement=digest, note=f"attempt {attempt}")  # fmt: skip
+
+        known = self.journal.state().bound.get(bound.nonce)
+        head = self.journal.append(bind) if known is None or known.manifest != manifest else known.head
+        attempt = self.journal.state().bound[bound.nonce].attempt
+        return _recorded(head, bound.model, bound.alias).model_copy(update={"attempt": attempt})
+
+    def _denial(self, envelope: bytes) -> Submitted:
+        decision = statement.parse(verify(envelope, self.court.trust.keys_of("decide"))).predicate.decision
+        if decision.verdict is Verdict.PASSED:
+            raise EvidenceInvalid("the decision is PASSED", expected="a denial; promote what passed")
+        self.registry.guarded_model(decision.model)
+        bound = [nonce for nonce, found in self.journal.state().bound.items() if found.manifest == decision.manifest]
+        if not bound:
+            raise EvidenceInvalid("the denial is about an adapter that no ticket is bound to", expected="one that is")
+        evidence, digest = sha256(envelope), self.journal.keep(envelope)
+        broken = ", ".join(f.rule for f in decision.findings if f.verdict is not Verdict.PASSED)
+
+        def deny(state: State) -> Draft:
+            if evidence in state.denied:
+                raise Unneeded
+            return draft("denial", model=decision.model, alias=decision.alias, nonce=bound[-1], evidence=evidence,
+                         subject=decision.manifest, statement=digest,
+                         note=f"{decision.verdict}: {broken}"[:1000])  # fmt: skip
+
+        return _recorded(self.journal.append(deny), decision.model, decision.alias)
+
+    def _vote(self, envelope: bytes) -> Submitted:
+        said = self._by_role(envelope, "approve")
+        approval = said.predicate.approval or Approval(approved=False)
+        found = self._about(said)
+        self._require_fitting(found, envelope)
+        digest = self.journal.keep(envelope)
+        who = ", ".join(self.court.trust.persons_of(signers(envelope)))
+
+        def vote(state: State) -> Draft:
+            if digest in state.votes.get(found.evidence, []):
+                raise Unneeded
+            if found.evidence in state.rejected:
+                raise EvidenceInvalid("somebody rejected this evidence already", expected="evidence that waits")
+            return draft("approval" if approval.approved else "rejection", model=found.model, alias=found.alias,
+                         evidence=found.evidence, subject=found.manifest, nonce=found.nonce, statement=digest,
+                         note=f"{who}: {approval.reason}"[:3000])  # fmt: skip
+
+        head = self.journal.append(vote)
+        return self._completed(found, head) if approval.approved else _recorded(head, found.model, found.alias)
+
+    def _require_fitting(self, found: Admitted, envelope: bytes) -> None:
+        """A vote that does not fit the evidence would make all of it invalid; it is refused before it is written."""
+        with suppress(PolicyDenied):
+            self.registry.judge(found, [*self.journal.votes(found.evidence), envelope])
+
+    def _completed(self, found: Admitted, head: Head | None) -> Submitted:
+        noted = _recorded(head, found.model, found.alias)
+        try:
+            version = self.registry.complete(found)
+        except AwaitingApproval:
+            return noted.model_copy(update={"state": "waiting", "missing": self._missing(found)})
+        return noted.model_copy(update={"state": "promoted", "version": version})
+
+    def _missing(self, found: Admitted) -> int:
+        needed = protected_alias(self.registry.guarded_model(found.model), found.alias).approvals
+        return max(0, needed - len(approved_by(self.journal, self.court, found.evidence)))
+
+    def _order(self, envelope: bytes) -> Submitted:
+        trust, now = self.court.trust, self.court.now
+        order, persons = orders.verified(envelope, trust, persons=1, now=now)
+        digest = self.journal.keep(envelope)
+        if isinstance(order, Revocation):
+            return self._revocation(order, digest, persons)
+        guarded = self.registry.guarded_model(order.model)
+        needed = protected_alias(guarded, order.alias).approvals
+        orders.verified(envelope, trust, persons=needed, now=now)
+        head = self.registry.roll_back(order, digest, persons)
+        return Submitted(
+            state="rolled-back", entry=head, model=order.model, alias=order.alias, version=order.to_version
+        )
+
+    def _revocation(self, order: Revocation, digest: str, persons: tuple[str, ...]) -> Submitted:
+        note = f"{', '.join(persons)}: {order.reason}"
+
+        def revoke(state: State) -> Draft:
+            if order.manifest in state.revoked:
+                raise Unneeded
+            return draft("revocation", subject=order.manifest, statement=digest, note=note)
+
+        return _recorded(self.journal.append(revoke))
+
+    def _by_role(self, envelope: bytes, role: str) -> StageStatement:
+        """A stage's statement, signed by keys of its role and by no other."""
+        keys = self.court.trust.keys_of("train" if role == "train" else "approve")
+        return stages.parse(verify(envelope, keys))
+
+    def _about(self, said: StageStatement) -> Admitted:
+        """The admitted evidence that a vote is about: of its nonce, with its adapter, from its evaluation."""
+        state = self.journal.state()
+        evidence = state.closed.get(said.bound.nonce, "")
+        found = state.admitted.get(evidence)
+        if found is None or found.manifest != said.bound.manifest:
+            raise EvidenceInvalid("nothing that was admitted here is what this statement is about")
+        return found
+
+
+def approved_by(journal: Journal, court: Court, evidence: str) -> tuple[str, ...]:
+    """The persons behind the votes about this evidence."""
+    found: set[str] = set()
+    for vote in journal.votes(evidence):
+        found |= set(court.trust.persons_of(signers(vote)))
+    return tuple(sorted(found))
+
+
+def _recorded(head: Head | None, model: str = "", alias: str = "") -> Submitted:
+    if head is None:
+        raise EvidenceInvalid("the ledger is empty")
+    return Submitted(state="recorded", entry=head, model=model, alias=alias)
+
+
+def _already(bound: str, manifest: str) -> EvidenceInvalid:
+    return EvidenceInvalid(
+        f"the ticket is bound to the adapter {bound}", expected=f"a ticket of its own for {manifest}",
+        next_step="start a new run with --gate: a ticket is for one adapter",
+    )  # fmt: skip

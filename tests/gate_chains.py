@@ -1,0 +1,70 @@
+"""Bundles with everything that a gated server asks for: a ticket, stages that signed, an adapter that was bound.
+
+Not a test file. Not covered: measuring; the records say what an adapter that kept its safety would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from registry_bundles import POLICY, decided, unsealed
+
+from guardrail.evidence.binding import bound_of, statement
+from guardrail.evidence.bundle import Bundle, seal
+from guardrail.evidence.digest import digest, sha256
+from guardrail.evidence.envelope import sign
+from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.stages import Stage
+from guardrail.evidence.tickets import Ticket
+from guardrail.registry.wire import Submitted
+
+
+class Gate(Protocol):
+    """Whoever issues tickets and takes statements: a client of a server, or its parts."""
+
+    def ticket(self, model: str, alias: str) -> Ticket: ...
+
+    def submit(self, envelope: bytes) -> Submitted: ...
+
+
+Signers = Mapping[str, PrivateKey]
+"""Stage to key; ``decide`` signs the decision."""
+
+
+def staged(
+    directory: Path, gate: Gate, signers: Signers, *, model: str = "guarded", alias: str = "production",
+    safe: bool = True, seed: int = 0, now: datetime | None = None, policy_text: str = POLICY,
+    prepare: Callable[[Path], object] = lambda _: None, ticket: Ticket | None = None, bind: bool = True,
+    attempt: int | None = None, **changes: Any,
+) -> Bundle:  # fmt: skip
+    """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says."""
+    now, ticket = now or datetime.now(UTC), ticket or gate.ticket(model, alias)
+    given = {"model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
+             "nonce": ticket.nonce}  # fmt: skip
+    bundle = unsealed(directory, prepare=prepare, **given)
+    policy, base = bundle.decision.policy, bundle.adapter.base
+    times = {"not_before": now - timedelta(minutes=1), "expires": now + timedelta(days=30)}
+
+    def signed(stage: Stage, record: Any, after: str | None, *known: Any, **more: Any) -> bytes:
+        bound = bound_of(ticket, policy, base, *known)
+        said = {"after": after, "ledger": ticket.ledger, **times, **more}
+        return sign(statement(stage, bound, digest(record), **said), signers[stage])
+
+    data = signed("data", bundle.data, None, bundle.data)
+    train = signed("train", bundle.adapter, sha256(data), bundle.data, bundle.adapter)
+    noted = gate.submit(train) if bind else None
+    evaluate = signed("evaluate", bundle.evaluation, sha256(train), bundle.data, bundle.adapter, bundle.evaluation,
+                      **{"ledger": noted.entry.digest if noted else ticket.ledger, **changes})  # fmt: skip
+    which = attempt if attempt is not None else noted.attempt if noted else 1
+    return replace(
+        bundle, decision=decided(bundle, now, which), stages={"data": data, "train": train, "evaluate": evaluate}
+    )
+
+
+def proven(directory: Path, gate: Gate, signers: Signers, **given: Any) -> Bundle:
+    """The same with a signed decision."""
+    return seal(staged(directory, gate, signers, **given), signers["decide"])
