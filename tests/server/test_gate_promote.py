@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bypass import bytes_of
 from click.testing import CliRunner
 from gate_chains import proven, staged
 from gate_fixtures import Pair, client_of, gate_of, promoted
 from gate_trust import person
-from gated_servers import pointing
+from gated_servers import bytes_of, pointing
+from moto_servers import Remote
 from registry_bundles import POLICY, resealed, sealed, unsealed
 from signed_runs import SIGNERS, held_ticket, record, started
 
@@ -90,9 +90,10 @@ def test_a_stock_client_downloads_exactly_what_was_sealed(pair: Pair, client: Ml
         found = mlflow.artifacts.download_artifacts("models:/guarded@production", dst_path=str(tmp_path / "got"))
     assert examine(Path(found), [pair.people.decider.public]).decision.model == "guarded"
     source = str(client.get_model_version("guarded", version).source)
+    assert bytes_of(Path(found)) == pair.gated.files(source.removeprefix("mlflow-artifacts:/"))
     place = pair.gated.destination / source.removeprefix("mlflow-artifacts:/")
-    assert bytes_of(Path(found)) == bytes_of(place)
-    assert {oct(path.stat().st_mode & 0o777) for path in place.rglob("*") if path.is_file()} == {"0o444"}
+    modes = {oct(path.stat().st_mode & 0o777) for path in place.rglob("*") if path.is_file()}
+    assert modes == (set() if pair.gated.remote else {"0o444"})
 
 
 def test_the_candidate_may_change_afterwards_and_the_sealed_adapter_does_not(
@@ -293,16 +294,18 @@ def test_tags_other_than_the_servers_own_are_refused(pair: Pair, client: MlflowC
 
 
 @pytest.mark.parametrize("spoil", ["missing", "changed", "extra"])
-def test_a_sealed_adapter_that_was_touched_on_the_disk_gets_no_alias(
+def test_a_sealed_adapter_that_was_touched_behind_the_server_gets_no_alias(
     pair: Pair, client: MlflowClient, tmp_path: Path, spoil: str
 ) -> None:
     from mlflow.exceptions import MlflowException
 
     version = promoted(pair.gated, pair.people, tmp_path / "a", "guarded", seed=20 + len(spoil))
     source = str(client.get_model_version("guarded", version).source)
-    place = pair.gated.destination / source.removeprefix("mlflow-artifacts:/")
-    shutil.copytree(place, tmp_path / "kept")
-    _spoil(place, spoil)
+    path = source.removeprefix("mlflow-artifacts:/")
+    if pair.gated.remote:
+        _spoil_objects(pair.gated.remote, path, spoil)
+    else:
+        _spoil(pair.gated.destination / path, spoil)
     with pytest.raises(MlflowException, match="sealed adapter"):
         client.set_registered_model_alias("guarded", "production", version)
     spec, public = f"guarded/{version}", [pair.people.decider.public]
@@ -350,16 +353,15 @@ def _propose(client: MlflowClient, bundle: Bundle, folder: Path, model: str, *, 
 
 @contextmanager
 def _unchanged(pair: Pair, client: MlflowClient, model: str, *, sealed_too: bool = True) -> Iterator[None]:
-    tree = pair.gated.destination / "sealed"
 
     def seen() -> object:
         versions = sorted(str(v.version) for v in client.search_model_versions(f"name = '{model}'"))
-        return versions, bytes_of(tree) if sealed_too else None
+        return versions, pair.gated.files("sealed") if sealed_too else None
 
     before = seen()
     yield
     assert seen() == before
-    assert not list(tree.glob(".staging-*"))
+    assert not list(pair.gated.destination.parent.rglob(".staging-*"))
 
 
 def _spoil(place: Path, how: str) -> None:
@@ -372,6 +374,15 @@ def _spoil(place: Path, how: str) -> None:
         weights.write_bytes(b"evil")
     else:
         (place / "chat_template.jinja").write_text("{{ evil }}")
+
+
+def _spoil_objects(remote: Remote, path: str, how: str) -> None:
+    client, weights = remote.s3.client(), f"{remote.place.prefix}/{path}/adapter_model.safetensors"
+    if how == "missing":
+        client.delete_object(Bucket=remote.place.bucket, Key=weights)
+    else:
+        key = weights if how == "changed" else f"{remote.place.prefix}/{path}/chat_template.jinja"
+        client.put_object(Bucket=remote.place.bucket, Key=key, Body=b"evil")
 
 
 def _run_directory(folder: Path, model: str, pair: Pair) -> Path:

@@ -119,8 +119,8 @@ class Registrar:
 
     def judge(self, found: Admitted, votes: Sequence[bytes]) -> Admission:
         """Admitted evidence again, with these votes about it."""
-        place = self.sealing().verified(_noted(found)[0])
-        return admit(place, self.court(), self.guarded_model(found.model), votes, found.alias)
+        with self.sealing().verified(_noted(found)[0]) as place:
+            return admit(place, self.court(), self.guarded_model(found.model), votes, found.alias)
 
     def move_alias(self, guarded: GuardedModel, alias: str, version: str) -> None:
         """Move a protected alias forward, to a version whose sealed evidence admits it now.
@@ -175,9 +175,9 @@ class Registrar:
 
     def _admitted(self, guarded: GuardedModel, alias: str, version: str) -> Admission:
         target = self.beneath.version(guarded.name, version)
-        place = self.sealing().verified(sealed_digest(str(target.source)))
-        votes = self.journal.votes(sha256(_envelope(place)))
-        return admit(place, self.court(), guarded, votes, alias)
+        with self.sealing().verified(sealed_digest(str(target.source))) as place:
+            votes = self.journal.votes(sha256(_envelope(place)))
+            return admit(place, self.court(), guarded, votes, alias)
 
     def _move(self, admission: Admission, version: str) -> None:
         """Write the move down, then move; nothing where the alias is there already."""
@@ -214,14 +214,14 @@ class Registrar:
     def _require_target(self, guarded: GuardedModel, order: Rollback) -> None:
         """The target is sealed, admitted and approved; where expired evidence only warns, it was when admitted."""
         target = self.beneath.version(order.model, order.to_version)
-        place = self.sealing().verified(sealed_digest(str(target.source)))
-        evidence, court = sha256(_envelope(place)), self.court()
-        found = court.state.admitted.get(evidence)
-        if found is None:
-            raise EvidenceInvalid(f"version {order.to_version} was never admitted here", expected="one that was")
-        if protected_alias(guarded, order.alias).when_invalid == "warn":
-            court = Court(court.trust, court.state, found.time)
-        admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
+        with self.sealing().verified(sealed_digest(str(target.source))) as place:
+            evidence, court = sha256(_envelope(place)), self.court()
+            found = court.state.admitted.get(evidence)
+            if found is None:
+                raise EvidenceInvalid(f"version {order.to_version} was never admitted here", expected="one that was")
+            if protected_alias(guarded, order.alias).when_invalid == "warn":
+                court = Court(court.trust, court.state, found.time)
+            admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
         admission.require_approved()
         if admission.examined.decision.manifest != order.manifest:
             raise EvidenceInvalid(f"the order is about the adapter {order.manifest}, which is not that version's")
