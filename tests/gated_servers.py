@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from gate_trust import Person, guarded_model, person, signed, trust
+from gate_trust import Person, acquainted, guarded_model, person, signed, trust
 
 from guardrail.evidence.keys import PrivateKey
 
@@ -106,10 +106,17 @@ class People:
 
 def people(directory: Path) -> People:
     """Keys and a valid trust file."""
-    root, decider, server, stranger, *approvers = (person(directory, name) for name in NAMES)
-    found = People(root, decider, server, stranger, tuple(approvers), directory / "trust.dsse.json")
+    for name in NAMES:
+        person(directory, name)
+    found = known(directory)
     found.write(found.trust())
     return found
+
+
+def known(directory: Path) -> People:
+    """Those whose keys lie there already: another process made them."""
+    root, decider, server, stranger, *approvers = (acquainted(directory, name) for name in NAMES)
+    return People(root, decider, server, stranger, tuple(approvers), directory / "trust.dsse.json")
 
 
 def plugin_path(directory: Path, *, parts: bool = True) -> Path:
