@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,10 +212,18 @@ class Watch:
 
 def forked(target: Callable[..., None], *arguments: Any) -> int:
     """Run it in a process of its own; the exit code, or minus the signal that ended it."""
+    process = _context().Process(target=target, args=arguments)
+    process.start()
+    return _ended(process)
+
+
+def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=target, args=arguments)
-    process.start()
+    return context
+
+
+def _ended(process: BaseProcess) -> int:
     process.join(timeout=120)
     if process.exitcode is None:
         process.kill()
@@ -220,22 +231,32 @@ def forked(target: Callable[..., None], *arguments: Any) -> int:
     return int(process.exitcode or 0)
 
 
-def told(target: Work, place: Place) -> Any:
-    """What ``target`` returns (as JSON), asked of a fresh server in a process of its own."""
-    answer = place.directory / "answer.json"
-    code = forked(_answer, target, place, answer)
-    if not answer.exists():
-        raise AssertionError(f"the process ended with {code}")
-    found = json.loads(answer.read_text())
+def told(target: Work, place: Place, meanwhile: Callable[[], None] | None = None) -> Any:
+    """What ``target`` returns (as JSON), asked of a server in a process of its own; it starts before ``meanwhile``."""
+    answer, context = place.directory / "answer.json", _context()
+    here, there = context.Pipe()
+    process = context.Process(target=_answer, args=(target, place, answer, there))
+    process.start()
+    there.close()
+    try:
+        here.recv()
+        if meanwhile is not None:
+            meanwhile()
+        here.send("go")
+    except EOFError:  # it could not start, and says why in its answer
+        pass
+    found = json.loads(answer.read_text()) if _ended(process) == 0 else {"failed": f"it ended: {process.exitcode}"}
     if found["failed"]:
         raise AssertionError(found["failed"])
     return found["said"]
 
 
-def _answer(target: Work, place: Place, answer: Path) -> None:
+def _answer(target: Work, place: Place, answer: Path, ask: Connection) -> None:
     found: dict[str, Any] = {"failed": "", "said": None}
     try:
         with served(place) as running:
+            ask.send("ready")
+            ask.recv()
             found["said"] = target(running)
     except BaseException:
         found["failed"] = traceback.format_exc()

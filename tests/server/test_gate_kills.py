@@ -100,22 +100,32 @@ def undisturbed(prepared: Prepared) -> Any:
     return run
 
 
-def _outcome(work: str, running: Served) -> dict[str, Any]:
-    """What a server that has just started finds, and what doing the work again makes of it."""
-    wrong = begun(running)
+def _outcome(work: str, fresh: bool, running: Served) -> dict[str, Any]:
+    """What a server finds that has just started, and what doing the work again makes of it."""
+    wrong = begun(running) if fresh else []
     said = WORKS[work](running)
     return {"wrong": wrong, "said": said, **summary(running)}
 
 
-def _check(prepared: Prepared, undisturbed: Any, work: str, step: Step | None, name: str) -> None:
+def _check(
+    prepared: Prepared, undisturbed: Any, work: str, step: Step | None, name: str, *, survivor: bool = False
+) -> None:
+    """Kill a server there; a fresh one, or (``survivor``) another worker that was there before, goes on."""
     known, expected = undisturbed(work)
     assert step is None or step in known, f"{step} does not happen; what does: {', '.join(map(str, known))}"
     with prepared.copy(prepared.place.directory.with_name(f"killed-{name}")) as place:
-        code = killed(WORKS[work], place, step, tear=name.endswith("-torn"))
-        assert code == -signal.SIGKILL, (place.directory / "steps.error").read_text()
-        found = told(partial(_outcome, work), place)
+
+        def kill() -> None:
+            code = killed(WORKS[work], place, step, tear=name.endswith("-torn"))
+            assert code == -signal.SIGKILL, (place.directory / "steps.error").read_text()
+
+        if not survivor:
+            kill()
+        found = told(partial(_outcome, work, not survivor), place, kill if survivor else None)
     assert found["wrong"] == []
-    assert {key: found[key] for key in expected} == expected
+    assert {key: found[key] for key in expected if key != "left" or not survivor} == {
+        key: value for key, value in expected.items() if key != "left" or not survivor
+    }
     assert found["problems"] == []
 
 
@@ -126,6 +136,20 @@ def test_a_server_that_is_killed_starts_again_and_the_work_is_finished_by_asking
 ) -> None:
     name = f"{work}-{list(SAMPLE[work]).index(when)}" + ("-torn" if when == TORN else "")
     _check(prepared, undisturbed, work, SAMPLE[work][when], name)
+
+
+@pytest.mark.parametrize(
+    ("work", "step"),
+    [
+        ("promotion", Step("fsync ledger")), ("promotion", Step(HEAD, 2)), ("rollback", Step("fsync ledger")),
+        ("last_approval", Step("fsync ledger", 3)), ("binding", Step("fsync ledger")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_worker_goes_on_where_one_was_killed(
+    prepared: Prepared, undisturbed: Any, work: str, step: Step
+) -> None:
+    _check(prepared, undisturbed, work, step, f"{work}-survived-{step.occurrence}", survivor=True)
 
 
 @pytest.mark.skipif(not CAMPAIGN, reason="every step: in the campaign")

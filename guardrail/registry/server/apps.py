@@ -85,6 +85,7 @@ def install() -> None:
     config.require_off()
     destination = config.destination(os.environ.get(config.DESTINATION, ""))
     tree = SealedTree(destination / config.SEALED)
+    tree.sweep()
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
     guard(artifact_repository_registry._artifact_repository_registry, Boundary(tree.root))
