@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from guardrail.registry.server.registrar import Registrar
 
 PRELOADED = [
-    "werkzeug.serving", "mlflow.server.handlers", "mlflow.server.graphql.graphql_schema_extensions",
-    "mlflow.store.artifact.artifact_repository_registry", "mlflow.store.tracking.sqlalchemy_store",
-    "guardrail.registry.server.gated_store", "guardrail.registry.server.routes", "guardrail.registry.promote",
-    "guardrail.registry.verify", "guardrail.registry.gate_client", "guardrail.registry.server.sealed_artifacts",
+    "aiohttp", "alembic.command", "mlflow.metrics", "mlflow.server.fastapi_app", "mlflow.server.handlers",
+    "mlflow.server.graphql.graphql_schema_extensions", "mlflow.store.tracking.sqlalchemy_store", "pytest",
+    "werkzeug.serving", "guardrail.registry.server.gated_store", "guardrail.registry.server.routes", "kill_work",
+    "guardrail.registry.server.sealed_artifacts", "guardrail.registry.verify", "copied_databases",
 ]  # fmt: skip
 WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+[`\"]?(\w+)", re.IGNORECASE)
 VARIABLE = re.compile(r"[0-9a-f]{32,}|m-[0-9a-f]{32}")
