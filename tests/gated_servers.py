@@ -157,7 +157,7 @@ class Command:
 
 
 @contextmanager
-def gated_server(directory: Path, cell: Cell, who: People) -> Iterator[Running]:
+def gated_server(directory: Path, cell: Cell, who: People, *, workers: int = 1) -> Iterator[Running]:
     """``guardrail server``."""
     with database(directory, cell) as uri:
         port, destination = free_port(), directory / "artifacts"
@@ -165,7 +165,7 @@ def gated_server(directory: Path, cell: Cell, who: People) -> Iterator[Running]:
             sys.executable, "-m", "guardrail", "server", "--trust", str(who.trust_file),
             "--root-key", str(who.root.public_file), "--backend-store-uri", uri,
             "--key", str(who.server.private_file), "--ledger", str(directory / "ledger" / "ledger"),
-            "--artifacts-destination", destination.as_uri(), "--port", str(port), "--workers", "1",
+            "--artifacts-destination", destination.as_uri(), "--port", str(port), "--workers", str(workers),
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
         ]  # fmt: skip
         with started(Command(arguments, environment(directory)), port, directory) as log:

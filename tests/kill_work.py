@@ -138,9 +138,10 @@ def _verifies(running: Served, version: Any) -> bool:
 
     try:
         directory = running.place.artifacts / "sealed" / sealed_digest(str(version.source))
-        return examine(directory, [running.place.people.decider.public]).decision.model == version.name
+        examined = examine(directory, [running.place.people.decider.public])
     except GuardrailError:
         return False
+    return examined.decision.model == str(version.name)
 
 
 def _entry(envelope: bytes) -> Entry:
@@ -176,4 +177,3 @@ def _vote(bundle: Bundle, key: PrivateKey) -> bytes:
                   not_before=said.predicate.not_before, expires=said.predicate.expires,
                   approval=Approval(approved=True, reason="looked at it")), key,
     )  # fmt: skip
-

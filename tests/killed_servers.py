@@ -44,6 +44,7 @@ PRELOADED = [
 ]  # fmt: skip
 WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+[`\"]?(\w+)", re.IGNORECASE)
 VARIABLE = re.compile(r"[0-9a-f]{32,}|m-[0-9a-f]{32}")
+FOLDER = re.compile(r"(/tmp)\w{8}(?=/|$)")
 TEMPORARY = re.compile(r"(^|/)\.(ledger\.\w+|[*]\.dsse\.json)\.\w{8}$")
 
 
@@ -159,11 +160,11 @@ class Watch:
 
         sync = os.fsync
 
-        def fsync(descriptor: int) -> None:
-            self._about(f"fsync {self._name(os.readlink(f'/proc/self/fd/{descriptor}'))}")
-            sync(descriptor)
+        def fsync(file: Any) -> None:
+            self._about(f"fsync {self._name(str(Path(f'/proc/self/fd/{int(file)}').readlink()))}")
+            sync(file)
 
-        os.fsync = fsync
+        setattr(os, "fsync", fsync)  # noqa: B010  (its parameter has another name)
         sys.addaudithook(self._audit)
         event.listen(Engine, "before_cursor_execute", self._executes)
         event.listen(Engine, "commit", self._commits)
@@ -196,7 +197,7 @@ class Watch:
             return
         with self._mutex:
             self.seen.append(what)
-            if self._deadly is not None and (what, self.seen.count(what)) == (self._deadly.what, self._deadly.occurrence):
+            if self._deadly == Step(what, self.seen.count(what)):
                 self._die()
 
     def _die(self) -> None:
@@ -207,7 +208,7 @@ class Watch:
 
     def _name(self, path: str) -> str:
         inside = VARIABLE.sub("*", path.removeprefix(self._directory).lstrip("/"))
-        return TEMPORARY.sub(r"\1\2.new", re.sub(r"/tmp\w{8}(?=/|$)", "/tmp", inside))
+        return TEMPORARY.sub(r"\1\2.new", FOLDER.sub(r"\1", inside))
 
 
 def forked(target: Callable[..., None], *arguments: Any) -> int:

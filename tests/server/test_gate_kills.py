@@ -24,7 +24,8 @@ from killed_servers import Place, Served, Step, killed, steps, told
 
 pytestmark = pytest.mark.slow
 CAMPAIGN = bool(os.environ.get("GUARDRAIL_CAMPAIGN"))
-PENDING, LINE, HEAD, DONE = "rename ledger/ledger.pending", "fsync ledger/ledger", "rename ledger/ledger.head", "remove ledger/ledger.pending"  # fmt: skip
+PENDING, DONE = "rename ledger/ledger.pending", "remove ledger/ledger.pending"
+LINE, HEAD = "fsync ledger/ledger", "rename ledger/ledger.head"
 ALIAS, VERSION = "commit registered_model_aliases", "commit model_version_tags"
 TORN = "the ledger's line torn"
 SAMPLE: dict[str, dict[str, Step | None]] = {

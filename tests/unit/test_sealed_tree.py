@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
-from guardrail.registry.server.sealed import SealedTree, sealed_digest
+from guardrail.registry.server.sealed import STAGING, SealedTree, sealed_digest
 
 
 def filled(place: Path, content: bytes = b"weights") -> Path:
@@ -83,3 +83,22 @@ def test_only_the_servers_own_location_is_sealed() -> None:
                    f"mlflow-artifacts://host/sealed/{digest}", f"file:///sealed/{digest}", ""):  # fmt: skip
         with pytest.raises(EvidenceInvalid):
             sealed_digest(source)
+
+
+def test_what_a_killed_process_staged_is_removed_also_when_it_was_settled_already(tree: SealedTree) -> None:
+    left, settled = tree.root / f"{STAGING}left", tree.root / f"{STAGING}settled"
+    for place in (left, settled):
+        place.mkdir()
+        filled(place)
+    for path in (*settled.rglob("*"), settled):
+        path.chmod(0o555)
+    digest = keep(tree)
+    tree.sweep()
+    assert [path.name for path in tree.root.iterdir()] == [digest]
+
+
+def test_what_a_living_process_stages_stays(tree: SealedTree) -> None:
+    with tree.staging() as place:
+        filled(place)
+        SealedTree(tree.root).sweep()
+        assert tree.verified(tree.keep(place))
