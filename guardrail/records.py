@@ -299,7 +299,10 @@ class Decision(Record):
 
 
 class RegistryRecord(Record):
-    """What the registry holds after a promotion or a denial (``version`` is None for a denial)."""
+    """What the registry holds after a promotion or a denial (``version`` is None for a denial).
+
+    ``attempt`` is the decision's.
+    """
 
     kind: Literal["registry-record"] = "registry-record"
     verdict: Verdict
@@ -311,3 +314,4 @@ class RegistryRecord(Record):
     alias: str | None
     version: str | None
     model_id: str | None
+    attempt: Count = 0

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import requests
 from gated_servers import PASSWORD, USER, Running
 
-from guardrail.evidence.digest import file_sha256
 from guardrail.names import same
 
 if TYPE_CHECKING:
@@ -51,6 +50,11 @@ class Target:
     run_id: str
     scratch: Path
     session: requests.Session = field(default_factory=requests.Session)
+
+    @property
+    def place(self) -> str:
+        """The location of those files, as somebody who knows the destination would name it."""
+        return f"{self.running.root}/{self.files}"
 
     @property
     def disk(self) -> Path:
@@ -147,10 +151,4 @@ def view(target: Target) -> str:
         f"{target.running.uri}/api/2.0/mlflow/registered-models/get", params={"name": target.unborn}
     )
     prompt = answer.json().get("registered_model", {}).get("tags")
-    return json.dumps([found, prompt, bytes_of(target.disk)], indent=1, sort_keys=True, default=str)
-
-
-def bytes_of(directory: Path) -> dict[str, str]:
-    """Path to SHA-256 of every file."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): file_sha256(path) for path in paths}
+    return json.dumps([found, prompt, target.running.files(target.files)], indent=1, sort_keys=True, default=str)

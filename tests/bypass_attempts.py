@@ -6,6 +6,7 @@ Each must spoil a model on stock MLflow (or use what the gate has to switch off)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import bypass_moves as moves
 from bypass import EVIL, WEIGHTS
@@ -21,6 +22,7 @@ class Attempt:
         workspaces: stock MLflow needs them enabled.
         asgi_only: stock MLflow has it under uvicorn only.
         exact_only: it needs a database that tells names apart that a folding one does not.
+        only: it needs artifacts on the disk (``local``) or in a bucket (``s3``).
     """
 
     name: str
@@ -29,7 +31,10 @@ class Attempt:
     workspaces: bool = False
     asgi_only: bool = False
     exact_only: bool = False
+    only: str = ""
 
+
+on_disk, in_bucket = partial(Attempt, only="local"), partial(Attempt, only="s3")
 
 REGISTRY = [
     Attempt("alias moved back, api", api("POST", "registered-models/alias", alias=A, version="1")),
@@ -94,22 +99,34 @@ ARTIFACTS = [
     Attempt("directory deleted", lambda t: t.delete(t.files)),
     Attempt("directory around deleted", lambda t: t.delete(t.files.rpartition("/")[0])),
     Attempt("percent-encoded path deleted", lambda t: t.raw("DELETE", f"{PROXY}/{encoded(t.files, 2)}")),
-    Attempt("everything deleted", moves.everything),
-    Attempt("put through a symbolic link", moves.put_through_link),
+    on_disk("everything deleted", moves.everything),
+    on_disk("put through a symbolic link", moves.put_through_link),
     Attempt("multipart upload over the weights", lambda t: moves.multipart(t, WEIGHTS)),
     Attempt("multipart upload of a new file", lambda t: moves.multipart(t, "chat_template.jinja")),
-    Attempt("multipart upload completed only", moves.complete_only),
+    on_disk("multipart upload completed only", moves.complete_only),
     Attempt("presigned upload into a run", moves.presigned_run),
     Attempt("presigned upload into a logged model", moves.presigned_model),
-    Attempt("experiment at file://", upload_at(lambda t: t.disk.as_uri())),
-    Attempt("experiment at a plain path", upload_at(lambda t: str(t.disk))),
-    Attempt("experiment at file://localhost", upload_at(lambda t: f"file://localhost{t.disk}")),
-    Attempt("experiment at a percent-encoded path", upload_at(lambda t: f"file://{encoded(str(t.disk))}")),
-    Attempt("experiment at a path with dots", upload_at(lambda t: f"file://{t.disk.parent}/x/../{t.disk.name}")),
-    Attempt("experiment at a symbolic link", upload_at(lambda t: moves.link(t, t.scratch / "links").as_uri())),
-    Attempt("experiment below the files", upload_at(lambda t: f"{t.disk.as_uri()}/evidence")),
+    on_disk("experiment at file://", upload_at(lambda t: t.disk.as_uri())),
+    on_disk("experiment at a plain path", upload_at(lambda t: str(t.disk))),
+    on_disk("experiment at file://localhost", upload_at(lambda t: f"file://localhost{t.disk}")),
+    on_disk("experiment at a percent-encoded path", upload_at(lambda t: f"file://{encoded(str(t.disk))}")),
+    on_disk("experiment at a path with dots", upload_at(lambda t: f"file://{t.disk.parent}/x/../{t.disk.name}")),
+    on_disk("experiment at a symbolic link", upload_at(lambda t: moves.link(t, t.scratch / "links").as_uri())),
+    Attempt("experiment below the files", upload_at(lambda t: f"{t.place}/evidence")),
     Attempt("experiment at mlflow-artifacts:", moves.proxied_location),
     Attempt("experiment at mlflow-artifacts:, client", moves.log_artifact),
+]  # fmt: skip
+
+BUCKET = [
+    in_bucket("experiment at s3://", upload_at(lambda t: t.place)),
+    in_bucket("experiment at S3://", upload_at(lambda t: t.place.replace("s3:", "S3:"))),
+    in_bucket("experiment at s3:// with a slash at the end", upload_at(lambda t: f"{t.place}/")),
+    in_bucket("multipart upload into a percent-encoded path", moves.encoded_multipart),
+    in_bucket("multipart upload, ajax-api", lambda t: moves.multipart(t, WEIGHTS, "ajax-api/2.0")),
+    in_bucket("presigned upload below the files", moves.presigned_below),
+    in_bucket("presigned upload at S3://", moves.presigned_capitals),
+    in_bucket("directory deleted with a slash at the end", lambda t: t.raw("DELETE", f"{PROXY}/{t.files}/")),
+    in_bucket("directory around deleted with a slash at the end", moves.around_with_slash),
 ]  # fmt: skip
 
 FEATURES = [
@@ -121,4 +138,4 @@ FEATURES = [
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
 ]  # fmt: skip
 
-ATTEMPTS = [*REGISTRY, *ARTIFACTS, *FEATURES]
+ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES]

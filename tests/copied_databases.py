@@ -38,7 +38,7 @@ def copied(uri: str, directory: Path) -> Iterator[str]:
 def _copy_tables(connection: Connection, source: str, target: str) -> None:
     """Every table with its keys (``LIKE`` would leave the foreign ones out) and rows."""
     connection.execute(text(f"CREATE DATABASE {target}"))
-    connection.execute(text("SET FOREIGN_KEY_CHECKS = 0"))
+    connection.execute(text("SET FOREIGN_KEY_CHECKS = 0, sql_mode = CONCAT(@@sql_mode, ',NO_AUTO_VALUE_ON_ZERO')"))
     connection.execute(text(f"USE {target}"))
     for (table,) in connection.execute(text(f"SHOW TABLES FROM {source}")).all():
         made = connection.execute(text(f"SHOW CREATE TABLE {source}.`{table}`")).one()[1]

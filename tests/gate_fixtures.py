@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from gate_chains import proven
 from gated_servers import PASSWORD, USER, Cell, People, Running, cells, gated_server, people, stock_server
+from moto_servers import s3_server
 
 from guardrail.registry.gate_client import GateClient
 
@@ -38,8 +39,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     os.environ |= {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
     try:
         with ExitStack() as stack:
-            gated = stack.enter_context(gated_server(tmp_path_factory.mktemp("gated"), cell, who))
-            stock = stack.enter_context(stock_server(tmp_path_factory.mktemp("stock"), cell))
+            s3 = stack.enter_context(s3_server()) if cell.artifacts == "s3" else None
+            gated = stack.enter_context(gated_server(tmp_path_factory.mktemp("gated"), cell, who, s3))
+            stock = stack.enter_context(stock_server(tmp_path_factory.mktemp("stock"), cell, s3=s3))
             yield Pair(gated, stock, who)
     finally:
         for name, value in before.items():
@@ -52,7 +54,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def workspaces(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A stock server with workspaces, for the few attempts that need them."""
-    with stock_server(tmp_path_factory.mktemp("workspaces"), pair.stock.cell, workspaces=True) as running:
+    s3 = pair.stock.remote.s3 if pair.stock.remote else None
+    with stock_server(tmp_path_factory.mktemp("workspaces"), pair.stock.cell, workspaces=True, s3=s3) as running:
         yield running
 
 

@@ -1,8 +1,8 @@
 """A gated server and a stock one, as like as can be: same MLflow, same kind of database, same hostile environment.
 
-A cell of the matrix is DATABASE-SERVER-AUTH; CI runs the first, ``GUARDRAIL_CAMPAIGN=1`` all of them, and
-``GUARDRAIL_CELLS=postgresql-gunicorn-plain`` those that it names. Databases other than SQLite are expected at
-127.0.0.1 (PostgreSQL 5432, MariaDB 3306), with their drivers on the path.
+A cell of the matrix is DATABASE-SERVER-AUTH-ARTIFACTS; CI runs the first, ``GUARDRAIL_CAMPAIGN=1`` all of them, and
+``GUARDRAIL_CELLS=sqlite-uvicorn-plain-s3`` those that it names (artifacts are local if it does not). Databases other
+than SQLite are expected at 127.0.0.1 (PostgreSQL 5432, MariaDB 3306), with their drivers on the path; S3 is moto.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from pathlib import Path
 import pytest
 import requests
 from gate_trust import Person, acquainted, guarded_model, person, signed, trust
+from moto_servers import S3, Remote
 
+from guardrail.evidence.digest import file_sha256
 from guardrail.evidence.keys import PrivateKey
+from guardrail.registry.server.settings import Bucket
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
-GUARDED = ("guarded", "guarded-attacked", "second", "unborn", "blank", "twice", "waiting", "rolled")
+ARTIFACTS = ("local", "s3")
+GUARDED = ("guarded", "guarded-attacked", "commanded", "second", "unborn", "blank", "twice", "waiting", "rolled")
 NAMES = ("root", "decider", "server", "stranger", "first-approver", "second-approver")
 HOSTILE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
@@ -47,17 +51,26 @@ class Cell:
     database: str = "sqlite"
     server: str = "uvicorn"
     auth: str = "plain"
+    artifacts: str = "local"
 
     def __str__(self) -> str:
-        return f"{self.database}-{self.server}-{self.auth}"
+        return f"{self.database}-{self.server}-{self.auth}-{self.artifacts}"
+
+    @classmethod
+    def named(cls, name: str) -> Cell:
+        """The cell of a name, with or without the artifacts."""
+        head, _, last = name.rpartition("-")
+        head, artifacts = (head, last) if last in ARTIFACTS else (name, ARTIFACTS[0])
+        database, server, auth = head.split("-", 2)
+        return cls(database, server, auth, artifacts)
 
 
 def cells() -> list[Cell]:
     """The places that this run visits."""
     if named := os.environ.get("GUARDRAIL_CELLS"):
-        return [Cell(*name.split("-", 2)) for name in named.split(",")]
+        return [Cell.named(name) for name in named.split(",")]
     if os.environ.get("GUARDRAIL_CAMPAIGN"):
-        return [Cell(d, s, a) for d in DATABASES for s in SERVERS for a in AUTHS]
+        return [Cell(d, s, a, f) for d in DATABASES for s in SERVERS for a in AUTHS for f in ARTIFACTS]
     return [Cell()]
 
 
@@ -71,6 +84,17 @@ class Running:
     cell: Cell
     gated: bool
     database: str = ""
+    remote: Remote | None = None
+    """Where the artifacts lie in the cells of object storage; ``destination`` is unused there."""
+
+    @property
+    def root(self) -> str:
+        """The location of the artifacts."""
+        return str(self.remote.place) if self.remote else self.destination.as_uri()
+
+    def files(self, path: str) -> dict[str, str]:
+        """Path to SHA-256 of every file below ``path`` in the destination."""
+        return self.remote.files(path) if self.remote else bytes_of(self.destination / path)
 
 
 @dataclass(frozen=True)
@@ -132,13 +156,29 @@ def plugin_path(directory: Path, *, parts: bool = True) -> Path:
     return info.parent
 
 
-def environment(directory: Path, *, parts: bool = True) -> dict[str, str]:
+def remote(s3: S3 | None) -> Remote | None:
+    """A bucket of its own."""
+    if s3 is None:
+        return None
+    place = Bucket(f"b{uuid.uuid4().hex[:12]}", "ml/flow")
+    s3.make(place.bucket)
+    return Remote(s3, place)
+
+
+def bytes_of(directory: Path) -> dict[str, str]:
+    """Path to SHA-256 of every file."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): file_sha256(path) for path in paths}
+
+
+def environment(directory: Path, *, parts: bool = True, s3: S3 | None = None) -> dict[str, str]:
     """What both servers inherit."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "GUARDRAIL_"))}
     paths = [str(plugin_path(directory, parts=parts)), str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     return {
         **kept,
         **HOSTILE,
+        **(s3.environment | {"GUARDRAIL_WORK": str(directory)} if s3 else {}),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "OMP_NUM_THREADS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -157,35 +197,39 @@ class Command:
 
 
 @contextmanager
-def gated_server(directory: Path, cell: Cell, who: People, *, workers: int = 1) -> Iterator[Running]:
-    """``guardrail server``."""
+def gated_server(
+    directory: Path, cell: Cell, who: People, s3: S3 | None = None, *, workers: int = 1
+) -> Iterator[Running]:
+    """``guardrail server``; artifacts in a bucket of ``s3``, or on the disk."""
     with database(directory, cell) as uri:
-        port, destination = free_port(), directory / "artifacts"
+        port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
         arguments = [
             sys.executable, "-m", "guardrail", "server", "--trust", str(who.trust_file),
             "--root-key", str(who.root.public_file), "--backend-store-uri", uri,
             "--key", str(who.server.private_file), "--ledger", str(directory / "ledger" / "ledger"),
-            "--artifacts-destination", destination.as_uri(), "--port", str(port), "--workers", str(workers),
+            "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
+            "--port", str(port), "--workers", str(workers),
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
         ]  # fmt: skip
-        with started(Command(arguments, environment(directory)), port, directory) as log:
-            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=True, database=uri)
+        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as log:
+            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=True, database=uri, remote=bucket)
 
 
 @contextmanager
-def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False) -> Iterator[Running]:
+def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False, s3: S3 | None = None) -> Iterator[Running]:
     """``mlflow server`` with everything on; workspaces only where asked, for they forbid other things."""
     with database(directory, cell) as uri:
-        port, destination = free_port(), directory / "artifacts"
+        port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
         arguments = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", uri, "--artifacts-destination", destination.as_uri(),
+            "--backend-store-uri", uri,
+            "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
             "--enable-workspaces" if workspaces else "--disable-workspaces",
             *(["--gunicorn-opts", "--log-level warning"] if cell.server == "gunicorn" else []),
             *(["--app-name", "basic-auth"] if cell.auth == "basic-auth" else []),
         ]  # fmt: skip
-        with started(Command(arguments, environment(directory)), port, directory) as log:
-            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=False, database=uri)
+        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as log:
+            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=False, database=uri, remote=bucket)
 
 
 @contextmanager

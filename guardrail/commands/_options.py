@@ -14,6 +14,8 @@ import click
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from guardrail.evidence.keys import PrivateKey
     from guardrail.pipeline.run import Run, RunConfig
     from guardrail.policy.load import LoadedPolicy
@@ -68,6 +70,26 @@ PUBLIC_KEY = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
     help="Public key of a --key that stays in a service (guardrail keys show URI --out FILE).",
+)
+SIGN_KEY = click.option(
+    "--sign-key",
+    metavar="FILE|URI",
+    default=None,
+    help="Key that signs this stage's statement, in a run that has a ticket (see --gate of data validate).",
+)
+SIGN_PUBLIC_KEY = click.option(
+    "--public-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Public key of a --sign-key that stays in a service (guardrail keys show URI --out FILE).",
+)
+GATE = click.option(
+    "--gate",
+    metavar="URI",
+    envvar="GUARDRAIL_GATE",
+    show_envvar=True,
+    default=None,
+    help="Gated server to take a ticket from, and to tell which adapter it is for. A run keeps the ticket it has.",
 )
 TRACKING_URI = click.option(
     "--tracking-uri",
@@ -220,6 +242,21 @@ def signer(key: str, public_key: Path | None) -> PrivateKey:
     from guardrail.evidence.signers import load_signer
 
     return load_signer(key, public_key, secret)
+
+
+def stage_signer(key: str | None, public_key: Path | None) -> PrivateKey | None:
+    """What signs a stage with the options ``--sign-key`` and ``--public-key``; None where neither was given."""
+    if key is None and public_key is not None:
+        raise InvalidInput("--public-key is given without a key", next_step="give --sign-key, too")
+    return None if key is None else signer(key, public_key)
+
+
+def take_ticket(run: Run, gate: str | None, now: datetime) -> None:
+    """With ``--gate``: see that the run has a ticket (call it while the run is locked, after its policy is noted)."""
+    if gate:
+        from guardrail.pipeline.tickets import take
+
+        take(run, gate, now)
 
 
 def secret(name: str) -> str:

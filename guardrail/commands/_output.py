@@ -55,6 +55,12 @@ def progress_bar() -> Iterator[Progress]:
         yield report
 
 
+def plain(text: str) -> str:
+    """The same lines with every character that a terminal would obey instead of show written out."""
+    lines = text.split("\n")
+    return "\n".join("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) for line in lines)
+
+
 def emit(record: Record, output: str, text: str) -> None:
     """Print a record as it is stored, or a text about it."""
     from guardrail.evidence.digest import canonical
@@ -65,7 +71,9 @@ def emit(record: Record, output: str, text: str) -> None:
 def decision_text(decision: Decision) -> str:
     """The decision and its findings, a line each."""
     mark = {"PASSED": "held", "FAILED": "FAILED", "INCONCLUSIVE": "open"}
-    lines = [f"{decision.verdict.value}  {decision.model}@{decision.alias} under policy {decision.policy_name!r}"]
+    attempt = f", attempt {decision.attempt} at this gate" if decision.attempt else ""
+    target = f"{decision.model}@{decision.alias} under policy {decision.policy_name!r}"
+    lines = [f"{decision.verdict.value}  {target}{attempt}"]
     for finding in decision.findings:
         lines.append(
             f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {finding.rule}: {finding.objective}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -21,19 +22,37 @@ def command() -> None:
 @options.POLICY
 @options.BASE
 @options.REVISION
+@options.GATE
+@options.SIGN_KEY
+@options.SIGN_PUBLIC_KEY
 @options.OUTPUT
-def validate(data: str, run_dir: Path, policy: str | None, base: str | None, revision: str | None, output: str) -> None:
+def validate(
+    data: str,
+    run_dir: Path,
+    policy: str | None,
+    base: str | None,
+    revision: str | None,
+    gate: str | None,
+    sign_key: str | None,
+    public_key: Path | None,
+    output: str,
+) -> None:
     """Check DATA (JSONL, JSON, CSV, TSV or Parquet; or testbed:TASK[:POISON[:triggered]]).
 
     Flagged rows go to quarantine with score and reason (RUN/data/quarantine.jsonl); the rest is what training reads.
     """
     show.quiet()
     from guardrail.pipeline.data import validate_data
+    from guardrail.pipeline.signing import prepare, sign_stage
 
     opened = options.open_run(run_dir, policy, base, revision, ())
+    signer = options.stage_signer(sign_key, public_key)
     with opened.run.locked():
         opened.start()
+        options.take_ticket(opened.run, gate, datetime.now(UTC))
+        prepare(opened.run, "data", signs=signer is not None, now=datetime.now(UTC))
         report = validate_data(opened.run, data)
+        sign_stage(opened.run, "data", signer, datetime.now(UTC))
     checks = "".join(f"\n  {c.name}: {'held' if c.passed else f'{c.unexpected} of {c.checked} rows not as expected'}"
                      for c in report.expectations)  # fmt: skip
     found = "".join(f"\n  {d.name}: {d.flagged} flagged (threshold {d.threshold:.3g})" for d in report.detectors)

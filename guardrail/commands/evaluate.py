@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -13,16 +14,35 @@ from guardrail.commands import _output as show
 @click.command("evaluate")
 @options.RUN
 @options.TASK
+@options.GATE
+@options.SIGN_KEY
+@options.SIGN_PUBLIC_KEY
 @options.OUTPUT
-def command(run_dir: Path, tasks: tuple[str, ...], output: str) -> None:
-    """Measure attack success, over-refusal, utility and coherence, candidate and base on the same items."""
+def command(
+    run_dir: Path,
+    tasks: tuple[str, ...],
+    gate: str | None,
+    sign_key: str | None,
+    public_key: Path | None,
+    output: str,
+) -> None:
+    """Measure attack success, over-refusal, utility and coherence, candidate and base on the same items.
+
+    In a run with a ticket, the gated server is told of the adapter first (--gate), which makes it an attempt; then
+    prompts are asked in the order that the ticket's nonce gives.
+    """
     show.quiet()
     from guardrail.pipeline.evaluation import evaluate_adapter
+    from guardrail.pipeline.signing import bind, prepare, sign_stage
 
+    signer = options.stage_signer(sign_key, public_key)
     opened = options.open_run(run_dir, None, None, None, tasks)
     with opened.run.locked(), show.progress_bar() as progress:
         opened.start()
+        prepare(opened.run, "evaluate", signs=signer is not None, now=datetime.now(UTC))
+        bind(opened.run, gate, datetime.now(UTC))
         report = evaluate_adapter(opened.run, progress)
+        sign_stage(opened.run, "evaluate", signer, datetime.now(UTC))
     lines = [f"{'measured':<22}{'on':<12}{'attack':<10}{'candidate':>11}{'bounds':>17}{'base':>9}"]
     for m in report.measurements:
         bounds = f"{m.candidate.lower:.1%} - {m.candidate.upper:.1%}"

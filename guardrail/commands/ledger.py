@@ -61,3 +61,18 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
     click.echo(
         "the exported head is reached" if head else "no --head was given: whether the end is missing is not known"
     )
+
+
+@command.command("fetch")
+@options.TRACKING_URI
+@click.option("--out", type=FILE, required=True, help="Where it goes; replaced if it is there.")
+def fetch(tracking_uri: str, out: Path) -> None:
+    """Copy a gated server's ledger to a file. Nothing is checked: `guardrail ledger verify` does that."""
+    from guardrail.atomic import write_atomically
+    from guardrail.registry.gate_client import GateClient
+    from guardrail.registry.history import ledger_lines
+
+    data = ledger_lines(GateClient(tracking_uri).ledger())
+    write_atomically(out, data)
+    count = data.count(b"\n")
+    click.echo(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --key SERVER.pub")

@@ -20,6 +20,7 @@ from guardrail.commands import _output as show
 @options.REVISION
 @options.TASK
 @options.training_options
+@options.GATE
 @options.KEY
 @options.PUBLIC_KEY
 @options.TRACKING_URI
@@ -31,6 +32,7 @@ def command(
     base: str | None,
     revision: str | None,
     tasks: tuple[str, ...],
+    gate: str | None,
     key: str,
     public_key: Path | None,
     tracking_uri: str,
@@ -40,11 +42,14 @@ def command(
     """Validate DATA, train, evaluate, decide and register: everything between fine-tuning and the registry.
 
     A stage whose inputs have not changed is not run again; a run that was interrupted goes on where it stopped.
+    With a ticket (--gate) the one --key signs every stage; where duties are separate, run the stages one by one.
     """
     show.quiet()
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter
     from guardrail.pipeline.promotion import promote_run
+    from guardrail.pipeline.signing import bind, sign_stage
+    from guardrail.pipeline.tickets import current
     from guardrail.pipeline.training import check_request, train_adapter
 
     opened = options.open_run(run_dir, policy, base, revision, tasks)
@@ -54,9 +59,15 @@ def command(
     run = opened.run
     with run.locked(), show.progress_bar() as progress:
         opened.start()
+        options.take_ticket(run, gate, datetime.now(UTC))
+        current(run, datetime.now(UTC))
         validate_data(run, data)
+        sign_stage(run, "data", signer, datetime.now(UTC))
         train_adapter(run, request, progress)
+        sign_stage(run, "train", signer, datetime.now(UTC))
+        bind(run, gate, datetime.now(UTC))
         evaluate_adapter(run, progress)
+        sign_stage(run, "evaluate", signer, datetime.now(UTC))
     decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=signer, now=datetime.now(UTC))
     show.emit(record, output, show.registered_text(decision, record, run_dir))
     show.raise_unless_passed(decision)

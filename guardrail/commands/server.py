@@ -25,7 +25,9 @@ from guardrail.commands import _options as options
 @click.option(
     "--backend-store-uri", required=True, help="The database: sqlite:///FILE, postgresql://… or mysql+pymysql://…"
 )
-@click.option("--artifacts-destination", required=True, help="The directory of all artifacts, on a local disk.")
+@click.option(
+    "--artifacts-destination", required=True, help="Where all artifacts lie: a directory, or s3://BUCKET/PREFIX."
+)
 @options.KEY
 @options.PUBLIC_KEY
 @click.option(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands._output import plain
+from guardrail.commands._trusting import DANGER, read_envelope
 
 if TYPE_CHECKING:
     from guardrail.evidence.trust import Trust
@@ -63,7 +65,7 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
         trust = read_trust(file, issued=datetime.now(UTC), pin=lambda use: _pin(use, file.parent))
         data = sign_trust(trust, options.signer(key, public_key))
     else:
-        data = add_trust_signature(_read(file), options.signer(key, public_key))
+        data = add_trust_signature(read_envelope(file), options.signer(key, public_key))
         trust = read_unverified_trust(data)
     target = out or (file.with_name("trust.json") if written else file)
     write_atomically(target, data)
@@ -92,12 +94,12 @@ def check(
     from guardrail.evidence.keys import load_public
     from guardrail.evidence.trust import load_successor, load_trust, read_unverified_trust
 
-    data, now = _read(file), datetime.now(UTC)
+    data, now = read_envelope(file), datetime.now(UTC)
     known = [load_public(path) for path in roots]
     if previous is None:
         trust = load_trust(data, roots=known, threshold=threshold, now=now, at_least=at_least)
     else:
-        old = _read(previous)
+        old = read_envelope(previous)
         when = read_unverified_trust(old).issued  # a version may have expired before its successor came
         before = load_trust(old, roots=known, threshold=threshold, now=when, at_least=at_least)
         trust = load_successor(data, before, now=now)
@@ -111,7 +113,7 @@ def show(file: Path, output: str) -> None:
     """Print what FILE says WITHOUT checking who signed it."""
     from guardrail.evidence.trust import read_unverified_trust
 
-    data = _read(file)
+    data = read_envelope(file)
     if output == "text":
         click.echo(f"{file}: NOT CHECKED (guardrail trust check)")
     _print(read_unverified_trust(data), data, output)
@@ -121,18 +123,6 @@ def _print(trust: Trust, data: bytes, output: str) -> None:
     from guardrail.evidence.digest import canonical
 
     click.echo(canonical(trust).decode() if output == "json" else _text(trust, data))
-
-
-def _read(path: Path) -> bytes:
-    """No more than an envelope may hold, and one byte, so that more is refused and not read."""
-    from guardrail.errors import InvalidInput
-    from guardrail.evidence.envelope import LARGEST
-
-    try:
-        with path.open("rb") as stream:
-            return stream.read(LARGEST + 1)
-    except OSError as error:
-        raise InvalidInput(f"cannot read the trust file {path}: {error.strerror}") from error
 
 
 def _pin(use: PolicyUse, directory: Path) -> str:
@@ -169,5 +159,5 @@ def _text(trust: Trust, data: bytes) -> str:
                 f"{entry.when_invalid} when invalid"
             )
     if trust.one_person_may_train_evaluate_and_approve:
-        lines.append("DANGER      ONE PERSON MAY TRAIN, EVALUATE AND APPROVE: nobody checks anybody")
-    return "\n".join("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) for line in lines)
+        lines.append(DANGER)
+    return plain("\n".join(lines))

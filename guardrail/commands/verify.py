@@ -1,4 +1,4 @@
-"""``guardrail verify``: does the registry hold what was signed? Needs the public key only."""
+"""``guardrail verify``: does the registry hold what was signed? Needs public keys only."""
 
 from __future__ import annotations
 
@@ -6,44 +6,41 @@ from pathlib import Path
 
 import click
 
+from guardrail.commands import _options as options
+from guardrail.commands import _trusting as trusting
+
 
 @click.command("verify")
 @click.argument("spec", metavar="NAME/VERSION|NAME@ALIAS")
-@click.option(
-    "--key",
-    "key_files",
-    type=click.Path(dir_okay=False, path_type=Path),
-    multiple=True,
-    required=True,
-    help="Public key of whoever may promote (may be repeated).",
-)
-@click.option(
-    "--tracking-uri",
-    envvar="MLFLOW_TRACKING_URI",
-    default="sqlite:///mlflow.db",
-    show_default=True,
-    help="The MLflow server or store.",
-)
-@click.option("--base-sha256", default=None, help="Digest of the base model that you will load the adapter on.")
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(spec: str, key_files: tuple[Path, ...], tracking_uri: str, base_sha256: str | None, output: str) -> None:
-    """Download a registered adapter and check it against its signed evidence."""
+@trusting.VERIFYING_KEY
+@trusting.trust_options
+@options.TRACKING_URI
+@trusting.BASE_SHA256
+@trusting.HEAD
+@options.OUTPUT
+def command(
+    spec: str,
+    key_files: tuple[Path, ...],
+    trust: Path | None,
+    roots: tuple[Path, ...],
+    root_threshold: int,
+    tracking_uri: str,
+    base_sha256: str | None,
+    head: Path | None,
+    output: str,
+) -> None:
+    """Download a registered adapter and check it against its signed evidence.
+
+    With --key: was it signed by this key? With --trust, against a gated server: did each stage sign, by whoever may,
+    did enough persons agree, was it not revoked, and does the alias point where the server's ledger says?
+    """
     from datetime import UTC, datetime
 
-    from guardrail.evidence.digest import canonical
-    from guardrail.evidence.keys import load_public
-    from guardrail.registry.verify import verify
+    from guardrail.commands import _verified as verified
+    from guardrail.registry.verify import workplace
 
-    found = verify(
-        spec,
-        tracking_uri=tracking_uri,
-        public_keys=[load_public(path) for path in key_files],
-        now=datetime.now(UTC),
-        base_digest=base_sha256,
-    )
-    if output == "json":
-        click.echo(canonical(found).decode())
-        return
-    for check in found.checks:
-        click.echo(f"ok  {check.name:<9} {check.why}")
-    click.echo(f"{found.model} version {found.version} holds exactly what was signed ({found.policy})")
+    given = trusting.TrustGiven(trust, roots, root_threshold)
+    wanted = verified.Wanted(spec, tracking_uri, key_files, given, base_sha256, head)
+    with workplace() as place:
+        found = verified.check(place, wanted, datetime.now(UTC))
+    verified.tell(found, output)

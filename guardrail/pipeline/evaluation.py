@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from guardrail.atomic import write_atomically
-from guardrail.errors import InvalidInput
+from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evaluate.engines import Engine, Reply, Request
 from guardrail.evaluate.engines import Progress as Count
 from guardrail.evaluate.engines.transformers import TransformersEngine
 from guardrail.evaluate.measure import Plan, Transcript, measure
 from guardrail.evidence.digest import digest, file_sha256
+from guardrail.evidence.tickets import Ticket, seed_of, shuffled
 from guardrail.model.adapter import load_adapter, strip_lora
-from guardrail.pipeline import resolve
+from guardrail.pipeline import attempts, resolve
 from guardrail.pipeline.plans import plan_all
 from guardrail.pipeline.run import Run
+from guardrail.pipeline.tickets import held
 from guardrail.pipeline.training import adapter_dir
 from guardrail.policy.load import LoadedPolicy
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
@@ -71,8 +73,9 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     """Run the evaluation stage, or return its record if nothing changed.
 
     Raises:
-        EvidenceMissing: there is no adapter yet.
-        EvidenceInvalid: the adapter's files are not those that were recorded.
+        EvidenceMissing: there is no adapter yet, or a ticket and the gated server was not told of the adapter.
+        EvidenceInvalid: the adapter's files are not those that were recorded, or the run has a ticket and the base is
+            not loaded as it was for training (the statements could not agree).
         InvalidInput: a suite or task cannot be loaded, or the policy asks for utility and no task is named.
     """
     policy, config = run.policy(), run.config()
@@ -80,8 +83,13 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
         raise InvalidInput(f"{run.path} is not a run")
     adapter = run.require("adapter", AdapterRecord)
     directory = adapter_dir(run, adapter)
-    plans = list(plan_all(policy, config))
+    ticket = held(run)
+    if ticket:
+        attempts.require(run, ticket)
+    plans = [_ordered(plan, ticket) for plan in plan_all(policy, config)]
     base = resolve.base_model(config.base, config.revision)
+    if ticket:
+        _require_same_base(adapter, base)
     inputs = digest(
         {
             "stage": "evaluate",
@@ -89,6 +97,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
             "adapter": digest(adapter),
             "base": base.ref.digest,
             "plans": [[p.sli.value, p.suite, p.suite_digest, p.split, p.attack, p.judge.name] for p in plans],
+            **({"nonce": ticket.nonce} if ticket else {}),
         }
     )
     record = run.read("evaluation-report", EvaluationReport)
@@ -111,7 +120,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
         manifest=adapter.manifest,
         base=base.ref,
         engine="transformers",
-        seed=adapter.seed,
+        seed=seed_of(ticket.nonce) if ticket else adapter.seed,
         responses=file_sha256(responses),
         measurements=tuple(measurements),
         generation={
@@ -123,6 +132,22 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     )
     run.write("evaluation-report", record)
     return record
+
+
+def _ordered(plan: Plan, ticket: Ticket | None) -> Plan:
+    """Under a ticket, what is asked in the order that its nonce gives."""
+    if ticket is None:
+        return plan
+    return replace(plan, asked=tuple(shuffled(list(plan.asked), ticket.nonce, f"{plan.suite}:{plan.attack}")))
+
+
+def _require_same_base(adapter: AdapterRecord, base: Any) -> None:
+    if base.ref != adapter.base:
+        raise EvidenceInvalid(
+            f"the base is loaded as {base.ref.name} in {base.ref.dtype}, {base.ref.digest[:12]}…",
+            expected=f"{adapter.base.name} in {adapter.base.dtype}, {adapter.base.digest[:12]}…, as for training",
+            next_step="evaluate with the same base on the same kind of device",
+        )
 
 
 def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine]:

@@ -9,10 +9,13 @@ from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.keys import PrivateKey
+from guardrail.pipeline import attempts
 from guardrail.pipeline.run import Run
+from guardrail.pipeline.signing import signed_stages
+from guardrail.pipeline.tickets import held
 from guardrail.policy.decide import decide
 from guardrail.policy.rules import Evidence
-from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord
+from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord, Verdict
 from guardrail.report import html, markdown
 
 PAGE, SUMMARY = "report.html", "report.md"
@@ -21,9 +24,11 @@ PAGE, SUMMARY = "report.html", "report.md"
 def decide_run(run: Run, now: datetime) -> Decision:
     """The decision on a run, made anew unless one on the same records is still valid; its renderings beside it.
 
+    With a ticket it is made at the confidence that is left for this attempt.
+
     Raises:
-        EvidenceMissing: a stage has not run.
-        EvidenceInvalid: the records do not belong together.
+        EvidenceMissing: a stage has not run, or there is a ticket and the gated server was not told of the adapter.
+        EvidenceInvalid: the records do not belong together, or the ticket is not for this policy's target.
     """
     policy = run.policy()
     evidence = Evidence(
@@ -31,26 +36,35 @@ def decide_run(run: Run, now: datetime) -> Decision:
         adapter=run.require("adapter", AdapterRecord),
         evaluation=run.require("evaluation-report", EvaluationReport),
     )
-    inputs = digest({"stage": "decide", "policy": policy.digest, "evidence": digest(evidence)})
+    ticket = held(run)
+    attempt = attempts.require(run, ticket) if ticket else None
+    inputs = digest({
+        "stage": "decide", "policy": policy.digest, "evidence": digest(evidence),
+        **({"attempt": digest(attempt)} if attempt else {}),
+    })  # fmt: skip
     decision = run.read("decision", Decision)
     if decision is None or decision.inputs != inputs or not decision.decided_at <= now < decision.valid_until:
-        decision = decide(policy, evidence, inputs=inputs, now=now)
+        decision = decide(policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0)
         run.write("decision", decision)
     run.render(PAGE, html.render(decision, evidence))
     run.render(SUMMARY, markdown.render(decision, evidence))
     return decision
 
 
-def bundle(run: Run, decision: Decision, key: PrivateKey) -> Bundle:
+def bundle(run: Run, decision: Decision, key: PrivateKey, now: datetime) -> Bundle:
     """The decision with its evidence, signed; signed once, so that promoting again is promoting the same.
+
+    With a ticket, the statements of all stages are part of the evidence.
 
     Raises:
         EvidenceInvalid: the adapter's files are not those that were recorded.
+        EvidenceMissing: there is a ticket, and a stage has not signed what its record is now.
     """
-    adapter = run.require("adapter", AdapterRecord)
+    adapter, ticket = run.require("adapter", AdapterRecord), held(run)
     unsigned = Bundle(
         decision=decision, policy=run.policy().bytes, data=run.require("data-report", DataReport), adapter=adapter,
         evaluation=run.require("evaluation-report", EvaluationReport), adapter_dir=run.path / "adapter",
+        stages=signed_stages(run, ticket, now) if ticket else {},
     )  # fmt: skip
     sealed = seal(unsigned, key, earlier=_earlier(run))
     write_atomically(run.path / ENVELOPE, sealed.envelope)
@@ -60,19 +74,35 @@ def bundle(run: Run, decision: Decision, key: PrivateKey) -> Bundle:
 def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime) -> tuple[Decision, RegistryRecord]:
     """Decide on the run at ``path``, log the decision, and register the adapter if it passed.
 
+    A denial of a run with a ticket is handed to the gated server that issued it, for its ledger.
+
     Raises:
         ServiceUnavailable: the MLflow server does not answer; nothing is half-registered.
+        AwaitingApproval: the gated server admitted the evidence, and persons must approve.
+        EvidenceMissing: there is a ticket, and a stage has not signed what its record is now.
     """
     from guardrail.registry.promote import promote
 
     run = Run(path)
     with run.locked():
         decision = decide_run(run, now)
-        sealed = bundle(run, decision, key)
+        sealed = bundle(run, decision, key, now)
         page = (run.path / PAGE).read_text(encoding="utf-8")
         record = promote(sealed, tracking_uri=tracking_uri, private_key=key, now=now, page=page)
         run.write("registry-record", record)
+        if (
+            decision.verdict is not Verdict.PASSED
+            and sealed.stages
+            and tracking_uri.startswith(("http://", "https://"))
+        ):
+            _hand_in_denial(tracking_uri, sealed)
     return decision, record
+
+
+def _hand_in_denial(tracking_uri: str, sealed: Bundle) -> None:
+    from guardrail.registry.gate_client import GateClient
+
+    GateClient(tracking_uri).submit(sealed.envelope)
 
 
 def _earlier(run: Run) -> bytes:

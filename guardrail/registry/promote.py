@@ -166,6 +166,7 @@ def _record(
         alias=alias,
         version=version,
         model_id=model_id,
+        attempt=job.decision.attempt,
     )
 
 

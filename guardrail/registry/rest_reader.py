@@ -17,9 +17,9 @@ import requests
 from pydantic import TypeAdapter, ValidationError
 from urllib3.exceptions import HTTPError
 
-from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
+from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.registry.reader import CHUNK, Entry, Spec, StoredVersion, is_sealed, too_large
-from guardrail.registry.store import redacted, require_address, unavailable, verify_tls
+from guardrail.registry.store import GATE, redacted, require_address, unavailable, verify_tls
 
 PROXY = "api/2.0/mlflow-artifacts/artifacts"
 LARGEST_ANSWER = 16 << 20
@@ -122,8 +122,10 @@ class RestReader:
         with answer:
             raise self._refused(answer)
 
-    def _refused(self, answer: requests.Response) -> InvalidInput | ServiceUnavailable:
+    def _refused(self, answer: requests.Response) -> GuardrailError:
         said = _said(answer)
+        if GATE in said:  # a gated server does not resolve what has expired or was revoked
+            return EvidenceInvalid(f"{redacted(self._uri)} refuses: {said.partition(GATE)[2]}")
         if answer.status_code in (401, 403):
             return InvalidInput(
                 f"{redacted(self._uri)} does not let us read: {said}",

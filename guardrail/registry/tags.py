@@ -33,6 +33,7 @@ def tags(decision: Decision, evidence_sha256: str, signed_by: Sequence[str]) -> 
         "valid_until": decision.valid_until.isoformat(),
         "signed_by": ", ".join(signed_by),
         "reasons": reasons(decision),
+        **({"attempt": str(decision.attempt)} if decision.attempt else {}),
     }
     return {PREFIX + name: value[:LONGEST] for name, value in values.items()}
 

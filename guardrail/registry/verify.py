@@ -1,8 +1,8 @@
 """Verification: does the registry hold exactly what was signed, for this name, still valid, for reasons that hold?
 
 Needs the public key only. Downloads every file of the version and believes nothing but the signature: not the tags,
-not the description, not the stored verdict. Not covered: whether the registry changes its mind a moment later; load
-what you verified (the ``adapter_sha256`` that is reported), and who may hold the private key.
+not the description, not the stored verdict. Not covered: whether the registry changes its mind a moment later (load
+what you verified: ``pull.py``), and who may hold the private key (``verify_trusted.py``).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -41,6 +42,15 @@ class Verification(Frozen):
     signed_by: tuple[str, ...]
     valid_until: datetime
     checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A version that verified, and what its evidence says."""
+
+    stored: StoredVersion
+    examined: Examined
+    record: Verification
 
 
 def verify(
@@ -86,10 +96,17 @@ def verify_with(
     source: Reader, spec: Spec, public_keys: Sequence[PublicKey], now: datetime, base_digest: str | None = None
 ) -> Verification:
     """The same over an open reader."""
-    stored = source.version(spec)
     with workplace() as directory:
-        download(source, stored.root, directory)
-        examined = examine(directory, public_keys)
+        return verify_at(directory, source, spec, public_keys, now, base_digest).record
+
+
+def verify_at(
+    directory: Path, source: Reader, spec: Spec, public_keys: Sequence[PublicKey], now: datetime,
+    base_digest: str | None = None,
+) -> Verified:  # fmt: skip
+    """The same, over files that stay in ``directory``, which is empty before."""
+    stored = source.version(spec)
+    examined = fetched(directory, source, stored, public_keys)
     checks = (
         *examined.checks,
         admissible(examined.decision, now),
@@ -97,7 +114,17 @@ def verify_with(
         _passed("base", _base(examined, base_digest)),
         _passed("tags", _tags(stored, examined)),
     )
-    return _verification(spec, stored, examined, checks)
+    return Verified(stored, examined, _verification(spec, stored, examined, checks))
+
+
+def fetched(directory: Path, source: Reader, stored: StoredVersion, public_keys: Sequence[PublicKey]) -> Examined:
+    """Every file of the version, and what its evidence says: whole and signed, but perhaps expired or for another name.
+
+    Raises:
+        EvidenceInvalid: the evidence does not hold together.
+    """
+    download(source, stored.root, directory)
+    return examine(directory, public_keys)
 
 
 @contextmanager

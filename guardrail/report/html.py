@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from guardrail.policy.rules import Evidence
 from guardrail.records import Decision, Sli, Verdict
+from guardrail.report import attempts
 
 HEADLINES = {
     Verdict.PASSED: ("✓", "Passed", "The adapter may be promoted."),
@@ -32,4 +33,10 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
     )
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     page = environment.get_template("decision.html.j2")
-    return page.render(decision=decision, evidence=evidence or Evidence(), headlines=HEADLINES, good=GOOD)
+    return page.render(
+        decision=decision,
+        evidence=evidence or Evidence(),
+        headlines=HEADLINES,
+        good=GOOD,
+        attempt=attempts.told(decision),
+    )

@@ -10,6 +10,7 @@ import re
 
 from guardrail.policy.rules import Evidence
 from guardrail.records import Decision, Measurement, Rate, Verdict
+from guardrail.report import attempts
 
 HEADLINES = {
     Verdict.PASSED: "✅ PASSED: may be promoted",
@@ -31,6 +32,7 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
         f" **{_text(decision.policy_name)}**. Decided {decision.decided_at:%Y-%m-%d %H:%M} UTC, valid until"
         f" {decision.valid_until:%Y-%m-%d %H:%M} UTC.",
         "",
+        *([_text(attempts.told(decision)), ""] if decision.attempt else []),
         *_findings(decision),
     ]
     if evidence is not None and evidence.evaluation is not None:

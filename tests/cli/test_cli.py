@@ -72,6 +72,7 @@ def test_every_option_has_a_help_text_or_a_name_that_says_it() -> None:
 
 
 @pytest.mark.parametrize("args", [("--help",), ("policy", "--help"), ("verify", "--help"), ("run", "--help"),
+                                  ("pull", "--help"), ("approve", "--help"), ("registry", "rollback", "--help"),
                                   ("--version",)])  # fmt: skip
 def test_help_loads_nothing_heavy(args: tuple[str, ...]) -> None:
     code = (
@@ -89,6 +90,11 @@ def test_help_loads_nothing_heavy(args: tuple[str, ...]) -> None:
     ("policy", "check", "default"), ("promote", "--dry-run", "--run", "none"), ("keys", "init"),
     ("trust", "init"), ("trust", "check", "none", "--root", "none", "--threshold", "1"),
     ("ledger", "verify", "none", "--key", "none"),
+    ("verify", "a/1", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),
+    ("approve", "a@b", "--decider-key", "none", "--tracking-uri", "http://127.0.0.1:1"),
+    ("registry", "history", "a", "--tracking-uri", "http://127.0.0.1:1"),
+    ("registry", "revoke", "a/1", "--reason", "x", "--tracking-uri", "http://127.0.0.1:1"),
+    ("pull", "a/1", "--to", "there", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),
 ])  # fmt: skip
 def test_deciding_loads_neither_torch_nor_transformers(args: tuple[str, ...], tmp_path: Path) -> None:
     code = (

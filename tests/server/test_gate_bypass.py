@@ -41,6 +41,7 @@ def guarded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Target:
 def spoilt(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Target:
     """On stock MLflow each attempt gets a model of its own, because each spoils it."""
     attempt: Attempt = request.node.callspec.params["attempt"]
+    _skip_elsewhere(attempt, pair)
     stock: Running = request.getfixturevalue("workspaces") if attempt.workspaces else pair.stock
     client, name = client_of(stock), f"guarded-{sha256(attempt.name.encode())[:12]}"
     client.create_registered_model(name)
@@ -57,9 +58,10 @@ def spoilt(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Target
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda a: a.name)
-def test_the_gated_server_refuses(guarded: Target, attempt: Attempt) -> None:
+def test_the_gated_server_refuses(pair: Pair, guarded: Target, attempt: Attempt) -> None:
     from mlflow.exceptions import MlflowException
 
+    _skip_elsewhere(attempt, pair)
     before = view(guarded)
     with pointing(guarded.running), pytest.raises((Refused, MlflowException, requests.HTTPError)) as caught:
         attempt.attack(guarded)
@@ -105,6 +107,11 @@ def test_at_least_forty_attempts_have_names_of_their_own() -> None:
 def test_the_page_lists_every_attempt() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert [attempt.name for attempt in ATTEMPTS if f"- {attempt.name}\n" not in page] == []
+
+
+def _skip_elsewhere(attempt: Attempt, pair: Pair) -> None:
+    if attempt.only and attempt.only != pair.gated.cell.artifacts:
+        pytest.skip(f"it needs artifacts of the kind {attempt.only}")
 
 
 def _target(running: Running, client: MlflowClient, folder: Path, names: tuple[str, str, str], files: str) -> Target:

@@ -192,7 +192,7 @@ def test_an_alias_goes_back_by_a_signed_order_once_and_not_forward_again(
         client.set_registered_model_alias("rolled", "production", second)
     third = promoted(pair.gated, pair.people, tmp_path / "c", "rolled", 3)
     assert client.get_registered_model("rolled").aliases["production"] == third
-    with pytest.raises(EvidenceInvalid, match=r"points at version|gone on"):
+    with pytest.raises(EvidenceInvalid, match=r"points at version|has moved since"):
         gate.submit(envelope)
     assert client.get_registered_model("rolled").aliases["production"] == third
 
@@ -206,7 +206,7 @@ ORDERS: dict[str, tuple[Callable[[Pair, Rollback], bytes], str]] = {
     ),
     "from another version": (lambda p, o: _order(p, o, from_version="9"), "points at version"),
     "to a version that is not there": (lambda p, o: _order(p, o, to_version="99"), "not found"),
-    "with another head": (lambda p, o: _order(p, o, ledger=sha256(b"x")), "gone on"),
+    "with another head": (lambda p, o: _order(p, o, ledger=sha256(b"x")), "names no entry"),
     "about another adapter": (lambda p, o: _order(p, o, manifest=sha256(b"x")), "not that version's"),
     "of another model": (lambda p, o: _order(p, o, model="second"), "points at version"),
     "of an unguarded model": (lambda p, o: _order(p, o, model="free"), "not guarded"),

@@ -13,18 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bypass import bytes_of
 from click.testing import CliRunner
 from gate_chains import proven, staged
 from gate_fixtures import Pair, client_of, gate_of, promoted
 from gate_trust import person
-from gated_servers import pointing
+from gated_servers import bytes_of, pointing
+from moto_servers import Remote
 from registry_bundles import POLICY, resealed, sealed, unsealed
+from signed_runs import SIGNERS, held_ticket, record, started
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import Bundle, seal, write
+from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.ledger import LEDGER_TYPE
 from guardrail.evidence.tickets import Ticket
+from guardrail.pipeline.promotion import promote_run
+from guardrail.pipeline.run import Run
+from guardrail.pipeline.signing import bind, sign_stage
+from guardrail.pipeline.tickets import take
 from guardrail.records import Verdict
 from guardrail.registry.checks import examine
 from guardrail.registry.store import GATE
@@ -46,7 +53,7 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     from guardrail.commands.promote import command as promote_command
     from guardrail.commands.verify import command as verify_command
 
-    run = _run_directory(tmp_path, "second")
+    run = _run_directory(tmp_path, "second", pair)
     arguments = ["--run", str(run), "--key", str(pair.people.decider.private_file), "--tracking-uri", pair.gated.uri]
     said = [CliRunner().invoke(promote_command, [*arguments, "--output", "json"], catch_exceptions=False)
             for _ in range(2)]  # fmt: skip
@@ -61,6 +68,19 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     assert "ok  tags" in checked.output
 
 
+def test_the_command_hands_a_denial_to_the_gate_which_spends_the_ticket(pair: Pair, tmp_path: Path) -> None:
+    run = _run_directory(tmp_path, "waiting", pair)
+    record(Run(run), "evaluate", safe=False)
+    sign_stage(Run(run), "evaluate", pair.people.decider.private, datetime.now(UTC))
+    for _ in range(2):
+        decision, _ = promote_run(run, tracking_uri=pair.gated.uri, key=pair.people.decider.private,
+                                  now=datetime.now(UTC))  # fmt: skip
+        assert decision.verdict is Verdict.FAILED
+    nonce = held_ticket(Run(run)).nonce
+    entries = [json.loads(unverified_payload(line, payload_type=LEDGER_TYPE)) for line in gate_of(pair.gated).ledger()]
+    assert [entry["kind"] for entry in entries if entry["nonce"] == nonce] == ["proposal", "proposal", "denial"]
+
+
 def test_a_stock_client_downloads_exactly_what_was_sealed(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
     import mlflow
 
@@ -70,9 +90,10 @@ def test_a_stock_client_downloads_exactly_what_was_sealed(pair: Pair, client: Ml
         found = mlflow.artifacts.download_artifacts("models:/guarded@production", dst_path=str(tmp_path / "got"))
     assert examine(Path(found), [pair.people.decider.public]).decision.model == "guarded"
     source = str(client.get_model_version("guarded", version).source)
+    assert bytes_of(Path(found)) == pair.gated.files(source.removeprefix("mlflow-artifacts:/"))
     place = pair.gated.destination / source.removeprefix("mlflow-artifacts:/")
-    assert bytes_of(Path(found)) == bytes_of(place)
-    assert {oct(path.stat().st_mode & 0o777) for path in place.rglob("*") if path.is_file()} == {"0o444"}
+    modes = {oct(path.stat().st_mode & 0o777) for path in place.rglob("*") if path.is_file()}
+    assert modes == (set() if pair.gated.remote else {"0o444"})
 
 
 def test_the_candidate_may_change_afterwards_and_the_sealed_adapter_does_not(
@@ -273,16 +294,18 @@ def test_tags_other_than_the_servers_own_are_refused(pair: Pair, client: MlflowC
 
 
 @pytest.mark.parametrize("spoil", ["missing", "changed", "extra"])
-def test_a_sealed_adapter_that_was_touched_on_the_disk_gets_no_alias(
+def test_a_sealed_adapter_that_was_touched_behind_the_server_gets_no_alias(
     pair: Pair, client: MlflowClient, tmp_path: Path, spoil: str
 ) -> None:
     from mlflow.exceptions import MlflowException
 
     version = promoted(pair.gated, pair.people, tmp_path / "a", "guarded", seed=20 + len(spoil))
     source = str(client.get_model_version("guarded", version).source)
-    place = pair.gated.destination / source.removeprefix("mlflow-artifacts:/")
-    shutil.copytree(place, tmp_path / "kept")
-    _spoil(place, spoil)
+    path = source.removeprefix("mlflow-artifacts:/")
+    if pair.gated.remote:
+        _spoil_objects(pair.gated.remote, path, spoil)
+    else:
+        _spoil(pair.gated.destination / path, spoil)
     with pytest.raises(MlflowException, match="sealed adapter"):
         client.set_registered_model_alias("guarded", "production", version)
     spec, public = f"guarded/{version}", [pair.people.decider.public]
@@ -330,16 +353,15 @@ def _propose(client: MlflowClient, bundle: Bundle, folder: Path, model: str, *, 
 
 @contextmanager
 def _unchanged(pair: Pair, client: MlflowClient, model: str, *, sealed_too: bool = True) -> Iterator[None]:
-    tree = pair.gated.destination / "sealed"
 
     def seen() -> object:
         versions = sorted(str(v.version) for v in client.search_model_versions(f"name = '{model}'"))
-        return versions, bytes_of(tree) if sealed_too else None
+        return versions, pair.gated.files("sealed") if sealed_too else None
 
     before = seen()
     yield
     assert seen() == before
-    assert not list(tree.glob(".staging-*"))
+    assert not list(pair.gated.destination.parent.rglob(".staging-*"))
 
 
 def _spoil(place: Path, how: str) -> None:
@@ -354,19 +376,22 @@ def _spoil(place: Path, how: str) -> None:
         (place / "chat_template.jinja").write_text("{{ evil }}")
 
 
-def _run_directory(folder: Path, model: str) -> Path:
-    """A run whose stages have run, as they leave it."""
-    from guardrail.pipeline.run import Run, RunConfig
-    from guardrail.policy.load import load_policy_bytes
+def _spoil_objects(remote: Remote, path: str, how: str) -> None:
+    client, weights = remote.s3.client(), f"{remote.place.prefix}/{path}/adapter_model.safetensors"
+    if how == "missing":
+        client.delete_object(Bucket=remote.place.bucket, Key=weights)
+    else:
+        key = weights if how == "changed" else f"{remote.place.prefix}/{path}/chat_template.jinja"
+        client.put_object(Bucket=remote.place.bucket, Key=key, Body=b"evil")
 
-    bundle = unsealed(folder / "adapter", model=model, now=datetime.now(UTC))
-    run = Run(folder / "run")
-    run.start(load_policy_bytes(bundle.policy, "policy.yaml"), RunConfig(policy_source="policy.yaml", base="testbed"))
-    shutil.copytree(folder / "adapter", folder / "run" / "adapter")
-    for name, record in (
-        ("data-report", bundle.data),
-        ("adapter", bundle.adapter),
-        ("evaluation-report", bundle.evaluation),
-    ):
-        run.write(name, record)
+
+def _run_directory(folder: Path, model: str, pair: Pair) -> Path:
+    """A run whose stages have run and signed under a ticket of the gated server, as they leave it."""
+    run, now, keys = started(folder / "run", attempt=0, model=model), datetime.now(UTC), pair.people.signers
+    take(run, pair.gated.uri, now)
+    for stage in SIGNERS:
+        record(run, stage)
+        sign_stage(run, stage, keys[stage], now)
+        if stage == "train":
+            bind(run, pair.gated.uri, now)
     return run.path

@@ -79,7 +79,7 @@ def test_command_lines_are_found_in_readme_guides_and_templates() -> None:
     assert {"README.md", "methods.md", *(path.name for path in TEMPLATES)} <= where
 
 
-@pytest.mark.parametrize("line", ["guardrail promot --run run", "guardrail promote --runn run", "guardrail verify a/1"])
+@pytest.mark.parametrize("line", ["guardrail promot --run run", "guardrail promote --runn run", "guardrail pull a/1"])
 def test_a_command_line_that_is_wrong_is_noticed(line: str) -> None:
     with pytest.raises(click.UsageError):
         _parse(_words(line))

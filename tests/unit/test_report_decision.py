@@ -77,6 +77,14 @@ def parsed(page: str) -> Strict:
     return parser
 
 
+def test_the_attempt_is_shown_where_somebody_counts() -> None:
+    decision, evidence = passing()
+    third = decision.model_copy(update={"attempt": 3})
+    for render in (html.render, markdown.render):
+        assert "Attempt 3 at this gate, judged at alpha / 2^3" in render(third, evidence)
+        assert "ttempt" not in render(decision, evidence)
+
+
 @pytest.mark.parametrize("case", [passing, failing])
 def test_both_renderings_name_the_verdict_every_finding_and_every_digest(case: object) -> None:
     decision, evidence = passing() if case is passing else failing()

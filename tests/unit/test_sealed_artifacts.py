@@ -18,6 +18,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from parts_repository import PartsRepository
 
 from guardrail.errors import InvalidInput
+from guardrail.registry.server.judging import Judging
 from guardrail.registry.server.sealed_artifacts import (
     ELSEWHERE,
     INDIRECT,
@@ -25,7 +26,6 @@ from guardrail.registry.server.sealed_artifacts import (
     READS,
     THROUGH_JUDGED,
     Boundary,
-    JudgedRepository,
     install,
 )
 
@@ -176,4 +176,4 @@ def test_every_scheme_and_method_of_the_installed_mlflow_is_classified() -> None
     assert schemes <= ELSEWHERE | INDIRECT | {"", "file"}
     names = {name for name in dir(PartsRepository) if not name.startswith("_")}
     assert names <= READS | JUDGED | THROUGH_JUDGED
-    assert {name for name in vars(JudgedRepository) if not name.startswith("_")} >= JUDGED
+    assert {name for name in vars(Judging) if not name.startswith("_")} >= JUDGED

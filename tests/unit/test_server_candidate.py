@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bypass import bytes_of
+from gated_servers import bytes_of
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from guardrail.errors import EvidenceInvalid

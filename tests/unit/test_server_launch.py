@@ -75,8 +75,8 @@ def test_an_expired_trust_file_stops_the_launch(launch: Launch) -> None:
         check(launch, NOW + timedelta(days=60))
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/key", "gs://bucket", "file://host/path", "", "hdfs://x/y", "sealed://x"])
-def test_artifacts_must_lie_on_a_disk(uri: str) -> None:
+@pytest.mark.parametrize("uri", ["gs://bucket", "file://host/path", "", "hdfs://x/y", "sealed://x"])
+def test_artifacts_must_lie_on_a_disk_or_in_a_bucket(uri: str) -> None:
     with pytest.raises(InvalidInput, match="local or mounted"):
         destination(uri)
 

@@ -110,7 +110,7 @@ def test_a_huge_or_absent_file_is_refused(folder: Path) -> None:
         stream.truncate(100_000_000)
     assert "the envelope has 4194305 bytes" in said(invoke(*CHECK))
     Path("trust.json").unlink()
-    assert "cannot read the trust file" in said(invoke(*CHECK))
+    assert "cannot read the signed file" in said(invoke(*CHECK))
 
 
 def test_a_terminal_is_not_commanded_by_names_that_nobody_checked(folder: Path) -> None:

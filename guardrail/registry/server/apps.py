@@ -78,17 +78,15 @@ def install() -> None:
 
     from guardrail.registry.server.gated_store import GatedStore
     from guardrail.registry.server.routes import serve
-    from guardrail.registry.server.sealed import SealedTree
-    from guardrail.registry.server.sealed_artifacts import Boundary
     from guardrail.registry.server.sealed_artifacts import install as guard
+    from guardrail.registry.server.sealing import sealing
 
     config.require_off()
-    destination = config.destination(os.environ.get(config.DESTINATION, ""))
-    tree = SealedTree(destination / config.SEALED)
-    tree.sweep()
+    places = sealing(config.destination(os.environ.get(config.DESTINATION, "")))
+    places.tree.sweep()
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
-    guard(artifact_repository_registry._artifact_repository_registry, Boundary(tree.root))
+    guard(artifact_repository_registry._artifact_repository_registry, places.boundary, places.buckets)
     handlers._get_tracking_store()
     store = handlers._get_model_registry_store()
     if not isinstance(store, GatedStore):
@@ -96,7 +94,7 @@ def install() -> None:
             f"the registry store of this server is {type(store).__name__}: the gate is not active",
             expected="--registry-store-uri gated+sqlite:…, gated+postgresql:… or gated+mysql:…",
         )
-    store.registrar.tree = tree
+    store.registrar.tree = places.tree
     _require_known_mutations()
     serve(flask_app, store.registrar)
 

@@ -52,6 +52,7 @@ class RepositoryReader:
 
     def __init__(self, repository: ArtifactRepository, prefix: str) -> None:
         self._repository, self._prefix = repository, prefix.strip("/")
+        self._sizes: dict[str, int] = {}
 
     def version(self, spec: Spec) -> StoredVersion:
         """A directory holds no versions: whoever asks for one has mistaken it for a registry."""
@@ -61,16 +62,20 @@ class RepositoryReader:
         """The names in one directory; the prefix is the only root."""
         del root
         found = self._repository.list_artifacts(posixpath.join(self._prefix, directory) or None)
-        return tuple(
+        entries = tuple(
             Entry(
                 path=posixpath.relpath(f.path, self._prefix or "."), is_dir=bool(f.is_dir), size=int(f.file_size or 0)
             )
             for f in found
         )
+        self._sizes |= {entry.path: entry.size for entry in entries}
+        return entries
 
     def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
         """Copy one file; a symbolic link is refused, because the server would follow it anywhere."""
         del root
+        if self._sizes.get(path, 0) > limit:  # before it fills the disk: object storage has no other way to be asked
+            raise too_large(path, limit)
         inside = posixpath.join(self._prefix, path)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             local = self._repository.get_local_path(inside) or self._repository.download_artifacts(inside, folder)

@@ -54,8 +54,8 @@ def _version(registrar: Registrar, state: State, version: Any) -> Iterator[Probl
     """The files are those that were sealed, and the ledger admitted exactly this evidence."""
     where = f"{version.name}/{version.version}"
     try:
-        place = registrar.sealing().verified(sealed_digest(str(version.source)))
-        evidence = file_sha256(place / EVIDENCE / ENVELOPE)
+        with registrar.sealing().verified(sealed_digest(str(version.source))) as place:
+            evidence = file_sha256(place / EVIDENCE / ENVELOPE)
     except (GuardrailError, OSError) as error:
         yield Problem(where=where, what=str(error))
         return

@@ -23,6 +23,7 @@ from guardrail.errors import InvalidInput
 from guardrail.evidence.trust import load_trust
 from guardrail.registry.server import settings as config
 from guardrail.registry.server.apps import LAUNCHED
+from guardrail.registry.server.sealing import require_sealing
 from guardrail.registry.server.settings import SCHEME
 
 REMOVED = ("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_WORKSPACE_STORE_URI", "MLFLOW_ARTIFACTS_ONLY", "MLFLOW_WORKSPACE",
@@ -84,10 +85,11 @@ def check(launch: Launch, now: datetime) -> None:
     """What can be known before anything is started.
 
     Raises:
-        InvalidInput: an option, or an installation without the plug-ins.
+        InvalidInput: an option, an installation without the plug-ins, or a bucket in which nothing can be sealed.
         EvidenceInvalid: no valid trust file, or a ledger that does not verify.
+        ServiceUnavailable: the bucket does not answer.
     """
-    config.destination(launch.artifacts_destination)
+    require_sealing(config.destination(launch.artifacts_destination))
     scheme = SCHEME + launch.backend_store_uri.partition(":")[0]
     _require_entry_point("mlflow.model_registry_store", scheme)
     _require_entry_point("mlflow.app", APPS[launch.auth])

@@ -119,8 +119,8 @@ class Registrar:
 
     def judge(self, found: Admitted, votes: Sequence[bytes]) -> Admission:
         """Admitted evidence again, with these votes about it."""
-        place = self.sealing().verified(_noted(found)[0])
-        return admit(place, self.court(), self.guarded_model(found.model), votes, found.alias)
+        with self.sealing().verified(_noted(found)[0]) as place:
+            return admit(place, self.court(), self.guarded_model(found.model), votes, found.alias)
 
     def move_alias(self, guarded: GuardedModel, alias: str, version: str) -> None:
         """Move a protected alias forward, to a version whose sealed evidence admits it now.
@@ -175,9 +175,9 @@ class Registrar:
 
     def _admitted(self, guarded: GuardedModel, alias: str, version: str) -> Admission:
         target = self.beneath.version(guarded.name, version)
-        place = self.sealing().verified(sealed_digest(str(target.source)))
-        votes = self.journal.votes(sha256(_envelope(place)))
-        return admit(place, self.court(), guarded, votes, alias)
+        with self.sealing().verified(sealed_digest(str(target.source))) as place:
+            votes = self.journal.votes(sha256(_envelope(place)))
+            return admit(place, self.court(), guarded, votes, alias)
 
     def _move(self, admission: Admission, version: str) -> None:
         """Write the move down, then move; nothing where the alias is there already."""
@@ -201,30 +201,27 @@ class Registrar:
             )  # fmt: skip
 
     def _require_fitting(self, order: Rollback) -> None:
-        current, head = self.beneath.aliases(order.model).get(order.alias), self.journal.head()
+        """The order is about the alias as it stands: it points at ``from``, and has not moved since it was signed."""
+        current = self.beneath.aliases(order.model).get(order.alias)
         if current != order.from_version or order.to_version == order.from_version:
             raise EvidenceInvalid(
                 f"{order.model}@{order.alias} points at version {current}",
                 expected=f"{order.from_version}, which the order moves from, and another one to move to",
                 next_step="sign a new order",
             )
-        if head is None or head.digest != order.ledger:
-            raise EvidenceInvalid(
-                "the ledger has gone on since the order was signed", expected=f"its head to be {order.ledger}",
-                next_step="look at what has changed (guardrail registry history), then sign a new order",
-            )  # fmt: skip
+        _require_unmoved(order, self.journal.state())
 
     def _require_target(self, guarded: GuardedModel, order: Rollback) -> None:
         """The target is sealed, admitted and approved; where expired evidence only warns, it was when admitted."""
         target = self.beneath.version(order.model, order.to_version)
-        place = self.sealing().verified(sealed_digest(str(target.source)))
-        evidence, court = sha256(_envelope(place)), self.court()
-        found = court.state.admitted.get(evidence)
-        if found is None:
-            raise EvidenceInvalid(f"version {order.to_version} was never admitted here", expected="one that was")
-        if protected_alias(guarded, order.alias).when_invalid == "warn":
-            court = Court(court.trust, court.state, found.time)
-        admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
+        with self.sealing().verified(sealed_digest(str(target.source))) as place:
+            evidence, court = sha256(_envelope(place)), self.court()
+            found = court.state.admitted.get(evidence)
+            if found is None:
+                raise EvidenceInvalid(f"version {order.to_version} was never admitted here", expected="one that was")
+            if protected_alias(guarded, order.alias).when_invalid == "warn":
+                court = Court(court.trust, court.state, found.time)
+            admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
         admission.require_approved()
         if admission.examined.decision.manifest != order.manifest:
             raise EvidenceInvalid(f"the order is about the adapter {order.manifest}, which is not that version's")
@@ -286,13 +283,21 @@ class Registrar:
         def rolled_back(state: State) -> Draft:
             if state.moved_by.get((order.model, order.alias)) == statement:
                 raise Unneeded
-            if state.numbers.get(order.ledger) != len(state.numbers):
-                raise EvidenceInvalid("the ledger has gone on since the order was signed", next_step="sign a new order")
+            _require_unmoved(order, state)
             return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
                          subject=order.manifest, statement=statement,
                          note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}")  # fmt: skip
 
         self.journal.append(rolled_back)
+
+
+def _require_unmoved(order: Rollback, state: State) -> None:
+    signed_at, moved_at = state.numbers.get(order.ledger), state.moved_at.get((order.model, order.alias), 0)
+    if signed_at is None or signed_at < moved_at:
+        raise EvidenceInvalid(
+            f"the alias has moved since the order was signed (entry {moved_at}), or the order names no entry",
+            expected="the digest of an entry of this ledger since then", next_step="sign a new order",
+        )  # fmt: skip
 
 
 ALONE = "ONE PERSON MAY TRAIN, EVALUATE AND APPROVE"

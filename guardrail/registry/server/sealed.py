@@ -1,7 +1,8 @@
 """The tree of sealed adapters: each in a directory named by the digest of everything in it.
 
 The name is the manifest: a missing, changed or extra file gives another digest, so nothing else has to be kept to tell.
-An adapter is copied to a private place, hashed there, and moved into the tree by one rename.
+An adapter is copied to a private place, hashed there, and moved into the tree: on a disk by one rename, in object
+storage by uploads (``sealed_s3.py``).
 Not covered: who can write to the disk as the server's user does.
 """
 
@@ -12,8 +13,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
 from guardrail.evidence.digest import manifest, manifest_digest
@@ -37,8 +39,35 @@ def sealed_digest(source: str) -> str:
     return match[1].removeprefix("sealed/")
 
 
-class SealedTree:
-    """The sealed adapters below ``root``, which only the server writes."""
+class SealedTree(Protocol):
+    """The sealed adapters, which only the server writes."""
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """An empty local directory where no client can write; it does not outlive the block."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """One writer at a time, over all workers of this machine."""
+
+    def sweep(self) -> None:
+        """Remove what killed processes left behind of :meth:`staging`."""
+
+    def keep(self, staged: Path) -> str:
+        """Put a complete staged directory into the tree; returns its digest. The same content twice is one place.
+
+        Raises:
+            EvidenceInvalid: the place is there, but holds something else.
+        """
+
+    def verified(self, digest: str) -> AbstractContextManager[Path]:
+        """A local directory with a sealed adapter, every byte hashed; read it within the block.
+
+        Raises:
+            EvidenceInvalid: it is not there, or a file is missing, changed or extra.
+        """
+
+
+class Workplace:
+    """A local directory of the server's own: staging, and the lock that all workers of this machine share."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -49,7 +78,7 @@ class SealedTree:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """An empty directory inside the tree, where no client can write either; it does not outlive the block.
+        """An empty directory inside ``root``, where no client can write either; it does not outlive the block.
 
         It is locked as long as its process lives, so that :meth:`sweep` can tell one that a crash left behind.
         """
@@ -86,6 +115,10 @@ class SealedTree:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
+
+class DiskTree(Workplace):
+    """The sealed adapters below ``root``, on a local or mounted disk."""
+
     def keep(self, staged: Path) -> str:
         """Move a complete staged directory into the tree; returns its digest. The same content twice is one place.
 
@@ -94,26 +127,25 @@ class SealedTree:
         """
         digest = manifest_digest(manifest(staged))
         if (self.root / digest).exists():
-            self.verified(digest)
+            self._require_exact(digest)
             return digest
         _settle(staged)
         staged.rename(self.root / digest)
         _sync(self.root)
         return digest
 
-    def verified(self, digest: str) -> Path:
+    @contextmanager
+    def verified(self, digest: str) -> Iterator[Path]:
         """The directory of a sealed adapter, after every byte in it was hashed.
 
         Raises:
             EvidenceInvalid: it is not there, or a file is missing, changed or extra.
         """
+        yield self._require_exact(digest)
+
+    def _require_exact(self, digest: str) -> Path:
         place = self.root / digest
-        found = manifest_digest(manifest(place)) if place.is_dir() else "not there"
-        if found != digest:
-            raise EvidenceInvalid(
-                f"the sealed adapter {digest} is {found}", expected="exactly the files that were sealed",
-                next_step="restore it from a backup, or promote another adapter",
-            )  # fmt: skip
+        require_exact(digest, manifest_digest(manifest(place)) if place.is_dir() else "not there")
         return place
 
 
@@ -154,6 +186,19 @@ def _remove(place: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o700)
     shutil.rmtree(place, ignore_errors=True)
+
+
+def require_exact(digest: str, found: str) -> None:
+    """Refuse a sealed adapter that holds something else.
+
+    Raises:
+        EvidenceInvalid: ``found`` is not ``digest``.
+    """
+    if found != digest:
+        raise EvidenceInvalid(
+            f"the sealed adapter {digest} is {found}", expected="exactly the files that were sealed",
+            next_step="restore it from a backup, or promote another adapter",
+        )  # fmt: skip
 
 
 def _settle(directory: Path) -> None:

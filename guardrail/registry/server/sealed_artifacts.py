@@ -2,8 +2,9 @@
 
 Every artifact repository that MLflow builds in the server comes from one table, scheme by scheme. The gate replaces the
 local ones by subclasses that judge the resolved path (symbolic links, ``..``, percent-encoding, other names of the same
-directory) before each write, and refuses schemes of unknown plug-ins. Reading through the artifact proxy is untouched.
-Not covered: whoever writes to the disk directly, and object storage (the gate does not seal there yet).
+directory) before each write, and refuses schemes of unknown plug-ins. Where adapters are sealed in a bucket, it also
+replaces the repositories that speak S3. Reading through the artifact proxy is untouched.
+Not covered: whoever writes to the disk or the bucket directly.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -12,27 +13,33 @@ Not covered: whoever writes to the disk directly, and object storage (the gate d
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-from urllib.parse import unquote
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import ArtifactRepositoryRegistry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.registry.server.judging import Judging, Protected, forms, refused
 from guardrail.registry.server.refusals import refusal
+from guardrail.registry.server.sealed_buckets import SPEAK_S3, BucketBoundary, JudgedBucket
 
 ELSEWHERE = frozenset({"abfss", "b2", "dbfs", "ftp", "gs", "hdfs", "r2", "s3", "sftp", "viewfs", "wasbs"})
 """Storage that is not this machine's disk. MLflow itself refuses hosts that the operator did not configure."""
 INDIRECT = frozenset({"http", "https", "mlflow-artifacts", "models", "runs"})
 """Resolved by MLflow to another location of this table, or to this server's own proxy."""
+SAME_BUCKETS = frozenset({"gs"})
+"""Speaks another protocol, but reaches buckets that can be used through S3 as well."""
 
 READS = frozenset({
-    "artifact_dir", "download_archived_trace_data", "download_artifacts", "download_trace_attachment",
+    "artifact_dir", "convert_b2_uri_to_s3_endpoint_url", "convert_r2_uri_to_s3_endpoint_url",
+    "download_archived_trace_data", "download_artifacts", "download_trace_attachment",
     "download_trace_attachment_to_file", "download_trace_data", "download_trace_data_to_file", "flush_async_logging",
-    "get_download_presigned_url", "get_local_path", "list_artifacts", "max_workers",
+    "get_download_presigned_url", "get_local_path", "get_s3_file_upload_extra_args", "list_artifacts", "max_workers",
+    "parse_s3_compliant_uri",
 })  # fmt: skip
 JUDGED = frozenset({
     "abort_multipart_upload", "complete_multipart_upload", "create_multipart_upload", "create_presigned_upload_url",
@@ -46,18 +53,18 @@ Factory = Callable[..., ArtifactRepository]
 
 
 class Boundary:
-    """The sealed tree as a place on the disk."""
+    """Directories that only the server writes: the sealed tree, or what stands for it on this machine."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
+    def __init__(self, *roots: Path) -> None:
+        self._roots = tuple(root.resolve() for root in roots)
 
     def holds(self, target: str) -> bool:
-        """Whether writing to ``target`` could write into the tree; in doubt, yes."""
-        return any(self._inside(form) for form in _forms(target))
+        """Whether writing to ``target`` could write into one; in doubt, yes."""
+        return any(self._inside(form) for form in forms(target))
 
     def touches(self, target: str) -> bool:
-        """Whether deleting ``target`` could delete in the tree: it lies inside, or around it."""
-        return self.holds(target) or any(self._around(form) for form in _forms(target))
+        """Whether deleting ``target`` could delete in one: it lies inside, or around it."""
+        return self.holds(target) or any(self._around(form) for form in forms(target))
 
     def _inside(self, target: str) -> bool:
         try:
@@ -68,131 +75,86 @@ class Boundary:
 
     def _around(self, target: str) -> bool:
         try:
-            return Path(target).resolve() in self._root.parents
+            resolved = Path(target).resolve()
+            return any(resolved in root.parents for root in self._roots)
         except (OSError, ValueError, RuntimeError):
             return True
 
     def _same(self, place: Path) -> bool:
         """The same directory, also under another name (another case, a mount)."""
-        return place == self._root or (place.exists() and place.samefile(self._root))
+        return place in self._roots or (place.exists() and any(place.samefile(root) for root in self._roots))
 
 
-class JudgedRepository(LocalArtifactRepository):
+class JudgedRepository(Judging, LocalArtifactRepository):
     """A local repository that refuses the sealed tree; mixed into whatever class was registered."""
-
-    boundary: Boundary
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         if self.boundary.holds(self.artifact_dir):
-            raise _refused(artifact_uri)
+            raise refused(artifact_uri)
 
-    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
-        """Judge, then write."""
-        self._judge(artifact_path, local_file)
-        super().log_artifact(local_file, artifact_path)
-
-    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
-        """Judge every file, then write."""
-        for path in (Path(local_dir), *Path(local_dir).rglob("*")):
-            self._judge(os.path.join(artifact_path or "", path.relative_to(local_dir)))  # noqa: PTH118 - not resolved
-        super().log_artifacts(local_dir, artifact_path)
-
-    def log_artifact_from_stream(
-        self, stream: BinaryIO, artifact_file_name: str, artifact_path: str | None = None
-    ) -> None:
-        """Judge, then write."""
-        self._judge(artifact_path, artifact_file_name)
-        super().log_artifact_from_stream(stream, artifact_file_name, artifact_path)
-
-    async def log_artifact_from_async_stream(
-        self, chunks: AsyncIterable[bytes], artifact_file_name: str, artifact_path: str | None = None
-    ) -> None:
-        """Judge, then write."""
-        self._judge(artifact_path, artifact_file_name)
-        await super().log_artifact_from_async_stream(chunks, artifact_file_name, artifact_path)
-
-    def delete_artifacts(self, artifact_path: str | None = None) -> None:
-        """Judge, then delete; a directory around the tree is refused, too."""
-        target = os.path.join(self.artifact_dir, artifact_path or "")  # noqa: PTH118 - as the repository joins it
-        if self.boundary.touches(target):
-            raise _refused(target)
-        super().delete_artifacts(artifact_path)
-
-    def create_multipart_upload(self, local_file: str, num_parts: int, artifact_path: str | None = None) -> Any:
-        """Judge, then hand out addresses."""
-        self._judge(artifact_path, local_file)
-        return self._next().create_multipart_upload(local_file, num_parts, artifact_path)
-
-    def complete_multipart_upload(
-        self, local_file: str, upload_id: str, parts: list[Any], artifact_path: str | None = None
-    ) -> None:
-        """Judge, then write."""
-        self._judge(artifact_path, local_file)
-        self._next().complete_multipart_upload(local_file, upload_id, parts, artifact_path)
-
-    def abort_multipart_upload(self, local_file: str, upload_id: str, artifact_path: str | None = None) -> None:
-        """Judge, then drop the parts."""
-        self._judge(artifact_path, local_file)
-        self._next().abort_multipart_upload(local_file, upload_id, artifact_path)
-
-    def create_presigned_upload_url(self, artifact_path: str, expiration: int = 900) -> Any:
-        """Judge, then hand out an address."""
-        self._judge(artifact_path)
-        return self._next().create_presigned_upload_url(artifact_path, expiration)
-
-    def _next(self) -> Any:
-        """The class that was registered; only some have these methods."""
-        return super()
-
-    def _judge(self, artifact_path: str | None, file_name: str = "") -> None:
+    def target(self, artifact_path: str | None, file_name: str = "") -> str:
+        """The path on the disk."""
         parts = (self.artifact_dir, artifact_path or "", os.path.basename(file_name))  # noqa: PTH119
-        target = os.path.join(*parts)  # noqa: PTH118 - as the repository joins it, unresolved
-        if self.boundary.holds(target):
-            raise _refused(target)
+        return os.path.join(*parts)  # noqa: PTH118 - as the repository joins it, unresolved
 
 
-def install(registry: ArtifactRepositoryRegistry, boundary: Boundary) -> None:
-    """Guard every scheme of the table.
+def install(registry: ArtifactRepositoryRegistry, boundary: Boundary, buckets: BucketBoundary | None = None) -> None:
+    """Guard every scheme of the table; with ``buckets``, those that reach object storage, too.
 
     Raises:
-        InvalidInput: a local repository has methods that nobody classified.
+        InvalidInput: a guarded repository has methods that nobody classified.
     """
     table = cast("dict[str, Factory]", registry._registry)
     for scheme, factory in list(table.items()):
-        registry.register(scheme, guarded(scheme, factory, boundary))
+        registry.register(scheme, guarded(scheme, factory, boundary, buckets))
 
 
-def guarded(scheme: str, factory: Factory, boundary: Boundary) -> Factory:
+def guarded(scheme: str, factory: Factory, boundary: Boundary, buckets: BucketBoundary | None = None) -> Factory:
     """What takes the place of ``factory`` in the table."""
-    if isinstance(factory, type) and issubclass(factory, JudgedRepository):
-        return factory
+    if isinstance(factory, type) and issubclass(factory, Judging):
+        return cast("Factory", factory)
     if isinstance(factory, type) and issubclass(factory, LocalArtifactRepository):
-        return _judged(factory, boundary)
+        return _judged(factory, JudgedRepository, boundary)
+    if buckets is not None and isinstance(factory, type) and issubclass(factory, SPEAK_S3):
+        return _judged(factory, JudgedBucket, buckets)
     if scheme in ELSEWHERE | INDIRECT:
-        return _not_local(cast("Factory", factory))
+        found = _not_around(cast("Factory", factory), (LocalArtifactRepository, *(SPEAK_S3 if buckets else ())))
+        return _other_buckets(found, buckets) if buckets is not None and scheme in SAME_BUCKETS else found
     return _unknown(scheme)
 
 
-def _judged(kind: type[LocalArtifactRepository], boundary: Boundary) -> type[JudgedRepository]:
+def _judged(kind: type[ArtifactRepository], judge: type[Judging], boundary: Protected) -> Factory:
     names = {name for name in dir(kind) if not name.startswith("_")}
     if unknown := sorted(names - READS - JUDGED - THROUGH_JUDGED):
         raise InvalidInput(
             f"the artifact repository {kind.__name__} has methods that the gate does not know: {', '.join(unknown)}",
             expected="an MLflow version that this guardrail was made for",
         )
-    return type(f"Judged{kind.__name__}", (JudgedRepository, kind), {"boundary": boundary})
+    return cast("Factory", type(f"Judged{kind.__name__}", (judge, kind), {"boundary": boundary}))
 
 
-def _not_local(factory: Factory) -> Factory:
+def _not_around(factory: Factory, kinds: tuple[type, ...]) -> Factory:
+    """The factory, unless it makes a repository that should have been guarded."""
     if isinstance(factory, type):
-        return cast("Factory", factory)
+        return factory
 
     def build(artifact_uri: str, **options: Any) -> ArtifactRepository:
         repository = factory(artifact_uri, **options)
-        if isinstance(repository, LocalArtifactRepository) and not isinstance(repository, JudgedRepository):
-            raise _refused(artifact_uri)
+        if isinstance(repository, kinds) and not isinstance(repository, Judging):
+            raise refused(artifact_uri)
         return repository
+
+    return build
+
+
+def _other_buckets(factory: Factory, buckets: BucketBoundary) -> Factory:
+    """The factory for buckets that cannot be the one in which adapters are sealed."""
+
+    def build(artifact_uri: str, **options: Any) -> ArtifactRepository:
+        if buckets.may_be_ours(urlsplit(artifact_uri).netloc):
+            raise refused(artifact_uri)
+        return factory(artifact_uri, **options)
 
     return build
 
@@ -206,21 +168,3 @@ def _unknown(scheme: str) -> Factory:
         raise refusal(error)
 
     return build
-
-
-def _forms(target: str) -> set[str]:
-    """The path as it is, and as it would be after any number of percent-decodings."""
-    forms = {target}
-    while (decoded := unquote(target)) not in forms:
-        forms.add(decoded)
-        target = decoded
-    return forms
-
-
-def _refused(target: str) -> Exception:
-    error = EvidenceInvalid(
-        f"{target} leads into the sealed adapters, which nobody changes",
-        expected="another location",
-        next_step="promote a new adapter with `guardrail promote`",
-    )
-    return refusal(error)

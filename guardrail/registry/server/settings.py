@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,14 @@ LEDGER_HEAD = "GUARDRAIL_LEDGER_HEAD"
 REQUIRED = (TRUST, ROOT_KEYS, SERVER_KEY, LEDGER, LEDGER_HEAD)
 DESTINATION = "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 SERVES_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
+WORK = "GUARDRAIL_WORK"
+"""Where a server that seals in a bucket makes its private directory; without it, in the temporary directory."""
 SEALED = "sealed"
+PLAIN_BUCKET = re.compile(
+    r"s3://(?P<bucket>[a-z0-9][a-z0-9._-]*[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*))?/?"
+)
+ACCESS_POINTS = ("-s3alias", "--ol-s3", "--op-s3", "--xa-s3", ".mrap")
+"""Names with these endings are other names of some bucket."""
 SCHEME = "gated+"
 MUST_BE_OFF = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "jobs run with the database's own address",
@@ -97,18 +105,51 @@ def _secret(name: str) -> str:
     return value
 
 
-def destination(uri: str) -> Path:
-    """The directory of ``--artifacts-destination``; sealing knows local disks (and what is mounted there) only.
+@dataclass(frozen=True)
+class Bucket:
+    """A place in S3-compatible storage; an empty prefix is the whole bucket."""
+
+    bucket: str
+    prefix: str
+
+    @property
+    def sealed(self) -> str:
+        """The key below which adapters are sealed."""
+        return f"{self.prefix}/{SEALED}" if self.prefix else SEALED
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+def destination(uri: str) -> Path | Bucket:
+    """Where ``--artifacts-destination`` keeps artifacts: on a local (or mounted) disk, or in a bucket.
 
     Raises:
-        InvalidInput: another kind of storage.
+        InvalidInput: another kind of storage, or a bucket or prefix with more than one spelling.
     """
     parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        return _bucket(uri)
     if parts.scheme not in ("", "file") or parts.netloc or not uri:
         raise InvalidInput(
-            f"the gate cannot seal adapters in {uri!r}", expected="--artifacts-destination on a local or mounted disk"
+            f"the gate cannot seal adapters in {uri!r}",
+            expected="--artifacts-destination on a local or mounted disk, or s3://BUCKET/PREFIX",
         )
     return Path(unquote(parts.path) if parts.scheme else uri).absolute()
+
+
+def _bucket(uri: str) -> Bucket:
+    found = PLAIN_BUCKET.fullmatch(uri)
+    if (
+        found is None
+        or found["bucket"].endswith(ACCESS_POINTS)
+        or {".", ".."} & set((found["prefix"] or "").split("/"))
+    ):
+        raise InvalidInput(
+            f"the gate cannot seal adapters in {uri!r}",
+            expected="s3://BUCKET/PREFIX: the bucket's own name, then letters, digits and -_. between slashes",
+        )
+    return Bucket(found["bucket"], found["prefix"] or "")
 
 
 def require_off(environment: Mapping[str, str] = os.environ) -> None:

@@ -68,6 +68,8 @@ class State:
     """The latest version that an alias ever pointed at."""
     moved_by: dict[Place, str] = field(default_factory=dict)
     """The rollback that last moved an alias; absent where a promotion did."""
+    moved_at: dict[Place, int] = field(default_factory=dict)
+    """The number of the entry that last moved an alias."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Digest of an entry to its number."""
     attempts: dict[Place, int] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class State:
                 self._promote(entry)
             case "rollback":
                 self.stands[place] = entry.version
+                self.moved_at[place] = entry.number
                 self.moved_by[place] = entry.statement or ""
             case "revocation":
                 self.revoked[entry.subject] = entry.note
@@ -141,6 +144,7 @@ class State:
     def _promote(self, entry: Entry) -> None:
         place = (entry.model, entry.alias)
         self.stands[place] = entry.version
+        self.moved_at[place] = entry.number
         self.highest[place] = max(self.highest.get(place, 0), int(entry.version))
         self.moved_by.pop(place, None)
         self.attempts[place] = 0

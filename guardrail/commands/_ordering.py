@@ -1,0 +1,118 @@
+"""What ``registry rollback`` and ``registry revoke`` share: signing an order, alone or with others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from guardrail.commands import _options as options
+from guardrail.commands import _trusting as trusting
+from guardrail.commands._output import plain
+from guardrail.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from guardrail.evidence.orders import Order
+
+F = TypeVar("F", bound=Callable[..., Any])
+REASON = click.option("--reason", default=None, callback=trusting.reason, help="Why; it is signed and kept for ever.")
+VALID_HOURS = click.option(
+    "--valid-hours", type=click.IntRange(min=1, max=24 * 30), default=1, show_default=True,
+    help="How long the order may be handed in.",
+)  # fmt: skip
+
+
+def signing_options(command: F) -> F:
+    """Who signs, and where the order goes."""
+    shared = (
+        REASON, options.KEY, options.PUBLIC_KEY, VALID_HOURS,
+        click.option("--out", type=trusting.FILE, default=None,
+                     help="Write the order here for others to sign, and hand nothing in."),
+        click.option("--add-signature", "signed", type=trusting.FILE, default=None, metavar="FILE",
+                     help="Sign an order that somebody wrote, and hand it in (or write it to --out)."),
+        options.TRACKING_URI, options.OUTPUT,
+    )  # fmt: skip
+    for option in reversed(shared):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Signing:
+    """Who signs, and where the order goes."""
+
+    key: str
+    public_key: Path | None
+    out: Path | None
+    signed: Path | None
+    tracking_uri: str
+    output: str
+
+
+def give(signing: Signing, kind: type[Any], new: Callable[[], Order]) -> None:
+    """Sign an order of this kind, new or somebody else's, and hand it in or write it.
+
+    Raises:
+        InvalidInput: somebody else's is of another kind.
+    """
+    from guardrail.evidence import orders
+    from guardrail.evidence.envelope import add_signature, sign, unverified_payload
+
+    signer = options.signer(signing.key, signing.public_key)
+    if signing.signed is not None:
+        data = trusting.read_envelope(signing.signed)
+        order = orders.parse(unverified_payload(data))
+        if not isinstance(order, kind):
+            raise InvalidInput(f"{signing.signed} is no order of this kind", expected=f"a {kind.__name__.lower()}")
+        _show(order, signing)
+        envelope = add_signature(data, signer)
+    else:
+        order = new()
+        _show(order, signing)
+        envelope = sign(orders.build(order), signer)
+    _hand_in(envelope, signing)
+
+
+def lasts(hours: int) -> timedelta:
+    """How long an order may be handed in."""
+    return timedelta(hours=hours)
+
+
+def _show(order: Order, signing: Signing) -> None:
+    """Everyone who signs is shown what they sign."""
+    from guardrail.evidence.orders import Rollback
+
+    moves = (
+        [f"rollback    {order.model}@{order.alias} from version {order.from_version} to version {order.to_version}",
+         f"after entry {order.ledger} of the ledger"]
+        if isinstance(order, Rollback)
+        else ["revocation  this adapter is out, everywhere and for good"]
+    )  # fmt: skip
+    lines = [*moves, f"adapter     {order.manifest}", f"reason      {order.reason}", f"hand in by  {order.expires}"]
+    for line in lines:
+        click.echo(plain(line), err=signing.output == "json")
+
+
+def _hand_in(envelope: bytes, signing: Signing) -> None:
+    from guardrail.atomic import write_atomically
+    from guardrail.evidence.digest import canonical
+    from guardrail.evidence.envelope import signers
+    from guardrail.registry.gate_client import GateClient
+
+    if signing.out is not None:
+        write_atomically(signing.out, envelope)
+        count = len(signers(envelope))
+        click.echo(
+            f"written     {signing.out}, {count} signatures; nothing was handed in", err=signing.output == "json"
+        )
+        return
+    found = GateClient(signing.tracking_uri).submit(envelope)
+    if signing.output == "json":
+        click.echo(canonical(found).decode())
+        return
+    where = f"{found.model}@{found.alias} points at version {found.version} now" if found.version else "carried out"
+    click.echo(plain(f"{found.state:<12}{where} (entry {found.entry.number} of the ledger)"))

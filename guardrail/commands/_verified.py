@@ -1,0 +1,64 @@
+"""What ``verify`` and ``pull`` share: the check itself, by keys or by a trust file, and how it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from guardrail.commands._output import plain
+from guardrail.commands._trusting import DANGER, TrustGiven, believed, load
+from guardrail.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from guardrail.registry.verify import Verification
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be verified, and by whom."""
+
+    spec: str
+    tracking_uri: str
+    key_files: tuple[Path, ...]
+    trust: TrustGiven
+    base_sha256: str | None
+    head: Path | None
+
+
+def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
+    """Download into the empty ``place`` and verify what came."""
+    from guardrail.evidence.ledger_file import read_head
+    from guardrail.registry.reader import parse_spec
+    from guardrail.registry.verify import reader, verify_at
+    from guardrail.registry.verify_trusted import verify_trusted
+
+    spec, uri = parse_spec(wanted.spec), wanted.tracking_uri
+    by = believed(wanted.key_files, load(wanted.trust, now))
+    if wanted.head is not None and by.trust is None:
+        raise InvalidInput("--head was given without --trust", expected="a trust file that names the server's key")
+    if by.trust is not None:
+        head = read_head(wanted.head) if wanted.head else None
+        return verify_trusted(
+            place, wanted.spec, tracking_uri=uri, trust=by.trust, now=now, base_digest=wanted.base_sha256, head=head
+        )
+    with reader(uri) as source:
+        return verify_at(place, source, spec, by.keys, now, wanted.base_sha256).record
+
+
+def tell(found: Verification, output: str) -> None:
+    """Print what was checked, and what should frighten."""
+    from guardrail.evidence.digest import canonical
+    from guardrail.registry.verify_trusted import TrustedVerification
+
+    if output == "json":
+        click.echo(canonical(found).decode())
+        return
+    for entry in found.checks:
+        click.echo(plain(f"ok  {entry.name:<9} {entry.why}"))
+    if isinstance(found, TrustedVerification) and found.one_person_may_train_evaluate_and_approve:
+        click.secho(DANGER, fg="red", bold=True)
+    click.echo(f"{found.model} version {found.version} holds exactly what was signed ({found.policy})")

@@ -1,0 +1,148 @@
+"""What ``approve`` and ``reject`` share: show the candidate as the gate sees it, ask, sign, hand in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from guardrail.commands import _options as options
+from guardrail.commands import _trusting as trusting
+from guardrail.commands._output import decision_text, plain
+from guardrail.errors import AwaitingApproval
+
+if TYPE_CHECKING:
+    from guardrail.registry.checks import Examined
+    from guardrail.registry.history import History
+    from guardrail.registry.stages import Authority
+    from guardrail.registry.wire import Submitted, Waiting
+
+F = TypeVar("F", bound=Callable[..., Any])
+DECIDER_KEY = click.option(
+    "--decider-key", "decider_keys", type=trusting.FILE, multiple=True,
+    help="Public key of whoever may promote, where no --trust is given (may be repeated).",
+)  # fmt: skip
+EVIDENCE = click.option("--evidence", metavar="SHA256", default=None, help="Which candidate, where several wait.")
+YES = click.option("--yes", is_flag=True, help="Do not ask before signing.")
+
+
+def voting_options(command: F) -> F:
+    """Everything that both commands are told, but for the reason."""
+    shared = (
+        click.argument("spec", metavar="NAME@ALIAS"), EVIDENCE, options.KEY, options.PUBLIC_KEY,
+        trusting.trust_options, DECIDER_KEY, options.TRACKING_URI, YES, options.OUTPUT,
+    )  # fmt: skip
+    for option in reversed(shared):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """What a person was asked and answers."""
+
+    spec: str
+    evidence: str | None
+    approved: bool
+    reason: str
+    tracking_uri: str
+    output: str
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the person was shown, and how the stages were checked."""
+
+    examined: Examined
+    waiting: Waiting
+    authority: Authority | None
+    history: History | None
+
+
+def vote(
+    ballot: Ballot, *, key: str, public_key: Path | None, trust: trusting.TrustGiven, decider_keys: tuple[Path, ...],
+    yes: bool,
+) -> None:  # fmt: skip
+    """Show, ask, sign, hand in, and tell what became of it.
+
+    Raises:
+        AwaitingApproval: the person did not confirm; nothing was signed.
+    """
+    from guardrail.evidence.envelope import sign
+    from guardrail.evidence.stages import Approval
+    from guardrail.registry import approvals
+    from guardrail.registry.gate_client import GateClient
+
+    now = datetime.now(UTC)
+    gate = GateClient(ballot.tracking_uri)
+    shown = _show(ballot, gate, trust, decider_keys, now)
+    if not yes and not click.confirm("Approve it?" if ballot.approved else "Reject it for good?", err=True):
+        raise AwaitingApproval("nothing was signed; it waits as before")
+    now = datetime.now(UTC)
+    said = approvals.Vote(Approval(approved=ballot.approved, reason=ballot.reason), now)
+    ledger = approvals.ledger_head(gate)
+    envelope = sign(approvals.state(shown.examined, said, ledger), options.signer(key, public_key))
+    if shown.authority is not None and shown.history is not None:
+        approvals.require_welcome(envelope, shown.examined, shown.waiting, shown.authority, shown.history)
+    _tell(gate.submit(envelope), ballot)
+
+
+def _show(
+    ballot: Ballot, gate: Any, trust: trusting.TrustGiven, decider_keys: tuple[Path, ...], now: datetime
+) -> _Shown:  # fmt: skip
+    from guardrail.registry import approvals
+    from guardrail.registry.reader import parse_spec
+    from guardrail.registry.rest_reader import RestReader
+    from guardrail.registry.stages import Authority
+    from guardrail.registry.verify import workplace
+
+    by = trusting.believed(decider_keys, trusting.load(trust, now), "--decider-key")
+    waiting = approvals.choose(gate, parse_spec(ballot.spec), ballot.evidence)
+    with workplace() as place:
+        examined = approvals.look(place, RestReader(ballot.tracking_uri), waiting, by.keys, now)
+    authority = Authority(by.trust, gate, now) if by.trust else None
+    history = authority.history() if authority else None
+    checked = approvals.check_stages(examined, authority, history) if authority and history else ""
+    for line in _lines(examined, waiting, authority, checked):
+        click.echo(plain(line), err=ballot.output == "json")
+    return _Shown(examined, waiting, authority, history)
+
+
+def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, checked: str) -> list[str]:
+    from guardrail.registry.stages import names, stage_signers
+
+    trust = authority.trust if authority else None
+    decision = examined.decision
+    lines = [
+        decision_text(decision),
+        f"evidence    {examined.evidence_sha256}",
+        f"adapter     {decision.manifest}",
+        f"base        {decision.base.name}, sha256 {decision.base.digest}",
+        f"attempt     {decision.attempt}",
+        f"waits since {waiting.since}, valid until {decision.valid_until}",
+        f"decided by  {', '.join(names(examined.signed_by, trust))}",
+        *(f"{entry.stage + ' by':<12}{', '.join(entry.persons)}" for entry in stage_signers(examined, trust)),
+        f"agreed      {', '.join(waiting.approved_by) or 'nobody yet'}, says the server; {waiting.approvals} must",
+    ]
+    if trust is None:
+        return [*lines, "NOT CHECKED whose keys signed the stages: give --trust"]
+    danger = [trusting.DANGER] if trust.one_person_may_train_evaluate_and_approve else []
+    return [*lines, f"checked     every stage, by version {trust.version} of the trust file: {checked}", *danger]
+
+
+def _tell(found: Submitted, ballot: Ballot) -> None:
+    from guardrail.evidence.digest import canonical
+
+    if ballot.output == "json":
+        click.echo(canonical(found).decode())
+        return
+    text = {
+        "promoted": f"promoted    {found.model}@{found.alias} points at version {found.version} now",
+        "waiting": f"recorded    {found.missing} more must approve {ballot.spec}",
+        "recorded": f"recorded    {'approved' if ballot.approved else 'rejected'} {ballot.spec}",
+    }.get(found.state, found.state)
+    click.echo(plain(f"{text} (entry {found.entry.number} of the ledger)"))

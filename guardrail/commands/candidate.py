@@ -1,0 +1,64 @@
+"""``guardrail candidate``: hand a trained adapter to a separate evaluation job, by way of MLflow."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from guardrail.commands import _options as options
+
+
+@click.group("candidate")
+def command() -> None:
+    """Separate jobs: hand a trained adapter, with its ticket and statements, to whoever evaluates it."""
+
+
+@command.command()
+@options.RUN
+@options.TRACKING_URI
+def push(run_dir: Path, tracking_uri: str) -> None:
+    """Store the run's adapter, records, ticket and statements as a logged model in MLflow, and print its digest.
+
+    The rows and everything else that holds texts stay here. It is no proposal: nothing is registered.
+    """
+    from guardrail.pipeline.candidate import push_candidate
+
+    click.echo(push_candidate(run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC)))
+
+
+@command.command()
+@click.argument("digest")
+@options.RUN
+@click.option(
+    "--policy", default=None, help="Your own copy of the policy: the candidate's must equal it; suites lie beside it."
+)
+@click.option("--base", default=None, help="Where the base is here.  [default: what the candidate names]")
+@options.REVISION
+@options.TRACKING_URI
+def pull(
+    digest: str, run_dir: Path, policy: str | None, base: str | None, revision: str | None, tracking_uri: str
+) -> None:
+    """Make the candidate with this DIGEST a run in a new directory, after checking all of it.
+
+    Then: guardrail evaluate --gate URI --sign-key KEY, and guardrail promote. Whose signatures the statements carry is
+    not asked here; the gated server does.
+    """
+    from guardrail.pipeline.candidate import pull_candidate
+    from guardrail.policy.load import find_policy
+
+    own = find_policy(policy) if policy else None
+    pulled = pull_candidate(
+        digest, run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC), policy=own, base=base, revision=revision
+    )
+    ticket, adapter = pulled.candidate.ticket, pulled.candidate.adapter
+    click.echo(
+        f"{adapter.method!a} on {adapter.rows} rows, for {ticket.model!a}@{ticket.alias} "
+        f"(ticket good until {ticket.expires:%Y-%m-%d %H:%M} UTC)\n  policy  sha256 {pulled.candidate.policy.digest}"
+        f"{'' if own else ' (not compared with yours: give --policy)'}\n"
+        f"  base    {adapter.base.name!a}, sha256 {adapter.base.digest}\n  run     {run_dir}"
+    )
+    if pulled.left_out:
+        tasks = ", ".join(map(ascii, pulled.left_out))
+        click.echo(f"  tasks that were files there; name your own with evaluate --task: {tasks}")

@@ -1,0 +1,123 @@
+"""``guardrail registry``: what a gated server holds, what happened there, and orders against the normal course."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from guardrail.commands import _options as options
+from guardrail.commands import _trusting as trusting
+from guardrail.commands._output import plain
+from guardrail.commands._registry_orders import revoke, rollback
+
+
+@click.group("registry")
+def command() -> None:
+    """Ask a gated server what it holds and what happened, and give it orders: an alias back, an adapter out."""
+
+
+command.add_command(rollback)
+command.add_command(revoke)
+
+
+@command.command("list")
+@trusting.trust_options
+@trusting.SERVER_KEY
+@options.TRACKING_URI
+@options.OUTPUT
+def list_(
+    trust: Path | None, roots: tuple[Path, ...], root_threshold: int, server_keys: tuple[Path, ...], tracking_uri: str,
+    output: str,
+) -> None:  # fmt: skip
+    """Show where every guarded alias stands: version, verdict, how long it is valid, and whether all is well.
+
+    A look at tags and ledger; no file is read. `guardrail verify` proves a version.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.commands._registry_text import listing_text
+    from guardrail.evidence.digest import canonical
+    from guardrail.registry.gate_client import GateClient
+    from guardrail.registry.listing import listing
+    from guardrail.registry.rest_reader import RestReader
+
+    now = datetime.now(UTC)
+    trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
+    history = trusting.history(GateClient(tracking_uri), trusted, server_keys, None, now)
+    found = listing(RestReader(tracking_uri), history, trusted, now)
+    click.echo(canonical(found).decode() if output == "json" else plain(listing_text(found)))
+
+
+@command.command("show")
+@click.argument("spec", metavar="NAME/VERSION|NAME@ALIAS")
+@trusting.VERIFYING_KEY
+@trusting.trust_options
+@options.TRACKING_URI
+@options.OUTPUT
+def show(
+    spec: str, key_files: tuple[Path, ...], trust: Path | None, roots: tuple[Path, ...], root_threshold: int,
+    tracking_uri: str, output: str,
+) -> None:  # fmt: skip
+    """Show everything that is known of one version: measurements, rules, who signed, who agreed, which attempt.
+
+    Its evidence must hold together and be signed by --key or by whoever --trust lets decide. An expired or revoked
+    version is shown as well, and said to be.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.commands._registry_text import account_text
+    from guardrail.evidence.digest import canonical
+    from guardrail.registry.account import account
+    from guardrail.registry.reader import parse_spec
+
+    now = datetime.now(UTC)
+    trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
+    by = trusting.believed(key_files, trusted)
+    found = account(parse_spec(spec), tracking_uri=tracking_uri, believed=by, now=now)
+    click.echo(canonical(found).decode() if output == "json" else plain(account_text(found)))
+
+
+@command.command("history")
+@click.argument("name")
+@trusting.trust_options
+@trusting.SERVER_KEY
+@trusting.HEAD
+@options.TRACKING_URI
+@options.OUTPUT
+def history(
+    name: str, trust: Path | None, roots: tuple[Path, ...], root_threshold: int, server_keys: tuple[Path, ...],
+    head: Path | None, tracking_uri: str, output: str,
+) -> None:  # fmt: skip
+    """Show what the server's ledger says of the model NAME: when, what, by whom.
+
+    With --server-key (or --trust) the whole ledger is checked first.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.commands._registry_text import events_text
+    from guardrail.evidence.digest import canonical
+    from guardrail.registry.events import events
+    from guardrail.registry.gate_client import GateClient
+
+    now = datetime.now(UTC)
+    gate = GateClient(tracking_uri)
+    trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
+    found = events(name, gate, trusting.history(gate, trusted, server_keys, head, now), trusted)
+    click.echo(canonical(found).decode() if output == "json" else plain(events_text(found)))
+
+
+@command.command("doctor")
+@options.TRACKING_URI
+@options.OUTPUT
+def doctor(tracking_uri: str, output: str) -> None:
+    """Have the server compare every guarded model, its ledger and its sealed files; exits with 11 if they differ."""
+    from guardrail.commands._registry_text import health_text
+    from guardrail.errors import EvidenceInvalid
+    from guardrail.evidence.digest import canonical
+    from guardrail.registry.gate_client import GateClient
+
+    found = GateClient(tracking_uri).health()
+    click.echo(canonical(found).decode() if output == "json" else plain(health_text(found)))
+    if found.problems:
+        raise EvidenceInvalid(f"the server found {len(found.problems)} problems", expected="none")

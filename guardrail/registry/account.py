@@ -1,0 +1,141 @@
+"""Everything that an auditor asks of one version: what was measured, who signed, who agreed, how often it was tried.
+
+An expired or revoked version is accounted for as well; ``holds`` says whether it would verify now. Its evidence must
+hold together and be signed by a key that counts, else there is nothing to account for.
+Not covered: rendering (``commands/_registry_text.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from guardrail.errors import GuardrailError, InvalidInput, ServiceUnavailable
+from guardrail.evidence import envelope
+from guardrail.evidence.keys import PublicKey
+from guardrail.evidence.ledger_types import Utc
+from guardrail.evidence.stages import parse
+from guardrail.evidence.trust import Trust
+from guardrail.records import AdapterRecord, Count, DataReport, Decision, EvaluationReport, Frozen, Sha256
+from guardrail.registry.checks import Examined
+from guardrail.registry.gate_client import GateClient
+from guardrail.registry.history import History, unverified_history
+from guardrail.registry.reader import Spec
+from guardrail.registry.stages import Authority, StageSigners, names, stage_signers, votes_of
+from guardrail.registry.standing import standing
+from guardrail.registry.verify import fetched, reader, verify, workplace
+from guardrail.registry.verify_trusted import verify_trusted
+
+
+class Voted(Frozen):
+    """A person's yes or no, as they signed it."""
+
+    persons: tuple[str, ...]
+    approved: bool
+    reason: str
+    time: Utc
+
+
+class Account(Frozen):
+    """One version. ``holds`` is empty where it verifies now, else why it does not.
+
+    ``attempt`` is the try that this was, ``attempts`` how many adapters the alias ever saw (None: no ledger).
+    ``ledger_checked`` says whether the ledger's signatures were looked at.
+    """
+
+    spec: str
+    version: str
+    holds: str
+    evidence_sha256: Sha256
+    decision: Decision
+    data: DataReport
+    adapter: AdapterRecord
+    evaluation: EvaluationReport
+    decided_by: tuple[str, ...]
+    stages: tuple[StageSigners, ...]
+    votes: tuple[Voted, ...]
+    attempt: Count
+    attempts: Count | None
+    ledger_checked: bool
+    one_person_may_train_evaluate_and_approve: bool
+
+
+@dataclass(frozen=True)
+class Believed:
+    """By whom a signature counts: the keys, and the trust file they come from, where there is one."""
+
+    keys: tuple[PublicKey, ...]
+    trust: Trust | None
+
+
+def account(spec: Spec, *, tracking_uri: str, believed: Believed, now: datetime) -> Account:
+    """Read one version and everything about it.
+
+    Raises:
+        EvidenceInvalid: its evidence does not hold together or is signed by somebody else.
+        InvalidInput: no such version; or a trust file was given and there is no gated server.
+    """
+    with workplace() as place, reader(tracking_uri) as source:
+        stored = standing(source, spec, tracking_uri)
+        examined = fetched(place, source, stored, believed.keys)
+    history = _history(tracking_uri, believed.trust, now)
+    decision, trust = examined.decision, believed.trust
+    return Account(
+        spec=str(spec),
+        version=stored.version,
+        holds=_holds(str(spec), tracking_uri, believed, now),
+        evidence_sha256=examined.evidence_sha256,
+        decision=decision,
+        data=examined.data,
+        adapter=examined.adapter,
+        evaluation=examined.evaluation,
+        decided_by=names(examined.signed_by, trust),
+        stages=stage_signers(examined, trust),
+        votes=_votes(examined, tracking_uri, history, trust),
+        attempt=decision.attempt,
+        attempts=history.attempts(decision.model, decision.alias) if history else None,
+        ledger_checked=history.checked if history else False,
+        one_person_may_train_evaluate_and_approve=bool(trust and trust.one_person_may_train_evaluate_and_approve),
+    )
+
+
+def _holds(spec: str, tracking_uri: str, believed: Believed, now: datetime) -> str:
+    try:
+        if believed.trust:
+            with workplace() as place:
+                verify_trusted(place, spec, tracking_uri=tracking_uri, trust=believed.trust, now=now)
+        else:
+            verify(spec, tracking_uri=tracking_uri, public_keys=believed.keys, now=now)
+    except ServiceUnavailable:
+        raise
+    except GuardrailError as error:
+        return error.got
+    return ""
+
+
+def _history(tracking_uri: str, trust: Trust | None, now: datetime) -> History | None:
+    if trust is not None:
+        return Authority(trust, GateClient(tracking_uri), now).history()
+    try:
+        return unverified_history(GateClient(tracking_uri))
+    except InvalidInput:  # no gated server: nothing was written down
+        return None
+
+
+def _votes(examined: Examined, tracking_uri: str, history: History | None, trust: Trust | None) -> tuple[Voted, ...]:
+    if history is None:
+        return ()
+    votes = votes_of(examined.evidence_sha256, GateClient(tracking_uri), history)
+    return tuple(_voted(data, trust) for data in votes)
+
+
+def _voted(data: bytes, trust: Trust | None) -> Voted:
+    """What was signed; by a key that the trust file lets approve, where there is one."""
+    payload = envelope.verify(data, trust.keys_of("approve")) if trust else envelope.unverified_payload(data)
+    said = parse(payload).predicate
+    return Voted(
+        persons=names(envelope.signers(data), trust),
+        approved=bool(said.approval and said.approval.approved),
+        reason=said.approval.reason if said.approval else "",
+        time=said.not_before,
+    )

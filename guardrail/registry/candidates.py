@@ -1,0 +1,212 @@
+"""Handing a trained adapter to whoever evaluates it, by way of MLflow: a logged model that is no proposal yet.
+
+    policy.yaml, run.json, ticket.json       what the run was started with
+    data-report.json, data.dsse.json         the data stage's record and statement
+    adapter.json, train.dsse.json            the training stage's
+    adapter/                                 the adapter's files
+
+It is found by the digest of the adapter's manifest (tag ``guardrail.candidate``), the newest first. Nothing that a
+registry gives back is believed: :func:`check` runs before anything is handed over and again after it was fetched.
+Not covered: whose signatures the statements carry (the gated server asks), and ``run.json``, which the pipeline reads.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
+
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
+from guardrail.evidence.binding import bound_of
+from guardrail.evidence.bundle import adapter_files, stage_file
+from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
+from guardrail.evidence.envelope import LARGEST
+from guardrail.evidence.stated import Expected, differs
+from guardrail.evidence.tickets import Ticket
+from guardrail.policy.load import LoadedPolicy, load_policy_bytes
+from guardrail.records import AdapterRecord, DataReport, FileDigest, Frozen
+from guardrail.registry import experiment as runs
+from guardrail.registry.reader import MODEL_SOURCE, download
+from guardrail.registry.store import client
+from guardrail.registry.tags import PREFIX
+from guardrail.registry.verify import reader
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "guardrail"
+TAG, CARRIED = PREFIX + "candidate", PREFIX + "carried_sha256"
+POLICY, CONFIG, TICKET, DATA, ADAPTER, FOLDER = (
+    "policy.yaml", "run.json", "ticket.json", "data-report.json", "adapter.json", "adapter",
+)  # fmt: skip
+DATA_SIGNED, TRAIN_SIGNED = stage_file("data"), stage_file("train")
+FILES = (POLICY, CONFIG, TICKET, DATA, ADAPTER, DATA_SIGNED, TRAIN_SIGNED)
+SHA256 = re.compile("[0-9a-f]{64}")
+AnyFrozen = TypeVar("AnyFrozen", bound=Frozen)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate's directory whose parts belong together; ``carried`` is the digest of all of its files."""
+
+    policy: LoadedPolicy
+    ticket: Ticket
+    data: DataReport
+    adapter: AdapterRecord
+    carried: str
+
+
+def check(directory: Path, now: datetime) -> Candidate:
+    """Everything that is carried, checked against one another.
+
+    Raises:
+        EvidenceMissing: a file is not there.
+        EvidenceInvalid: a file too many, unreadable or too large, or the parts do not belong together.
+        InvalidInput: the policy cannot be read.
+    """
+    files = _files(directory)
+    policy = load_policy_bytes((directory / POLICY).read_bytes(), POLICY)
+    ticket, data = _read(directory, TICKET, Ticket), _read(directory, DATA, DataReport)
+    adapter = _read(directory, ADAPTER, AdapterRecord)
+    _require_bound(policy, ticket, data, adapter, adapter_files(directory / FOLDER))
+    _require_stated(directory, policy, ticket, data, adapter, now)
+    return Candidate(policy, ticket, data, adapter, manifest_digest((*files, *adapter.files)))
+
+
+def push(directory: Path, *, tracking_uri: str, now: datetime) -> str:
+    """Store the candidate in ``directory``, unless exactly this one is there already; the digest that names it.
+
+    Raises:
+        EvidenceInvalid: see :func:`check`.
+        ServiceUnavailable: MLflow does not answer; push again to go on.
+    """
+    candidate = check(directory, now)
+    with client(tracking_uri, write=True) as opened:
+        experiment_id = runs.experiment(opened, tracking_uri, EXPERIMENT)
+        model_id, finished = _find_or_start(opened, experiment_id, candidate)
+        if not finished:
+            opened.log_model_artifacts(model_id, str(directory))
+            opened.finalize_logged_model(model_id, "READY")
+    return candidate.adapter.manifest
+
+
+def fetch(name: str, directory: Path, *, tracking_uri: str, now: datetime) -> Candidate:
+    """Download the newest candidate whose adapter has this digest into an empty ``directory``, and check it.
+
+    Raises:
+        InvalidInput: the name is no digest, or there is no such candidate.
+        EvidenceInvalid: what is there is another adapter, or see :func:`check`.
+        ServiceUnavailable: MLflow does not answer.
+    """
+    if not SHA256.fullmatch(name):
+        raise InvalidInput(f"{name!a} is no digest", expected="64 hexadecimal digits, as candidate push prints them")
+    with client(tracking_uri, write=False) as opened:
+        model_id = _newest(opened, name)
+    with reader(tracking_uri) as source:
+        download(source, model_id, directory)
+    candidate = check(directory, now)
+    if candidate.adapter.manifest != name:
+        raise EvidenceInvalid(f"the candidate holds the adapter {candidate.adapter.manifest}", expected=name)
+    return candidate
+
+
+def _files(directory: Path) -> tuple[FileDigest, ...]:
+    """The files beside the adapter: exactly those that are carried, none of them larger than an envelope may be."""
+    found = {path.name for path in directory.iterdir()}
+    missing, extra = sorted({*FILES, FOLDER} - found), sorted(found - {*FILES, FOLDER})
+    if missing:
+        raise EvidenceMissing(f"the candidate holds no {', '.join(missing)}", expected=", ".join((*FILES, FOLDER)))
+    if extra:
+        raise EvidenceInvalid(f"the candidate holds {extra[0]!a}", expected=f"only {', '.join((*FILES, FOLDER))}")
+    for name in FILES:
+        path = directory / name
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
+            raise EvidenceInvalid(f"the candidate's {name} is no file of at most {LARGEST} bytes")
+    return manifest(directory, FILES)
+
+
+def _read(directory: Path, name: str, kind: type[AnyFrozen]) -> AnyFrozen:
+    data = (directory / name).read_bytes()
+    try:
+        found = kind.model_validate_json(data)
+    except ValidationError as error:
+        raise EvidenceInvalid(f"the candidate's {name} cannot be read: {error.error_count()} errors") from error
+    if canonical(found) != data:
+        raise EvidenceInvalid(f"the candidate's {name} is not in its canonical form")
+    return found
+
+
+def _require_bound(
+    policy: LoadedPolicy, ticket: Ticket, data: DataReport, adapter: AdapterRecord, files: tuple[FileDigest, ...]
+) -> None:
+    target = policy.policy.target
+    for what, said, true in (
+        ("the adapter's files", adapter.manifest, manifest_digest(files)),
+        ("the adapter record's list of files", manifest_digest(adapter.files), adapter.manifest),
+        ("the adapter record's data report", adapter.data, digest(data)),
+        ("the adapter record's training rows", adapter.training_digest, data.training_digest),
+        ("the adapter record's base", adapter.base.digest, data.base),
+        ("the adapter record's policy", adapter.policy, policy.digest),
+        ("the data report's policy", data.policy, policy.digest),
+        ("the ticket's target", f"{ticket.model}@{ticket.alias}", f"{target.model}@{target.alias}"),
+    ):
+        if said != true:
+            raise EvidenceInvalid(
+                f"{what}: the candidate's records say {said}",
+                expected=f"{true}: parts of one and the same run",
+                next_step="push the candidate again from its run",
+            )
+
+
+def _require_stated(
+    directory: Path, policy: LoadedPolicy, ticket: Ticket, data: DataReport, adapter: AdapterRecord, now: datetime
+) -> None:
+    """Each statement says what the records beside it show."""
+    signed = (directory / DATA_SIGNED).read_bytes()
+    bound = bound_of(ticket, policy.digest, adapter.base, data)
+    trained = bound_of(ticket, policy.digest, adapter.base, data, adapter)
+    for name, expected in (
+        (DATA_SIGNED, Expected("data", bound, digest(data), None, ticket.ledger)),
+        (TRAIN_SIGNED, Expected("train", trained, digest(adapter), sha256(signed), ticket.ledger)),
+    ):
+        wrong = differs((directory / name).read_bytes(), expected, now)
+        if wrong:
+            raise EvidenceInvalid(
+                f"the candidate's {name} {wrong}",
+                expected="what the records beside it show",
+                next_step="run the stage again in the candidate's run, with --sign-key, and push again",
+            )
+
+
+def _find_or_start(opened: MlflowClient, experiment_id: str, candidate: Candidate) -> tuple[str, bool]:
+    """The logged model of exactly these files, and whether they are all there."""
+    found = opened.search_logged_models([experiment_id], f"tags.`{CARRIED}` = '{candidate.carried}'")
+    usable = [model for model in found if str(model.status) in ("READY", "PENDING")]
+    for model in sorted(usable, key=lambda model: str(model.status) != "READY"):
+        return str(model.model_id), str(model.status) == "READY"
+    manifest_sha256 = candidate.adapter.manifest
+    model = opened.create_logged_model(
+        experiment_id,
+        name=f"adapter-{manifest_sha256[:12]}",
+        tags={TAG: manifest_sha256, CARRIED: candidate.carried},
+        model_type="candidate",
+    )
+    return str(model.model_id), False
+
+
+def _newest(opened: MlflowClient, name: str) -> str:
+    experiment = opened.get_experiment_by_name(EXPERIMENT)
+    found = (
+        opened.search_logged_models([str(experiment.experiment_id)], f"tags.`{TAG}` = '{name}'") if experiment else []
+    )
+    ready = [model for model in found if str(model.status) == "READY"]
+    if not ready:
+        raise InvalidInput(f"there is no candidate {name}", next_step="guardrail candidate push --run DIR")
+    model_id = str(max(ready, key=lambda model: (model.creation_timestamp, model.model_id)).model_id)
+    if not MODEL_SOURCE.fullmatch(f"models:/{model_id}"):
+        raise EvidenceInvalid(f"the candidate is the logged model {model_id!a}", expected="m-…")
+    return model_id

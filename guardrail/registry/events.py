@@ -1,0 +1,65 @@
+"""A model's history for people: each entry of the ledger about it, with who signed what was handed in.
+
+Who somebody is comes from a trust file; without one there are only ids of keys, and no signature of theirs is checked.
+Not covered: rendering (``commands/_registry_text.py``).
+"""
+
+from __future__ import annotations
+
+from guardrail.errors import EvidenceInvalid
+from guardrail.evidence import orders
+from guardrail.evidence.envelope import signers, unverified_payload, verify
+from guardrail.evidence.ledger_types import Entry
+from guardrail.evidence.stages import PREFIX as STAGE
+from guardrail.evidence.stages import parse
+from guardrail.evidence.trust import Trust
+from guardrail.records import Count, Frozen
+from guardrail.registry.gate_client import GateClient
+from guardrail.registry.history import History, handed_in
+from guardrail.registry.stages import names
+
+BY_PEOPLE = frozenset({"approval", "rejection", "rollback", "revocation"})
+
+
+class Event(Frozen):
+    """An entry, who signed what it is about (empty: the server alone), and the reason that they gave."""
+
+    entry: Entry
+    who: tuple[str, ...]
+    reason: str
+
+
+class Events(Frozen):
+    """All of one model. ``entries`` is how long the whole ledger is; ``checked`` whether its signatures were."""
+
+    model: str
+    events: tuple[Event, ...]
+    entries: Count
+    checked: bool
+
+
+def events(model: str, gate: GateClient, history: History, trust: Trust | None) -> Events:
+    """What the ledger says of ``model``.
+
+    Raises:
+        EvidenceInvalid: a statement that was handed in is gone, or (with a trust file) by somebody who may not sign it.
+    """
+    found = tuple(_event(entry, gate, trust) for entry in history.about(model))
+    return Events(model=model, events=found, entries=len(history.entries), checked=history.checked)
+
+
+def _event(entry: Entry, gate: GateClient, trust: Trust | None) -> Event:
+    if entry.kind not in BY_PEOPLE:
+        return Event(entry=entry, who=(), reason=entry.note)
+    if entry.statement is None:
+        raise EvidenceInvalid(f"entry {entry.number} is a {entry.kind}, but names no statement")
+    data = handed_in(gate, entry.statement)
+    payload = verify(data, trust.keys_of("approve")) if trust else unverified_payload(data)
+    return Event(entry=entry, who=names(signers(data), trust), reason=_reason(payload))
+
+
+def _reason(payload: bytes) -> str:
+    if STAGE.encode() + b"approve" in payload:
+        approval = parse(payload).predicate.approval
+        return approval.reason if approval else ""
+    return orders.parse(payload).reason

@@ -1,0 +1,170 @@
+"""What a gated server's ledger says happened: read over HTTP, checked, and asked.
+
+The server signs its ledger, and the chain shows every change but a missing end; for that, give the head that was
+exported. Not covered: what a server never wrote down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import unverified_payload
+from guardrail.evidence.keys import PublicKey
+from guardrail.evidence.ledger import LEDGER_TYPE, verify
+from guardrail.evidence.ledger_types import Entry, Head
+from guardrail.registry.gate_client import GateClient
+
+MOVES = ("promotion", "rollback")
+VOTES = ("approval", "rejection")
+BEYOND = 10**15 - 1
+"""An entry after which there is none: asks for the head alone."""
+
+
+@dataclass(frozen=True)
+class History:
+    """A ledger's entries, in order. ``head`` is None where there are none, or where nothing was ``checked``."""
+
+    entries: tuple[Entry, ...]
+    head: Head | None
+    checked: bool
+
+    def admitted(self, evidence: str) -> Entry | None:
+        """The entry by which this evidence was admitted."""
+        return next((e for e in self.entries if e.kind == "decision" and e.evidence == evidence), None)
+
+    def votes(self, evidence: str) -> tuple[Entry, ...]:
+        """Every approval and rejection of this evidence."""
+        return tuple(e for e in self.entries if e.kind in VOTES and e.evidence == evidence)
+
+    def revoked(self, manifest: str) -> Entry | None:
+        """The entry by which the adapter of this manifest was revoked."""
+        return next((e for e in self.entries if e.kind == "revocation" and e.subject == manifest), None)
+
+    def moved(self, model: str, alias: str) -> Entry | None:
+        """The entry that moved this alias last: where it stands."""
+        found = (e for e in reversed(self.entries) if e.kind in MOVES and (e.model, e.alias) == (model, alias))
+        return next(found, None)
+
+    def attempts(self, model: str, alias: str) -> int:
+        """How many adapters were ever bound to a ticket for this alias."""
+        return len({e.nonce for e in self._place(model, alias) if e.kind == "proposal" and e.subject})
+
+    def attempt(self, model: str, alias: str, nonce: str, manifest: str) -> int:
+        """The how-manieth adapter this one is since the promotion before it; 0 where it was never bound.
+
+        ``nonce`` is that of the ticket that it was bound to.
+        """
+        bound: set[str] = set()
+        for entry in self._place(model, alias):
+            if entry.kind == "promotion":
+                bound.clear()
+            elif entry.kind == "proposal" and entry.subject and entry.nonce not in bound:
+                bound.add(entry.nonce)
+                if entry.nonce == nonce:
+                    return len(bound) if entry.subject == manifest else 0
+        return 0
+
+    def _place(self, model: str, alias: str) -> Iterator[Entry]:
+        return (e for e in self.entries if (e.model, e.alias) == (model, alias))
+
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Every model and alias that it speaks of, sorted."""
+        return tuple(sorted({(e.model, e.alias) for e in self.entries if e.model and e.alias}))
+
+    def about(self, model: str) -> tuple[Entry, ...]:
+        """What it says of a model; revocations of its adapters and changes of the trust file concern it, too."""
+        adapters = {e.subject for e in self.entries if e.model == model and e.subject}
+        return tuple(e for e in self.entries if e.model == model or e.kind == "trust" or _revokes(e, adapters))
+
+
+@dataclass
+class _Taken:
+    """Entries that are read while somebody else looks at their envelopes."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def along(self, envelopes: Iterable[bytes]) -> Iterator[bytes]:
+        for number, data in enumerate(envelopes, start=1):
+            yield data
+            self.entries.append(_entry(data, number))
+
+
+def read_history(
+    gate: GateClient, keys: Sequence[PublicKey], *, now: datetime, head: Head | None = None
+) -> History:  # fmt: skip
+    """The whole ledger, after every signature and the chain were checked.
+
+    Args:
+        gate: the server that is asked.
+        keys: whose signatures are accepted.
+        now: the reader's clock, aware.
+        head: an exported head; without one the server's own word is taken for where its ledger ends.
+
+    Raises:
+        EvidenceInvalid: the first thing that is wrong with it.
+    """
+    told, taken = head or last(gate), _Taken()
+    checked = verify(taken.along(gate.ledger()), keys, told, now=now)
+    return History(tuple(taken.entries), checked.head, checked=True)
+
+
+def last(gate: GateClient) -> Head | None:
+    """The head, as the server says."""
+    return gate.page(after=BEYOND).head
+
+
+def unverified_history(gate: GateClient) -> History:
+    """What the server says, WITHOUT looking at any signature.
+
+    Raises:
+        EvidenceInvalid: an entry cannot be read.
+    """
+    taken = _Taken()
+    for _ in taken.along(gate.ledger()):
+        pass
+    return History(tuple(taken.entries), None, checked=False)
+
+
+def handed_in(gate: GateClient, digest: str) -> bytes:
+    """The envelope of this digest, which somebody handed in.
+
+    Raises:
+        EvidenceInvalid: the server gives other bytes, or none.
+    """
+    try:
+        data = gate.statement(digest)
+    except InvalidInput as error:
+        raise EvidenceInvalid(f"the server does not give the statement {digest}, which its ledger names") from error
+    if sha256(data) != digest:
+        raise EvidenceInvalid(f"the server gave another envelope than the statement {digest}", expected="its bytes")
+    return data
+
+
+def ledger_lines(envelopes: Iterable[bytes]) -> bytes:
+    """A ledger as ``guardrail ledger verify`` reads it: an envelope a line.
+
+    Raises:
+        EvidenceInvalid: an envelope holds a line break, so it is none of ours.
+    """
+    lines = list(envelopes)
+    for number, line in enumerate(lines, start=1):
+        if b"\n" in line or not line:
+            raise EvidenceInvalid(f"entry {number} is no envelope on one line", expected="exactly the bytes we write")
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _revokes(entry: Entry, adapters: set[str]) -> bool:
+    return entry.kind == "revocation" and entry.subject in adapters
+
+
+def _entry(data: bytes, number: int) -> Entry:
+    try:
+        return Entry.model_validate_json(unverified_payload(data, payload_type=LEDGER_TYPE))
+    except ValidationError as error:
+        raise EvidenceInvalid(f"entry {number} is not one of ours: {error.errors()[0]['msg']}") from error

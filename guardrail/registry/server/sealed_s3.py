@@ -1,0 +1,95 @@
+"""The sealed tree in S3-compatible storage: ``BUCKET/PREFIX/sealed/DIGEST/…``.
+
+There is no rename, so an interrupted copy leaves an incomplete place, which its name does not fit: it is refused until
+the same content is kept again, which completes it. What is verified is downloaded to a private local directory and
+hashed there, and the caller reads that copy.
+Not covered: whoever has the bucket's credentials; servers on other machines (the lock is this machine's; the same
+content written twice at once is the same); a bucket that itself changes or expires objects.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from guardrail.errors import InvalidInput
+from guardrail.evidence.bundle import NAME
+from guardrail.evidence.digest import manifest, manifest_digest, sha256
+from guardrail.registry.server.bucket_store import Store
+from guardrail.registry.server.sealed import Workplace, require_exact
+from guardrail.registry.server.settings import WORK, Bucket
+
+
+class BucketTree(Workplace):
+    """The sealed adapters of a bucket; ``root`` is the local directory of the server's own."""
+
+    def __init__(self, place: Bucket, root: Path) -> None:
+        super().__init__(root)
+        self._store = Store(place)
+
+    def keep(self, staged: Path) -> str:
+        """Upload what is missing of a staged directory, then read all of it back; returns its digest.
+
+        Raises:
+            EvidenceInvalid: the place holds something else.
+            ServiceUnavailable: the storage does not answer.
+        """
+        files = manifest(staged)
+        digest = manifest_digest(files)
+        there = self._store.names(digest)
+        if extra := sorted(there - {entry.path for entry in files}):
+            require_exact(digest, f"there with {extra[0]!r} in it")
+        for entry in files:
+            if entry.path not in there:
+                self._store.put(staged / entry.path, digest, entry.path)
+        with self.verified(digest):
+            return digest
+
+    @contextmanager
+    def verified(self, digest: str) -> Iterator[Path]:
+        """A private copy of a sealed adapter, every byte hashed; it does not outlive the block.
+
+        Raises:
+            EvidenceInvalid: it is not there, or a file is missing, changed or extra.
+            ServiceUnavailable: the storage does not answer.
+        """
+        names = self._store.names(digest)
+        if strange := sorted(name for name in names if not _is_file(name, names)):
+            require_exact(digest, f"there with {strange[0]!r} in it")
+        with self.staging() as copy:
+            for name in names:
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                self._store.get(digest, name, copy / name)
+            require_exact(digest, manifest_digest(manifest(copy)) if names else "not there")
+            yield copy
+
+
+def workplace(place: Bucket) -> Path:
+    """The local directory for a bucket: ``GUARDRAIL_WORK``, or one below the temporary directory; only the server's.
+
+    Raises:
+        InvalidInput: others can write there.
+    """
+    named = os.environ.get(WORK)
+    root = Path(named or tempfile.gettempdir()) / f"guardrail-{os.getuid()}-{sha256(str(place).encode())[:16]}"
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        state = root.lstat()
+    except OSError as error:
+        raise InvalidInput(f"cannot make {root}: {error.strerror}", next_step=f"set {WORK} to a directory") from error
+    if not root.is_dir() or root.is_symlink() or state.st_uid != os.getuid() or state.st_mode & 0o077:
+        raise InvalidInput(
+            f"{root} is not this server's alone", expected="a directory that only its user can enter",
+            next_step=f"remove it, or set {WORK} to another directory",
+        )  # fmt: skip
+    return root
+
+
+def _is_file(name: str, names: set[str]) -> bool:
+    """Whether a name can have come from a directory: nothing that leads elsewhere, or is a directory as well."""
+    parents = name.split("/")[:-1]
+    above = ("/".join(parents[: n + 1]) for n in range(len(parents)))
+    return NAME.fullmatch(name) is not None and not any(parent in names for parent in above)

@@ -1,0 +1,132 @@
+"""The server's ledger as several workers see it, and what starts nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from gate_trust import Person, person
+
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.digest import sha256
+from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
+from guardrail.registry.server.state import State
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Place:
+    """Where a ledger lies, its signer and its clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.signer = folder, person(folder / "k", "server")
+        self.path, self.head = folder / "ledger", folder / "head"
+        self.now = NOW
+
+    def worker(self, signer: Person | None = None) -> Journal:
+        by = signer or self.signer
+        return Journal(self.path, self.head, by.private, [self.signer.public], lambda: self.now)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def ticket(nonce: str) -> Draft:
+    return draft("proposal", model="m", alias="a", nonce=nonce)
+
+
+def test_each_worker_sees_what_the_others_wrote(place: Place) -> None:
+    one, two = place.worker(), place.worker()
+    one.append(lambda _: ticket("1"))
+    two.append(lambda _: ticket("2"))
+    assert set(one.state().tickets) == set(two.state().tickets) == {"1", "2"}
+    assert one.head() == two.head() == place.worker().head()
+
+
+def test_a_decision_is_made_on_what_is_recorded_at_that_moment(place: Place) -> None:
+    one, two = place.worker(), place.worker()
+    one.append(lambda _: ticket("1"))
+
+    def once(state: State) -> Draft:
+        if "1" in state.tickets:
+            raise Unneeded
+        return ticket("1")
+
+    before = two.head()
+    assert two.append(once) == before
+
+
+def test_what_decides_raises_and_nothing_is_written(place: Place) -> None:
+    journal = place.worker()
+
+    def refuse(_: State) -> Draft:
+        raise EvidenceInvalid("no")
+
+    with pytest.raises(EvidenceInvalid, match="no"):
+        journal.append(refuse)
+    assert journal.head() is None
+
+
+@pytest.mark.parametrize("how", ["cut", "edited", "head gone", "ledger gone", "foreign"])
+def test_a_ledger_that_was_touched_starts_nothing(place: Place, tmp_path: Path, how: str) -> None:
+    journal = place.worker()
+    for number in range(3):
+        journal.append(lambda _, n=number: ticket(str(n)))  # type: ignore[misc]
+    lines = place.path.read_bytes().splitlines(keepends=True)
+    if how == "cut":
+        place.path.write_bytes(b"".join(lines[:-1]))
+    elif how == "edited":
+        place.path.write_bytes(lines[0] + lines[2])
+    elif how == "head gone":
+        place.head.unlink()
+    elif how == "ledger gone":
+        place.path.unlink()
+    else:
+        place.signer = person(tmp_path / "other", "server")
+    with pytest.raises(EvidenceInvalid):
+        place.worker()
+
+
+def test_a_ledger_that_is_touched_while_it_runs_stops_the_worker(place: Place) -> None:
+    journal, other = place.worker(), place.worker()
+    journal.append(lambda _: ticket("1"))
+    place.path.write_bytes(place.path.read_bytes().replace(b"a", b"b", 1))
+    with pytest.raises(EvidenceInvalid):
+        other.state()
+    with pytest.raises(EvidenceInvalid):
+        journal.append(lambda _: ticket("2"))
+
+
+def test_a_clock_that_jumps_back_writes_nothing(place: Place) -> None:
+    journal = place.worker()
+    journal.append(lambda _: ticket("1"))
+    place.now -= timedelta(hours=1)
+    with pytest.raises(EvidenceInvalid, match="before an earlier entry"):
+        journal.append(lambda _: ticket("2"))
+    place.now += timedelta(hours=2)
+    journal.append(lambda _: ticket("2"))
+
+
+def test_statements_are_kept_by_their_digests_and_nothing_else_is_read(place: Place) -> None:
+    journal = place.worker()
+    digest = journal.keep(b"said")
+    assert journal.statement(digest) == b"said"
+    for name in ("../ledger", "", "x" * 64, sha256(b"unsaid")):
+        with pytest.raises(InvalidInput):
+            journal.statement(name)
+    (place.folder / "ledger.statements" / f"{digest}.dsse.json").write_bytes(b"changed")
+    with pytest.raises(EvidenceInvalid, match="was changed"):
+        journal.statement(digest)
+
+
+def test_pages_go_on_where_the_last_one_ended(place: Place) -> None:
+    journal = place.worker()
+    assert journal.page(0, 2) == []
+    for number in range(5):
+        journal.append(lambda _, n=number: ticket(str(n)))  # type: ignore[misc]
+    pages = [journal.page(after, 2) for after in (0, 2, 4, 5)]
+    assert [len(page) for page in pages] == [2, 2, 1, 0]
+    assert len({line for page in pages for line in page}) == 5

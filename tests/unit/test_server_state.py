@@ -1,0 +1,110 @@
+"""What entries add up to: attempts, tickets, votes, aliases; and that the order of asking changes nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.ledger_types import GENESIS, Entry, Kind
+from guardrail.registry.server.state import State
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PLACE = ("m", "production")
+
+
+def entry(number: int, kind: Kind, **fields: Any) -> Entry:
+    given = {"model": "m", "alias": "production", **fields}
+    return Entry(number=number, previous=GENESIS, time=NOW, kind=kind, **given)
+
+
+def state(*told: tuple[Kind, dict[str, Any]]) -> State:
+    made = State()
+    for number, (kind, fields) in enumerate(told, start=1):
+        made.take(entry(number, kind, **fields), sha256(str(number).encode()))
+    return made
+
+
+ADAPTER, OTHER = sha256(b"adapter"), sha256(b"other")
+EVIDENCE, LATER = sha256(b"evidence"), sha256(b"later")
+
+
+def ticket(nonce: str) -> tuple[Kind, dict[str, Any]]:
+    return "proposal", {"nonce": nonce}
+
+
+def bound(nonce: str, manifest: str) -> tuple[Kind, dict[str, Any]]:
+    return "proposal", {"nonce": nonce, "subject": manifest}
+
+
+def test_a_ticket_costs_nothing_and_an_adapter_is_an_attempt() -> None:
+    made = state(ticket("a"), ticket("b"), ticket("c"), bound("b", ADAPTER))
+    assert made.bound["b"].attempt == 1
+    assert set(made.tickets) == {"a", "b", "c"}
+
+
+def test_a_ticket_stays_with_its_first_adapter() -> None:
+    made = state(ticket("a"), bound("a", ADAPTER), bound("a", OTHER), ticket("b"), bound("b", OTHER))
+    assert made.bound["a"].manifest == ADAPTER
+    assert made.bound["b"].attempt == 2
+
+
+def test_a_promotion_starts_a_new_count_for_its_own_alias_only() -> None:
+    made = state(
+        ticket("a"), bound("a", ADAPTER), ("promotion", {"version": "1", "evidence": EVIDENCE}), ticket("b"),
+        bound("b", OTHER), ("proposal", {"nonce": "c", "alias": "beta"}),
+        ("proposal", {"nonce": "c", "alias": "beta", "subject": OTHER}),
+    )  # fmt: skip
+    assert made.bound["b"].attempt == 1
+    assert made.attempts == {PLACE: 1, ("m", "beta"): 1}
+
+
+@pytest.mark.parametrize("kind", ["decision", "denial"])
+def test_the_first_evidence_spends_the_ticket(kind: Kind) -> None:
+    made = state(
+        ticket("a"), (kind, {"nonce": "a", "evidence": EVIDENCE}), ("decision", {"nonce": "a", "evidence": LATER})
+    )
+    assert made.closed["a"] == EVIDENCE
+
+
+def test_a_refusal_that_names_no_ticket_spends_none() -> None:
+    made = state(ticket("a"), ("denial", {"evidence": EVIDENCE}))
+    assert made.closed == {}
+    assert EVIDENCE in made.denied
+
+
+def test_what_was_promoted_or_rejected_waits_no_more() -> None:
+    admitted: tuple[Kind, dict[str, Any]] = ("decision", {"nonce": "a", "evidence": EVIDENCE, "subject": ADAPTER})
+    assert [one.evidence for one in state(admitted).waiting()] == [EVIDENCE]
+    assert state(admitted, ("promotion", {"version": "1", "evidence": EVIDENCE})).waiting() == []
+    assert state(admitted, ("rejection", {"evidence": EVIDENCE, "statement": OTHER})).waiting() == []
+
+
+def test_the_highest_version_is_remembered_over_a_rollback() -> None:
+    made = state(
+        ("promotion", {"version": "1", "evidence": EVIDENCE}), ("promotion", {"version": "2", "evidence": LATER}),
+        ("rollback", {"version": "1", "statement": OTHER}),
+    )  # fmt: skip
+    assert (made.stands[PLACE], made.highest[PLACE], made.moved_by[PLACE]) == ("1", 2, OTHER)
+
+
+@given(st.lists(st.sampled_from(["ticket", "bind", "promote"]), max_size=40))
+def test_attempts_are_the_adapters_since_the_last_promotion(steps: list[str]) -> None:
+    told: list[tuple[Kind, dict[str, Any]]] = []
+    expected, tickets = 0, 0
+    for step in steps:
+        if step == "ticket":
+            tickets += 1
+            told.append(ticket(str(tickets)))
+        elif step == "bind":
+            tickets += 1
+            expected += 1
+            told += [ticket(str(tickets)), bound(str(tickets), ADAPTER)]
+        else:
+            expected = 0
+            told.append(("promotion", {"version": str(len(told) + 1), "evidence": sha256(str(len(told)).encode())}))
+    assert state(*told).attempts.get(PLACE, 0) == expected
