@@ -50,6 +50,7 @@ campaign: install
 	$(BIN)/python benchmarks/methods.py --json build/methods.json
 	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/unit/test_resume.py
 	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/server
+	$(BIN)/python benchmarks/server.py --json build/server.json
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .ruff_cache .pytest_cache

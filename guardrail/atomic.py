@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def write_atomically(path: Path, data: bytes) -> None:
             f"cannot write {path}: {error.strerror}", expected="a writable disk with room",
             next_step="free space or choose another directory",
         ) from error  # fmt: skip
+
+
+def left_behind(directory: Path, name: str | None = None) -> list[Path]:
+    """Temporary files of :func:`write_atomically` in ``directory``, for the file ``name`` or for any.
+
+    One that is written at this moment is among them: whoever removes them must keep writers out.
+    """
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[a-z0-9_]{{8}}")
+    return [path for path in directory.iterdir() if pattern.fullmatch(path.name)] if directory.is_dir() else []
 
 
 def _sync(directory: Path) -> None:

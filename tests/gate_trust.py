@@ -35,8 +35,14 @@ class Person:
 
 def person(directory: Path, name: str) -> Person:
     """A new person with a new key."""
-    made = keys.init(directory, name)
-    return Person(name, keys.load_private(made.private), made.private, made.public)
+    keys.init(directory, name)
+    return acquainted(directory, name)
+
+
+def acquainted(directory: Path, name: str) -> Person:
+    """A person whose key lies there already."""
+    private = directory / f"{name}.key"
+    return Person(name, keys.load_private(private), private, private.with_suffix(".pub"))
 
 
 def policy_digest(model: str, alias: str = "production") -> str:

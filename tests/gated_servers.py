@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from gate_trust import Person, guarded_model, person, signed, trust
+from gate_trust import Person, acquainted, guarded_model, person, signed, trust
 from moto_servers import S3, Remote
 
 from guardrail.evidence.digest import file_sha256
@@ -130,10 +130,17 @@ class People:
 
 def people(directory: Path) -> People:
     """Keys and a valid trust file."""
-    root, decider, server, stranger, *approvers = (person(directory, name) for name in NAMES)
-    found = People(root, decider, server, stranger, tuple(approvers), directory / "trust.dsse.json")
+    for name in NAMES:
+        person(directory, name)
+    found = known(directory)
     found.write(found.trust())
     return found
+
+
+def known(directory: Path) -> People:
+    """Those whose keys lie there already: another process made them."""
+    root, decider, server, stranger, *approvers = (acquainted(directory, name) for name in NAMES)
+    return People(root, decider, server, stranger, tuple(approvers), directory / "trust.dsse.json")
 
 
 def plugin_path(directory: Path, *, parts: bool = True) -> Path:
@@ -190,7 +197,9 @@ class Command:
 
 
 @contextmanager
-def gated_server(directory: Path, cell: Cell, who: People, s3: S3 | None = None) -> Iterator[Running]:
+def gated_server(
+    directory: Path, cell: Cell, who: People, s3: S3 | None = None, *, workers: int = 1
+) -> Iterator[Running]:
     """``guardrail server``; artifacts in a bucket of ``s3``, or on the disk."""
     with database(directory, cell) as uri:
         port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
@@ -199,7 +208,7 @@ def gated_server(directory: Path, cell: Cell, who: People, s3: S3 | None = None)
             "--root-key", str(who.root.public_file), "--backend-store-uri", uri,
             "--key", str(who.server.private_file), "--ledger", str(directory / "ledger" / "ledger"),
             "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
-            "--port", str(port), "--workers", "1",
+            "--port", str(port), "--workers", str(workers),
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
         ]  # fmt: skip
         with started(Command(arguments, environment(directory, s3=s3)), port, directory) as log:

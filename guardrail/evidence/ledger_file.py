@@ -21,7 +21,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from guardrail.atomic import write_atomically
+from guardrail.atomic import left_behind, write_atomically
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.keys import PrivateKey
@@ -62,7 +62,7 @@ class LedgerFile:
             EvidenceInvalid: the file does not end where the exported head says, or the entry does not follow.
             ServiceUnavailable: the disk is full or otherwise refuses.
         """
-        with self._locked() as stream:
+        with self.locked() as stream:
             head = self._recovered(stream)
             data = append(head, make(head), key)
             after = advance(head, data)
@@ -70,8 +70,32 @@ class LedgerFile:
             self._finish(stream, data + b"\n", after)
             return after
 
+    def cut_off(self) -> bool:
+        """Whether the file ends inside the very line that is pending: a crash came while it was written."""
+        with self.locked() as stream:
+            torn = _end(stream).torn
+            return bool(torn) and self.pending.exists() and self.pending.read_bytes().startswith(torn)
+
+    def recover(self, *directories: Path) -> None:
+        """Finish a line that a crash cut off, export its head, and remove temporary files, also of these directories.
+
+        Raises:
+            EvidenceInvalid: what is pending is not what follows.
+            ServiceUnavailable: the disk refuses.
+        """
+        if not self.path.exists():
+            return
+        with self.locked() as stream:
+            if self.pending.exists():
+                self._recovered(stream)
+            found = [path for file in (self.pending, self.head_path) for path in left_behind(file.parent, file.name)]
+            found += [path for directory in directories for path in left_behind(directory)]
+            for path in found:
+                path.unlink(missing_ok=True)
+
     @contextmanager
-    def _locked(self) -> Iterator[IO[bytes]]:
+    def locked(self) -> Iterator[IO[bytes]]:
+        """The ledger, opened to append; nobody else writes meanwhile, neither to it nor to what lies beside it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:

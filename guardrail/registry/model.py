@@ -68,8 +68,18 @@ def create_version(client: MlflowClient, name: str, run_id: str, model_id: str, 
 
 def set_alias(client: MlflowClient, name: str, alias: str, version: str) -> bool:
     """Point the alias at ``version``, unless it already points at a later one; whether it points there now."""
-    current = client.get_registered_model(name).aliases.get(alias)
-    if current is not None and int(current) >= int(version):
-        return int(current) == int(version)
-    client.set_registered_model_alias(name, alias, version)
+    from mlflow.exceptions import MlflowException
+
+    if (current := _points_at(client, name, alias)) >= int(version):
+        return current == int(version)
+    try:
+        client.set_registered_model_alias(name, alias, version)
+    except MlflowException:  # a gated server refuses to go back; somebody else may have been faster
+        if not _points_at(client, name, alias) > int(version):
+            raise
+        return False
     return True
+
+
+def _points_at(client: MlflowClient, name: str, alias: str) -> int:
+    return int(client.get_registered_model(name).aliases.get(alias) or 0)

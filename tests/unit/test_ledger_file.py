@@ -75,6 +75,25 @@ def test_a_crash_after_the_head_was_exported_leaves_nothing_to_finish(ledger: Le
     assert whole(ledger).entries == 6
 
 
+@pytest.mark.parametrize("cut", [0, 100, len(LINES[4])])
+def test_a_server_that_starts_finishes_the_line_and_removes_what_was_half_written(
+    ledger: LedgerFile, tmp_path: Path, cut: int
+) -> None:
+    laid_out(ledger, b"".join(LINES[:4]) + LINES[4][:cut], head=4, pending=LINES[4])
+    statements = tmp_path / "ledger.statements"
+    statements.mkdir()
+    left = [tmp_path / ".ledger.pending.abcd_123", ledger.head_path.with_name(".head.abcd1234"),
+            statements / ".cafe.dsse.json.abcd1234"]  # fmt: skip
+    kept = [statements / "cafe.dsse.json", tmp_path / ".ledger.pending.not.ours"]
+    for path in (*left, *kept):
+        path.write_bytes(b"half")
+    assert ledger.cut_off() == (cut == 100)
+    ledger.recover(statements)
+    assert whole(ledger).entries == 5
+    assert [path.exists() for path in (*left, *kept)] == [False, False, False, True, True]
+    assert not ledger.cut_off()
+
+
 REFUSED = {
     "a torn line that nobody remembers": (b"".join(LINES[:4]) + LINES[4][:50], 4, None),
     "another torn line": (b"".join(LINES[:4]) + b"x" + LINES[4][:50], 4, LINES[4]),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
-from guardrail.registry.server.sealed import DiskTree, sealed_digest
+from guardrail.registry.server.sealed import STAGING, DiskTree, sealed_digest
 
 
 def filled(place: Path, content: bytes = b"weights") -> Path:
@@ -84,3 +84,23 @@ def test_only_the_servers_own_location_is_sealed() -> None:
                    f"mlflow-artifacts://host/sealed/{digest}", f"file:///sealed/{digest}", ""):  # fmt: skip
         with pytest.raises(EvidenceInvalid):
             sealed_digest(source)
+
+
+def test_what_a_killed_process_staged_is_removed_also_when_it_was_settled_already(tree: DiskTree) -> None:
+    left, settled = tree.root / f"{STAGING}left", tree.root / f"{STAGING}settled"
+    for place in (left, settled):
+        place.mkdir()
+        filled(place)
+    for path in (*settled.rglob("*"), settled):
+        path.chmod(0o555)
+    digest = keep(tree)
+    tree.sweep()
+    assert [path.name for path in tree.root.iterdir()] == [digest]
+
+
+def test_what_a_living_process_stages_stays(tree: DiskTree) -> None:
+    with tree.staging() as place:
+        filled(place)
+        DiskTree(tree.root).sweep()
+        with tree.verified(tree.keep(place)) as sealed:
+            assert (sealed / "weights").read_bytes() == b"weights"

@@ -83,6 +83,7 @@ def install() -> None:
 
     config.require_off()
     places = sealing(config.destination(os.environ.get(config.DESTINATION, "")))
+    places.tree.sweep()
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
     guard(artifact_repository_registry._artifact_repository_registry, places.boundary, places.buckets)

@@ -22,6 +22,8 @@ from guardrail.registry.wire import Health, Problem
 
 AGAIN = "guardrail promote again, from the same run"
 
+AT_THE_NEXT_ENTRY = "the next entry finishes the line that a crash cut off"
+
 
 def examine_all(registrar: Registrar) -> Health:
     """Look at every guarded model, every sealed adapter behind a version, and the whole ledger."""
@@ -30,7 +32,8 @@ def examine_all(registrar: Registrar) -> Health:
         entries = registrar.journal.recheck()
     except GuardrailError as error:
         entries = 0
-        found.append(Problem(where="ledger", what=error.message()))
+        finish = AT_THE_NEXT_ENTRY if registrar.journal.unfinished() else ""
+        found.append(Problem(where="ledger", what=error.message(), finish=finish))
     court = registrar.court()
     counted = 0
     for guarded in court.trust.models:

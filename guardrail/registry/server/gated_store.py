@@ -156,7 +156,7 @@ class GatedStore(SqlAlchemyStore):
     def get_model_version_by_alias(self, name: str, alias: str) -> Any:
         """A protected alias resolves only while its evidence is valid and its adapter not revoked."""
         found = super().get_model_version_by_alias(name, alias)
-        guarded = self._watch.known().guarded(name)
+        guarded = self._watch.names().guarded(name)
         protected = guarded.protected(alias) if guarded else None
         if protected is not None:
             with refusing():

@@ -67,17 +67,18 @@ class Journal:
         self._state, self._chain, self._offset = State(), Chain(None), 0
         self._read_on()
         self._require_exported()
+        self._file.recover(self._statements)
 
     def state(self) -> State:
         """What is recorded now, by whichever worker."""
         with self._mutex:
-            self._read_on()
+            self._catch_up()
             return self._state
 
     def head(self) -> Head | None:
         """The last entry."""
         with self._mutex:
-            self._read_on()
+            self._catch_up()
             return self._chain.head
 
     def append(self, decide: Callable[[State], Draft]) -> Head | None:
@@ -108,7 +109,8 @@ class Journal:
         digest = sha256(envelope)
         place = self._place(digest)
         if not place.exists():
-            write_atomically(place, envelope)
+            with self._file.locked():  # whoever holds the lock may remove what a crash left half written
+                write_atomically(place, envelope)
         return digest
 
     def statement(self, digest: str) -> bytes:
@@ -152,6 +154,10 @@ class Journal:
         whole = envelopes(self._file.path) if self._file.path.exists() else ()
         return ledger.verify(whole, self._keys, head, now=self._clock()).entries
 
+    def unfinished(self) -> bool:
+        """Whether a crash cut off the last line and the next entry will finish it: what is there is its beginning."""
+        return self._file.cut_off()
+
     def trusted(self, keys: Sequence[PublicKey]) -> None:
         """From now on entries may be signed by these keys."""
         self._keys = tuple(keys)
@@ -168,6 +174,13 @@ class Journal:
                 expected=f"entry {head.number}, {head.digest}" if head else "an exported head beside a ledger",
                 next_step="restore both from a backup; do not start without knowing what is missing",
             )
+
+    def _catch_up(self) -> None:
+        """Read on; nothing new is acted on before its head is exported, by its writer or, if that was killed, by us."""
+        before = self._offset
+        self._read_on()
+        if self._offset != before and self._file.pending.exists():
+            self._file.recover()
 
     def _read_on(self) -> None:
         """Follow the file to its end; a line that is still being written is left for the next time."""

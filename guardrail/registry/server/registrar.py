@@ -270,10 +270,19 @@ class Registrar:
             "promotion", model=decision.model, alias=decision.alias, version=version, subject=decision.manifest,
             evidence=admission.examined.evidence_sha256, nonce=admission.nonce, note=ALONE if alone else "",
         )  # fmt: skip
-        self.journal.append(lambda _: entry)
+        place = (decision.model, decision.alias)
+
+        def promoted(state: State) -> Draft:
+            if state.stands.get(place) == version:  # a crash came between the entry and the move
+                raise Unneeded
+            return entry
+
+        self.journal.append(promoted)
 
     def _note_rollback(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> None:
         def rolled_back(state: State) -> Draft:
+            if state.moved_by.get((order.model, order.alias)) == statement:
+                raise Unneeded
             _require_unmoved(order, state)
             return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
                          subject=order.manifest, statement=statement,

@@ -48,6 +48,9 @@ class SealedTree(Protocol):
     def locked(self) -> AbstractContextManager[None]:
         """One writer at a time, over all workers of this machine."""
 
+    def sweep(self) -> None:
+        """Remove what killed processes left behind of :meth:`staging`."""
+
     def keep(self, staged: Path) -> str:
         """Put a complete staged directory into the tree; returns its digest. The same content twice is one place.
 
@@ -75,15 +78,35 @@ class Workplace:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """An empty directory inside ``root``, where no client can write either; it does not outlive the block."""
-        place = self.root / f"{STAGING}{uuid.uuid4().hex}"
+        """An empty directory inside ``root``, where no client can write either; it does not outlive the block.
+
+        It is locked as long as its process lives, so that :meth:`sweep` can tell one that a crash left behind.
+        """
+        place, lock = self.root / f"{STAGING}{uuid.uuid4().hex}", -1
         try:
-            place.mkdir()
+            with _held(self.root):
+                place.mkdir()
+                lock = _lock(place)
             yield place
         except OSError as error:
             raise ServiceUnavailable(f"cannot write below {self.root}: {error.strerror}") from error
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            _remove(place)
+            if lock >= 0:
+                os.close(lock)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left behind of :meth:`staging`; a living one's is locked and stays.
+
+        Raises:
+            ServiceUnavailable: the disk refuses.
+        """
+        try:
+            with _held(self.root):
+                for place in sorted(self.root.glob(f"{STAGING}*")):
+                    _remove_unless_locked(place)
+        except OSError as error:
+            raise ServiceUnavailable(f"cannot tidy up below {self.root}: {error.strerror}") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -124,6 +147,45 @@ class DiskTree(Workplace):
         place = self.root / digest
         require_exact(digest, manifest_digest(manifest(place)) if place.is_dir() else "not there")
         return place
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """The directory's own lock, which costs no file."""
+    descriptor = _lock(directory)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(directory: Path, flags: int = fcntl.LOCK_EX) -> int:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, flags)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_unless_locked(place: Path) -> None:
+    try:
+        descriptor = _lock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):  # in use, or gone: sealed, or finished
+        return
+    try:
+        _remove(place)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(place: Path) -> None:
+    """A staged directory, also one that was settled already: what is in a read-only one cannot be removed."""
+    for path in (place, *place.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def require_exact(digest: str, found: str) -> None:

@@ -94,18 +94,20 @@ class Desk:
             ticket = state.tickets.get(bound.nonce)
             if ticket is None or (ticket.model, ticket.alias) != (bound.model, bound.alias):
                 raise EvidenceInvalid("the statement names a nonce that was not issued for its model and alias")
+            earlier = state.bound.get(bound.nonce)
+            if earlier is not None and earlier.manifest == manifest:
+                raise Unneeded
             if bound.nonce in state.closed or not now < ticket.issued + LIFETIME:
                 raise EvidenceInvalid("the ticket is spent or expired", next_step="start a new run with --gate")
-            if (earlier := state.bound.get(bound.nonce)) is not None:
+            if earlier is not None:
                 raise _already(earlier.manifest, manifest)
             attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
             return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
                          statement=digest, note=f"attempt {attempt}")  # fmt: skip
 
-        known = self.journal.state().bound.get(bound.nonce)
-        head = self.journal.append(bind) if known is None or known.manifest != manifest else known.head
-        attempt = self.journal.state().bound[bound.nonce].attempt
-        return _recorded(head, bound.model, bound.alias).model_copy(update={"attempt": attempt})
+        self.journal.append(bind)
+        known = self.journal.state().bound[bound.nonce]
+        return _recorded(known.head, bound.model, bound.alias).model_copy(update={"attempt": known.attempt})
 
     def _denial(self, envelope: bytes) -> Submitted:
         decision = statement.parse(verify(envelope, self.court.trust.keys_of("decide"))).predicate.decision

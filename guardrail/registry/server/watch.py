@@ -56,15 +56,17 @@ class TrustWatch:
         return self._loaded.trust
 
     def names(self) -> Trust:
-        """The last good trust file, to tell whether a name is guarded; never to admit anything."""
+        """The last good trust file, to tell whether a name is guarded; never to admit anything.
+
+        A changed file is read again. The floor is not asked for: where it is higher than what this file says, reading
+        the same file again would be refused, and the last good one would answer all the same.
+        """
+        if self._stamp() == self._loaded.stamp:
+            return self._loaded.trust
         try:
             return self.current()
         except GuardrailError:
             return self._loaded.trust
-
-    def known(self) -> Trust:
-        """The last good trust file, for reading: a new file is noticed, but the database is not asked for its floor."""
-        return self._loaded.trust if self._stamp() == self._loaded.stamp else self.names()
 
     def now(self) -> datetime:
         """The time that everything is judged at."""
