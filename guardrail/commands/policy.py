@@ -83,10 +83,11 @@ def _summary(loaded: LoadedPolicy, found: Sequence[Content]) -> str:
 
 def _content(one: Content) -> str:
     """``suites.harmful: sha256 5f3a…, as pinned``."""
+    place = f"{one.place}: withheld," if one.withheld else f"{one.place}:"
     if one.sha256 is None:
-        return f"{one.place}: {'pinned, but ' if one.pinned else ''}{one.problem}"
+        return f"{place} {f'pinned: {one.pinned}; ' if one.pinned else ''}{one.problem}"
     state = "not pinned" if one.pinned is None else "as pinned" if one.fits else f"OTHER than pinned: {one.pinned}"
-    return f"{one.place}: sha256 {one.sha256}, {state}"
+    return f"{place} sha256 {one.sha256}, {state}"
 
 
 def _promise(limits: Limits) -> str:

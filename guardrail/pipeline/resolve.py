@@ -49,9 +49,10 @@ def require_same_base(loaded: ModelRef, bound: ModelRef, when: str) -> None:
     Raises:
         EvidenceInvalid: naming what differs, and ``when`` it was loaded otherwise.
     """
-    if loaded != bound:
+    unlike = [name for name in ModelRef.model_fields if getattr(loaded, name) != getattr(bound, name)]
+    if unlike:
         raise EvidenceInvalid(
-            f"the base is loaded as {loaded.name} in {loaded.dtype}, {loaded.digest[:12]}…",
+            f"the base is loaded as {loaded.name} in {loaded.dtype}, {loaded.digest[:12]}… (another {', '.join(unlike)})",
             expected=f"{bound.name} in {bound.dtype}, {bound.digest[:12]}…, as {when}",
             next_step="use the same base on the same kind of device for every stage",
         )
