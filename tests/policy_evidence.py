@@ -10,6 +10,7 @@ from pathlib import Path
 from guardrail.evidence.digest import digest, manifest_digest, sha256
 from guardrail.policy.intervals import lower_bound, upper_bound
 from guardrail.policy.rules import Evidence
+from guardrail.policy.schema import GenerationPlan
 from guardrail.records import (
     AdapterRecord,
     DataReport,
@@ -177,7 +178,7 @@ def evaluation_report(policy: str, adapter: AdapterRecord, measurements: tuple[M
         manifest=adapter.manifest,
         base=adapter.base,
         engine="transformers",
-        generation={"batch_size": 64, "max_new_tokens": 48},
+        generation=GenerationPlan().recorded,
         seed=0,
         responses=sha256(b"responses"),
         measurements=measurements,

@@ -51,6 +51,13 @@ TASK = click.option(
     multiple=True,
     help="Task for utility: one of the testbed's, or NAME=FORMAT:PATH. May be repeated.",
 )
+SUITE = click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Where a suite lies here that the policy withholds from whoever trains. May be repeated.",
+)
 OUTPUT = click.option(
     "--output",
     type=click.Choice(["text", "json"]),
@@ -294,8 +301,12 @@ class Opened:
             self.run.start(self.policy, self.config)
 
 
-def open_run(path: Path, policy: str | None, base: str | None, revision: str | None, tasks: tuple[str, ...]) -> Opened:
+def open_run(
+    path: Path, policy: str | None, base: str | None, revision: str | None, tasks: tuple[str, ...],
+    suites: tuple[str, ...] = (),
+) -> Opened:  # fmt: skip
     """The run at ``path``: with what is given, and else with what it was started with."""
+    from guardrail.pipeline import withheld
     from guardrail.pipeline.run import Run, RunConfig
     from guardrail.policy.load import find_policy
     from guardrail.policy.soundness import require_sound
@@ -311,5 +322,6 @@ def open_run(path: Path, policy: str | None, base: str | None, revision: str | N
         base=base or start.base,
         revision=revision or (None if base else start.revision),
         tasks=tasks or start.tasks,
+        suites=withheld.given(loaded, suites) or start.suites,
     )
     return Opened(run, loaded, config)

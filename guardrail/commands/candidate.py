@@ -62,3 +62,6 @@ def pull(
     if pulled.left_out:
         tasks = ", ".join(map(ascii, pulled.left_out))
         click.echo(f"  tasks that were files there; name your own with evaluate --task: {tasks}")
+    withheld = ", ".join(ascii(name) for name, plan in pulled.candidate.policy.policy.suites.items() if plan.withheld)
+    if withheld:
+        click.echo(f"  suites that the trainer did not have; evaluate needs them (--suite NAME=FILE): {withheld}")

@@ -14,6 +14,7 @@ from guardrail.commands import _output as show
 @click.command("evaluate")
 @options.RUN
 @options.TASK
+@options.SUITE
 @options.GATE
 @options.SIGN_KEY
 @options.SIGN_PUBLIC_KEY
@@ -21,6 +22,7 @@ from guardrail.commands import _output as show
 def command(
     run_dir: Path,
     tasks: tuple[str, ...],
+    suites: tuple[str, ...],
     gate: str | None,
     sign_key: str | None,
     public_key: Path | None,
@@ -29,17 +31,19 @@ def command(
     """Measure attack success, over-refusal, utility and coherence, candidate and base on the same items.
 
     In a run with a ticket, the gated server is told of the adapter first (--gate), which makes it an attempt; then
-    prompts are asked in the order that the ticket's nonce gives.
+    prompts are asked in the order that the ticket's nonce gives. A suite that the policy withholds is read from the
+    policy's path, or from --suite.
     """
     show.quiet()
-    from guardrail.pipeline.evaluation import evaluate_adapter
+    from guardrail.pipeline.evaluation import check_evaluation, evaluate_adapter
     from guardrail.pipeline.signing import bind, prepare, sign_stage
 
     signer = options.stage_signer(sign_key, public_key)
-    opened = options.open_run(run_dir, None, None, None, tasks)
+    opened = options.open_run(run_dir, None, None, None, tasks, suites)
     with opened.run.locked(), show.progress_bar() as progress:
         opened.start()
         prepare(opened.run, "evaluate", signs=signer is not None, now=datetime.now(UTC))
+        check_evaluation(opened.run)
         bind(opened.run, gate, datetime.now(UTC))
         report = evaluate_adapter(opened.run, progress)
         sign_stage(opened.run, "evaluate", signer, datetime.now(UTC))

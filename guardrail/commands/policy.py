@@ -5,11 +5,14 @@ Neither loads torch, transformers or mlflow. Deciding under a policy is ``guardr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from guardrail.pipeline.contents import Content
     from guardrail.policy.load import LoadedPolicy
     from guardrail.policy.rules import Limits
 
@@ -25,22 +28,30 @@ def command() -> None:
 def check(policy: str, output: str) -> None:
     """Check FILE (or a built-in policy): every key, every name, and whether each promise can be proven.
 
-    Prints what will be measured, and the fewest items that could prove each limit. Exits with 2 if the policy is
-    invalid or promises what its sample size can never show.
+    Prints what will be measured, the fewest items that could prove each limit, and the digest of each suite and task
+    that can be read here. Exits with 2 if the policy is invalid, promises what its sample size can never show, or pins
+    other contents than there are.
     """
     import json
 
+    from guardrail.pipeline.contents import contents, require_pinned
     from guardrail.policy.decide import needs
     from guardrail.policy.load import find_policy
     from guardrail.policy.soundness import require_sound
 
     loaded = find_policy(policy)
     require_sound(loaded)
+    found = contents(loaded)
     if output == "json":
-        plan = [need.model_dump(mode="json") for need in needs(loaded.policy)]
-        click.echo(json.dumps({"policy": loaded.policy.name, "digest": loaded.digest, "measures": plan}, indent=2))
-        return
-    click.echo(_summary(loaded))
+        told = {
+            "policy": loaded.policy.name, "digest": loaded.digest,
+            "measures": [need.model_dump(mode="json") for need in needs(loaded.policy)],
+            "contents": [asdict(one) for one in found],
+        }  # fmt: skip
+        click.echo(json.dumps(told, indent=2))
+    else:
+        click.echo(_summary(loaded, found))
+    require_pinned(loaded, found)
 
 
 @command.command()
@@ -52,7 +63,7 @@ def show(policy: str) -> None:
     click.echo(find_policy(policy).bytes, nl=False)
 
 
-def _summary(loaded: LoadedPolicy) -> str:
+def _summary(loaded: LoadedPolicy, found: Sequence[Content]) -> str:
     from guardrail.policy.decide import needs
 
     policy = loaded.policy
@@ -64,8 +75,19 @@ def _summary(loaded: LoadedPolicy) -> str:
         *(f"    - {need}" for need in needs(policy)),
         "  promises",
         *(f"    - {_promise(limits)}" for limits in policy.rules),
+        *(["  contents"] if found else []),
+        *(f"    - {_content(one)}" for one in found),
     ]
     return "\n".join(lines)
+
+
+def _content(one: Content) -> str:
+    """``suites.harmful: sha256 5f3a…, as pinned``."""
+    place = f"{one.place}: withheld," if one.withheld else f"{one.place}:"
+    if one.sha256 is None:
+        return f"{place} {f'pinned: {one.pinned}; ' if one.pinned else ''}{one.problem}"
+    state = "not pinned" if one.pinned is None else "as pinned" if one.fits else f"OTHER than pinned: {one.pinned}"
+    return f"{place} sha256 {one.sha256}, {state}"
 
 
 def _promise(limits: Limits) -> str:

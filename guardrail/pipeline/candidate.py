@@ -1,7 +1,7 @@
 """Separate jobs: the run of whoever trained becomes a candidate in MLflow, and a candidate becomes an evaluator's run.
 
 The evaluator's directory appears only when it is whole and checked. Not covered: the rows (they stay with whoever
-trained), and tasks that were files there: the evaluator names its own.
+trained), tasks that were files there and suites that the policy withholds: the evaluator names its own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def push_candidate(path: Path, *, tracking_uri: str, now: datetime) -> str:
             if not (path / name).is_file():
                 raise EvidenceMissing(f"{path} holds no {name}", next_step=_maker(name, path))
             shutil.copyfile(path / name, directory / name)
-        config = _config(directory).model_copy(update={"policy_source": candidates.POLICY})  # no path of this machine
+        here = {"policy_source": candidates.POLICY, "suites": ()}  # no path of this machine
+        config = _config(directory).model_copy(update=here)
         (directory / candidates.CONFIG).write_text(config.model_dump_json())
         shutil.copytree(path / candidates.FOLDER, directory / candidates.FOLDER, symlinks=True)
         return candidates.push(directory, tracking_uri=tracking_uri, now=now)

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from guardrail.atomic import write_atomically
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.errors import InvalidInput
 from guardrail.evaluate.engines import Engine, Reply, Request
 from guardrail.evaluate.engines import Progress as Count
 from guardrail.evaluate.engines.transformers import TransformersEngine
@@ -69,6 +69,17 @@ class Said:
 _MEMOS: dict[str, Memo] = {}
 
 
+def check_evaluation(run: Run) -> None:
+    """Refuse what cannot be measured, before a gate counts an attempt for it.
+
+    Raises:
+        InvalidInput: a suite (a withheld one, say) or a task cannot be read here or is not the pinned one.
+    """
+    policy, config = run.policy(), run.config()
+    if config is not None:
+        list(plan_all(policy, config))
+
+
 def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationReport:
     """Run the evaluation stage, or return its record if nothing changed.
 
@@ -89,7 +100,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     plans = [_ordered(plan, ticket) for plan in plan_all(policy, config)]
     base = resolve.base_model(config.base, config.revision)
     if ticket:
-        _require_same_base(adapter, base)
+        resolve.require_same_base(base.ref, adapter.base, "for training")
     inputs = digest(
         {
             "stage": "evaluate",
@@ -112,7 +123,6 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     start = perf_counter()
     measurements, transcripts = _measure(policy, base, directory, plans, progress)
     write_atomically(responses, b"".join(map(_line, transcripts)))
-    generation = policy.policy.generation
     record = EvaluationReport(
         inputs=inputs,
         policy=policy.digest,
@@ -123,11 +133,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
         seed=seed_of(ticket.nonce) if ticket else adapter.seed,
         responses=file_sha256(responses),
         measurements=tuple(measurements),
-        generation={
-            "max_new_tokens": generation.max_new_tokens,
-            "decoding": "greedy",
-            "system": generation.system or "",
-        },
+        generation=policy.policy.generation.recorded,
         seconds=perf_counter() - start,
     )
     run.write("evaluation-report", record)
@@ -139,15 +145,6 @@ def _ordered(plan: Plan, ticket: Ticket | None) -> Plan:
     if ticket is None:
         return plan
     return replace(plan, asked=tuple(shuffled(list(plan.asked), ticket.nonce, f"{plan.suite}:{plan.attack}")))
-
-
-def _require_same_base(adapter: AdapterRecord, base: Any) -> None:
-    if base.ref != adapter.base:
-        raise EvidenceInvalid(
-            f"the base is loaded as {base.ref.name} in {base.ref.dtype}, {base.ref.digest[:12]}…",
-            expected=f"{adapter.base.name} in {adapter.base.dtype}, {adapter.base.digest[:12]}…, as for training",
-            next_step="evaluate with the same base on the same kind of device",
-        )
 
 
 def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine]:

@@ -1,7 +1,7 @@
 """What judges must not be trained on: no prompt of a suite or task of the gate may be replayed or among the rows.
 
 Prompts are compared as :mod:`guardrail.evaluate.splits` does: case and white space do not count. Not covered:
-paraphrases, and answers that were learnt elsewhere.
+paraphrases, answers that were learnt elsewhere, and suites that the policy withholds and that cannot be read here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import plain
-from guardrail.pipeline import resolve
+from guardrail.pipeline import resolve, withheld
 from guardrail.pipeline.plans import spec, task_names
 from guardrail.pipeline.run import RunConfig
 from guardrail.policy.decide import needs
@@ -63,11 +63,13 @@ def _refuse(
 
 
 def _judged(policy: LoadedPolicy, config: RunConfig) -> dict[str, str]:
-    """Every prompt of the gate, plain, and where it is from."""
+    """Every prompt of the gate that can be read here, plain, and where it is from."""
     suites = sorted({need.suite for need in needs(policy.policy)} & set(policy.policy.suites))
     found: dict[str, str] = {}
     for name in suites:
-        asked = (text for behaviour in resolve.suite(policy, name).behaviours for text in behaviour.variants)
+        if not withheld.readable(policy, config, name):
+            continue
+        asked = (text for one in withheld.suite(policy, config, name).behaviours for text in one.variants)
         found |= {plain(text): f"the suite {name!r}" for text in asked}
     for name in task_names(policy, config):
         task = resolve.task(policy, spec(config, name))

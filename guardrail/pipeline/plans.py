@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.measure import Plan, plan_attack, plan_coherence, plan_over_refusal, plan_utility
-from guardrail.pipeline import resolve
+from guardrail.pipeline import resolve, withheld
 from guardrail.pipeline.run import RunConfig
 from guardrail.policy.decide import needs
 from guardrail.policy.load import LoadedPolicy
@@ -17,7 +17,11 @@ DEFAULT_JUDGE = "refusal"
 
 
 def plan_all(policy: LoadedPolicy, config: RunConfig) -> Iterator[Plan]:
-    """What the rules need, then the command line's tasks: rules without a task judge every task measured."""
+    """What the rules need, then the command line's tasks: rules without a task judge every task measured.
+
+    Raises:
+        InvalidInput: a suite (a withheld one, say) or a task cannot be read here, or no task is named.
+    """
     system = policy.policy.generation.system or ""
     wanted = needs(policy.policy)
     for need in wanted:
@@ -30,11 +34,11 @@ def plan_all(policy: LoadedPolicy, config: RunConfig) -> Iterator[Plan]:
 def _plan(policy: LoadedPolicy, config: RunConfig, need: Need, system: str) -> Iterator[Plan]:
     judge = need.judge or DEFAULT_JUDGE
     if need.sli is Sli.ATTACK_SUCCESS_RATE:
-        yield plan_attack(resolve.suite(policy, need.suite), need.attack or "direct", judge, system)
+        yield plan_attack(withheld.suite(policy, config, need.suite), need.attack or "direct", judge, system)
     elif need.sli is Sli.OVER_REFUSAL_RATE:
-        yield plan_over_refusal(resolve.suite(policy, need.suite), judge, system)
+        yield plan_over_refusal(withheld.suite(policy, config, need.suite), judge, system)
     elif need.sli is Sli.COHERENCE:
-        yield plan_coherence(resolve.suite(policy, need.suite), system)
+        yield plan_coherence(withheld.suite(policy, config, need.suite), system)
     else:
         tasks = (need.suite,) if need.suite else task_names(policy, config)
         if not tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from guardrail.policy.rules import Evidence
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord, Verdict
 from guardrail.report import html, markdown
 
+log = logging.getLogger(__name__)
 PAGE, SUMMARY = "report.html", "report.md"
 
 
@@ -74,7 +76,8 @@ def bundle(run: Run, decision: Decision, key: PrivateKey, now: datetime) -> Bund
 def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime) -> tuple[Decision, RegistryRecord]:
     """Decide on the run at ``path``, log the decision, and register the adapter if it passed.
 
-    A denial of a run with a ticket is handed to the gated server that issued it, for its ledger.
+    A denial of a run with a ticket is handed to the gated server at ``tracking_uri``, for its ledger; where there is
+    none, that is logged as a warning.
 
     Raises:
         ServiceUnavailable: the MLflow server does not answer; nothing is half-registered.
@@ -90,19 +93,23 @@ def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime
         page = (run.path / PAGE).read_text(encoding="utf-8")
         record = promote(sealed, tracking_uri=tracking_uri, private_key=key, now=now, page=page)
         run.write("registry-record", record)
-        if (
-            decision.verdict is not Verdict.PASSED
-            and sealed.stages
-            and tracking_uri.startswith(("http://", "https://"))
-        ):
-            _hand_in_denial(tracking_uri, sealed)
+        if decision.verdict is not Verdict.PASSED and sealed.stages:
+            _hand_in_denial(run, tracking_uri, sealed)
     return decision, record
 
 
-def _hand_in_denial(tracking_uri: str, sealed: Bundle) -> None:
-    from guardrail.registry.gate_client import GateClient
+def _hand_in_denial(run: Run, tracking_uri: str, sealed: Bundle) -> None:
+    """The denial is recorded by now: that there is no gate here to tell must not read as if it were not."""
+    from guardrail.registry.gate_client import GateClient, NoGateError
 
-    GateClient(tracking_uri).submit(sealed.envelope)
+    try:
+        GateClient(tracking_uri).submit(sealed.envelope)
+    except NoGateError as error:
+        log.warning(
+            "the denial is recorded in MLflow, but the gate that gave the ticket was not told: %s\n"
+            "  next: guardrail promote --run %s --key KEY --tracking-uri GATE_URI",
+            error.got, run.path,
+        )  # fmt: skip
 
 
 def _earlier(run: Run) -> bytes:

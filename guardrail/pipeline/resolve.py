@@ -1,7 +1,8 @@
 """Names in a policy to things: suites, tasks, anchors, replay prompts, bases. The testbed is joined here.
 
 ``format: testbed`` is resolved to the embedded testbed; every other format is a loader plug-in and needs a path,
-relative to the policy's folder.
+relative to the policy's folder. Contents that the policy pins by digest are compared with it here, at once.
+Not covered: which of the suites can be read here (``withheld.py``).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from guardrail import plugins
-from guardrail.errors import InvalidInput
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.digest import digest
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.schema import SuitePlan, TaskPlan
+from guardrail.records import ModelRef
 from guardrail.samples import Suite, Task
 from guardrail.testbed import WEIGHTS, arms, replay, requests, tasks
 
@@ -43,23 +46,65 @@ def base_model(name: str, revision: str | None = None) -> Any:
     return replace(base, ref=base.ref.model_copy(update={"name": TESTBED}))  # not by the name of its folder
 
 
-def suite(policy: LoadedPolicy, name: str, split: str | None = None) -> Suite:
-    """The policy's suite called ``name``, on its own split or another.
+def require_same_base(loaded: ModelRef, bound: ModelRef, when: str) -> None:
+    """Refuse a base that is not loaded as it was before: statements that bind different bases do not belong together.
 
     Raises:
-        InvalidInput: the policy has no such suite, its file is missing, or the split does not exist.
+        EvidenceInvalid: naming what differs, and ``when`` it was loaded otherwise.
     """
+    unlike = [name for name in ModelRef.model_fields if getattr(loaded, name) != getattr(bound, name)]
+    if unlike:
+        raise EvidenceInvalid(
+            f"the base is loaded as {loaded.name} in {loaded.dtype}, {loaded.digest[:12]}… (another {', '.join(unlike)})",
+            expected=f"{bound.name} in {bound.dtype}, {bound.digest[:12]}…, as {when}",
+            next_step="use the same base on the same kind of device for every stage",
+        )
+
+
+def suite(policy: LoadedPolicy, name: str, split: str | None = None, file: Path | None = None) -> Suite:
+    """The policy's suite called ``name``, on its own split or another; ``file`` instead of the policy's path.
+
+    Raises:
+        InvalidInput: the policy has no such suite, its file is missing, the split does not exist, or its contents (on
+            the policy's own split, whichever is asked for) are not those that the policy pins.
+    """
+    loaded = load_suite(policy, name, split, file)
+    pinned = policy.policy.suites[name].sha256
+    if pinned is not None:
+        own = loaded if split is None else load_suite(policy, name, None, file)
+        _require_pinned(policy, ("suites", name), digest(own), pinned, file)
+    return loaded
+
+
+def load_suite(policy: LoadedPolicy, name: str, split: str | None = None, file: Path | None = None) -> Suite:
+    """Like :func:`suite`, whatever digest the policy pins."""
     plan = policy.policy.suites.get(name)
     if plan is None:
         raise InvalidInput(f"{policy.source} has no suite {name!r}", expected=", ".join(policy.policy.suites))
     loaded = (
-        _testbed_suite(plan, split or plan.split) if plan.format == TESTBED else _file_suite(policy, name, plan, split)
+        _testbed_suite(plan, split or plan.split)
+        if plan.format == TESTBED
+        else _file_suite(plan, name, split, file or _path(policy, f"suite {name!r}", plan.path))
     )
     return loaded.model_copy(update={"name": name})
 
 
 def task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task:
-    """A task: one that the policy declares, one of the testbed's, or ``NAME=FORMAT:PATH`` from the command line."""
+    """A task: one that the policy declares, one of the testbed's, or ``NAME=FORMAT:PATH`` from the command line.
+
+    Raises:
+        InvalidInput: there is none, it cannot be read, or its contents are not those that the policy pins.
+    """
+    loaded = load_task(policy, spec, split)
+    plan = policy.policy.tasks.get(loaded.name)
+    if plan is not None and plan.sha256 is not None:
+        own = loaded if split is None else load_task(policy, spec)
+        _require_pinned(policy, ("tasks", loaded.name), digest(own), plan.sha256)
+    return loaded
+
+
+def load_task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task:
+    """Like :func:`task`, whatever digest the policy pins."""
     name, equals, rest = spec.partition("=")
     plan = policy.policy.tasks.get(name)
     if equals:
@@ -133,10 +178,23 @@ def _testbed_task(name: str, split: str) -> Task:
     return tasks.task(name, split)
 
 
-def _file_suite(policy: LoadedPolicy, name: str, plan: SuitePlan, split: str | None) -> Suite:
+def _require_pinned(
+    policy: LoadedPolicy, place: tuple[str, str], found: str, pinned: str, file: Path | None = None
+) -> None:
+    if found != pinned:
+        section, name = place
+        plan = policy.policy.suites[name] if section == "suites" else policy.policy.tasks[name]
+        where = file or (policy.path(plan.path) if plan.path else f"the {TESTBED}")
+        raise InvalidInput(
+            f"the {section.rstrip('s')} {name!r} in {where} has the digest {found}",
+            expected=f"{pinned}, as {policy.document.where((*place, 'sha256'))} says",
+            next_step="use the contents that were pinned; or, after review, pin these (guardrail policy check)",
+        )
+
+
+def _file_suite(plan: SuitePlan, name: str, split: str | None, path: Path) -> Suite:
     loader = plugins.load(SUITES, plan.format)
     columns = plan.columns.model_dump(exclude_none=True) if plan.columns else None
-    path = _path(policy, f"suite {name!r}", plan.path)
     loaded: Suite = loader.load(path, name=name, kind=plan.kind, split=split or plan.split, columns=columns)
     return loaded
 

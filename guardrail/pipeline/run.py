@@ -36,12 +36,14 @@ STAGES = {
 
 
 class RunConfig(Frozen):
-    """What the stages of a run share: which base, where the policy came from, which extra tasks."""
+    """What the stages of a run share: which base, where the policy came from, which extra tasks, and where suites lie
+    that the policy withholds (``NAME=FILE``)."""
 
     policy_source: str
     base: str
     revision: str | None = None
     tasks: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,21 @@ def prepare(run: Run, stage: Stage, *, signs: bool, now: datetime) -> None:
         _Given(run, ticket, base, now).signed(_before(stage))
 
 
+def require_base_of_data(run: Run, base: ModelRef) -> None:
+    """Refuse to train a base that is not loaded as the data statement binds it: no later statement could follow it.
+
+    Nothing happens without a ticket, or where the data stage has not signed.
+
+    Raises:
+        EvidenceInvalid: the base differs (by its type on this device, say), or the statement is none.
+    """
+    from guardrail.pipeline.resolve import require_same_base
+
+    path = run.path / stage_file("data")
+    if tickets.held(run) is not None and path.is_file():
+        require_same_base(base, base_said(path.read_bytes()), "in the data statement")
+
+
 def bind(run: Run, gate: str | None, now: datetime) -> None:
     """Tell the gated server which adapter the run's ticket is for, before that is measured; nothing without a ticket.
 

@@ -19,7 +19,8 @@ from guardrail.pipeline.leakage import check_replay, check_rows
 from guardrail.pipeline.others import Wanted, check_left_in, keep, read_others
 from guardrail.pipeline.plans import plan_all, task_names
 from guardrail.pipeline.run import Run, RunConfig
-from guardrail.pipeline.validation import Validation, check_apart, plan_validation
+from guardrail.pipeline.signing import require_base_of_data
+from guardrail.pipeline.validation import Validation, check_apart, chosen_by, plan_validation
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
@@ -65,6 +66,8 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     Raises:
         PolicyDenied: the policy forbids the method.
         EvidenceMissing: the data stage has not run.
+        EvidenceInvalid: files are not those that were recorded, or the run has a ticket and the base is not loaded as
+            it was for the data statement.
         InvalidInput: see :func:`guardrail.train.stage.train` and :func:`guardrail.pipeline.others.read_others`.
     """
     policy, config = run.policy(), run.config()
@@ -81,6 +84,7 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
             f"the data was looked at with another base than {config.base}",
             next_step="run guardrail data validate again, with this base",
         )
+    require_base_of_data(run, base.ref)
     prompts = resolve.replay_prompts(request.replay, config.base)
     check_replay(policy, config, prompts if _replays(request) else ())
     check_rows(policy, config, rows)
@@ -137,6 +141,9 @@ def adapter_dir(run: Run, record: AdapterRecord) -> Path:
 def check_request(policy: LoadedPolicy, config: RunConfig, request: TrainRequest) -> None:
     """Refuse now what every later stage would refuse: method, hyperparameters, replay, suites and tasks.
 
+    For one who runs all stages: suites that the policy withholds are asked for, too. :func:`train_adapter` does
+    without them.
+
     Raises:
         PolicyDenied: the policy forbids the method.
         InvalidInput: the method, its replay prompts, a suite or a task are not there, no task is named, the gate asks
@@ -182,6 +189,8 @@ def check_validated(policy: LoadedPolicy, config: RunConfig, request: TrainReque
         InvalidInput: with the reason.
     """
     chooses = request.method == AUTO or create(request.method, request.hyperparameters).needs_measure
+    if chooses:
+        chosen_by(policy)
     if chooses and not task_names(policy, config):
         raise InvalidInput(
             f"--method {request.method} chooses by utility, and no task is named: what learned nothing would do too",

@@ -4,7 +4,8 @@ Lambda of a merge, the method of ``--method auto`` and the step of early stoppin
 suite is measured once, on what was chosen. Only the candidate is asked, never its base: nothing is compared with it.
 
 Not covered: suites and tasks whose ``split`` is ``all``. The gate asks their validation prompts too, and then a choice
-is made on what judges; early stopping refuses that (:func:`check_apart`), merges and auto do not.
+is made on what judges; early stopping refuses that (:func:`check_apart`), merges and auto do not. Suites that the
+policy withholds are never chosen by, on no split, even where they can be read.
 """
 
 from __future__ import annotations
@@ -103,9 +104,7 @@ def plan_validation(policy: LoadedPolicy, config: RunConfig) -> Plans:
     Raises:
         InvalidInput: the policy has no attack success limit to choose by, or there is no validation split.
     """
-    limits = tuple(rule for rule in policy.policy.rules if isinstance(rule, attack_success_rate.Limits))
-    if not limits:
-        raise InvalidInput(f"{policy.source} has no attack_success_rate rule to choose by")
+    limits = chosen_by(policy)
     system, tasks = policy.policy.generation.system or "", task_names(policy, config)
     suites = [resolve.suite(policy, rule.suite, "validation") for rule in limits]
     return Plans(
@@ -113,6 +112,23 @@ def plan_validation(policy: LoadedPolicy, config: RunConfig) -> Plans:
         tuple(plan_attack(suite, rule.attack, rule.judge, system) for suite, rule in zip(suites, limits, strict=True)),
         tuple(plan_utility(resolve.task(policy, spec(config, task), "validation"), system) for task in tasks),
     )
+
+
+def chosen_by(policy: LoadedPolicy) -> tuple[attack_success_rate.Limits, ...]:
+    """The limits that a choice is made by: those on attack success on suites that are not withheld.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    limits = (rule for rule in policy.policy.rules if isinstance(rule, attack_success_rate.Limits))
+    found = tuple(rule for rule in limits if not policy.policy.suites[rule.suite].withheld)
+    if not found:
+        raise InvalidInput(
+            f"{policy.source} has no attack_success_rate rule to choose by",
+            expected="a rule on a suite that is not withheld: what is withheld judges, and is never chosen by",
+            next_step="train with a method that chooses nothing, or add such a suite and rule",
+        )
+    return found
 
 
 def check_apart(policy: LoadedPolicy, config: RunConfig) -> None:

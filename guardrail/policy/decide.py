@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.digest import digest
 from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.measured import require_as_planned
 from guardrail.policy.rules import Evidence, Limits, Need, load_rule
 from guardrail.policy.schema import Policy
 from guardrail.records import (
@@ -51,13 +52,14 @@ def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: dateti
 
     Raises:
         EvidenceMissing: a record is missing.
-        EvidenceInvalid: the records do not belong together or to this policy.
+        EvidenceInvalid: the records do not belong together or to this policy, or what was measured is not what it pins.
         InvalidInput: ``now`` has no time zone or is not in UTC.
     """
     if now.utcoffset() != timedelta(0):
         raise InvalidInput(f"the time {now} is not in UTC", expected="a time with the zone UTC")
     data, adapter, evaluation = _all_three(evidence)
     _check_bindings(policy.digest, data, adapter, evaluation)
+    require_as_planned(policy, evaluation)
     found = findings(policy.policy, evidence, attempt)
     return Decision(
         inputs=inputs,

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, SerializeAsAny, StringConstraints
 
 from guardrail.names import Alias, ModelName
 from guardrail.policy.rules import Limits
-from guardrail.records import Frozen
+from guardrail.records import Frozen, Scalar, Sha256
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -66,23 +66,29 @@ class TaskColumns(Section):
 
 
 class SuitePlan(Section):
-    """Requests that should be refused (``harmful``) or answered (``benign``), and where they come from."""
+    """Requests that should be refused (``harmful``) or answered (``benign``), and where they come from.
+
+    ``sha256`` pins the contents (the digest that measurements carry). ``withheld``: whoever trains does not have them.
+    """
 
     format: Name
     kind: Literal["harmful", "benign"]
     split: Name = "gate"
     path: Text | None = None
     columns: SuiteColumns | None = None
+    sha256: Sha256 | None = None
+    withheld: bool = False
 
 
 class TaskPlan(Section):
-    """Examples with right answers, where they come from and how an answer is compared."""
+    """Examples with right answers, where they come from and how an answer is compared; ``sha256`` pins them."""
 
     format: Name
     path: Text | None = None
     columns: TaskColumns | None = None
     score: Name | None = None
     split: Name = "gate"
+    sha256: Sha256 | None = None
 
 
 class GenerationPlan(Section):
@@ -91,6 +97,11 @@ class GenerationPlan(Section):
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)] = 48
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     system: Text | None = None
+
+    @property
+    def recorded(self) -> dict[str, Scalar]:
+        """What an evaluation that was made so records of it; the batch size changes no answer and is left out."""
+        return {"max_new_tokens": self.max_new_tokens, "decoding": "greedy", "system": self.system or ""}
 
 
 class Policy(Section):

@@ -55,7 +55,9 @@ def require_sound(loaded: LoadedPolicy) -> None:
     Raises:
         InvalidInput: each line of the message names file:line:column, and the n that a promise needs.
     """
-    found = [*_unknown(loaded), *_unreadable(loaded), *_unflaggable(loaded), *_unprovable(loaded)]
+    found = [
+        *_unknown(loaded), *_unreadable(loaded), *_unwithholdable(loaded), *_unflaggable(loaded), *_unprovable(loaded)
+    ]  # fmt: skip
     if found:
         raise InvalidInput("\n".join(found), expected="a policy that evidence can satisfy")
 
@@ -86,12 +88,22 @@ def _unreadable(loaded: LoadedPolicy) -> Iterator[str]:
     for section, plans in (("suites", loaded.policy.suites), ("tasks", loaded.policy.tasks)):
         for name, plan in plans.items():
             place: Place = (section, name)
-            if plan.format != TESTBED and plan.path is None:
+            if plan.format != TESTBED and plan.path is None and not (isinstance(plan, SuitePlan) and plan.withheld):
                 where = loaded.document.where(place)
                 yield f"{where}: {section}.{name}.path is missing: only the {TESTBED} needs no file"
             wrong = _wrong_split(plan)
             if wrong:
                 yield f"{loaded.document.where((*place, 'split'))}: {wrong}"
+
+
+def _unwithholdable(loaded: LoadedPolicy) -> Iterator[str]:
+    """Suites that are said to be withheld, though everybody has them or nobody could tell them from others."""
+    for name, plan in loaded.policy.suites.items():
+        where = loaded.document.where(("suites", name, "withheld"))
+        if plan.withheld and plan.format == TESTBED:
+            yield f"{where}: suites.{name} cannot be withheld: everybody has the {TESTBED}; give it a file"
+        elif plan.withheld and plan.sha256 is None:
+            yield f"{where}: suites.{name}.sha256 is missing: whoever trains cannot look at what a withheld suite holds"
 
 
 def _wrong_split(plan: SuitePlan | TaskPlan) -> str:

@@ -25,6 +25,10 @@ from guardrail.registry.wire import PREFIX, Health, LedgerPage, Submitted, Ticke
 Answer = TypeVar("Answer", bound=Frozen)
 
 
+class NoGateError(InvalidInput):
+    """At this address there is no gated server."""
+
+
 class GateClient:
     """A client of the gated server at ``uri``.
 
@@ -37,7 +41,7 @@ class GateClient:
     def __init__(self, uri: str) -> None:
         require_address(uri)
         if not uri.startswith(("http://", "https://")):
-            raise InvalidInput(
+            raise NoGateError(
                 f"{redacted(uri)} is no server", expected="the address of a gated server (guardrail server)"
             )
         self._uri = uri.rstrip("/")
@@ -117,8 +121,8 @@ class GateClient:
             return unavailable(self._uri, f"{status} {message or said}"[:500])
         return InvalidInput(f"{redacted(self._uri)} refuses: {message or said}")
 
-    def _no_gate(self) -> InvalidInput:
-        return InvalidInput(
+    def _no_gate(self) -> NoGateError:
+        return NoGateError(
             f"{redacted(self._uri)} does not answer like a gated server",
             expected="a server started with `guardrail server`",
         )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ticket_gate import Gate, gate
-from tiny_models import POLICY, write_policy, write_replay
-from trust_files import trust
+from guarded_place import LENIENT, ROLES, Place
+from ticket_gate import gate
+from tiny_models import write_policy, write_replay
 
-from guardrail.cli import cli
 from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence import keys
@@ -21,7 +19,6 @@ from guardrail.evidence.binding import require_bound
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.chain import MADE, Target, check_chain
 from guardrail.evidence.tickets import seed_of
-from guardrail.evidence.trust import GuardedModel, ProtectedAlias, PublicKeyEntry, Roles, Trust
 from guardrail.pipeline import attempts
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.tickets import held
@@ -30,55 +27,6 @@ from guardrail.registry.verify import verify
 from guardrail.testbed import arms
 
 pytestmark = pytest.mark.slow
-
-LENIENT = POLICY.split("rules:")[0] + (
-    "rules:\n"
-    "  - {rule: training_method, allowed: [der]}\n"
-    "  - {rule: attack_success_rate, suite: harmful, attack: direct, judge: refusal, max: 0.999, min_n: 12}\n"
-    "  - {rule: coherence, suite: benign, min: 0.001, min_n: 12}\n"
-)
-ROLES = ("data", "train", "evaluate", "decide")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Files, keys, the store and the gate of one guarded run."""
-
-    folder: Path
-    gate: Gate
-
-    @property
-    def run(self) -> Run:
-        return Run(self.folder / "run")
-
-    @property
-    def uri(self) -> str:
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
-
-    def key(self, role: str) -> str:
-        return str(self.folder / "keys" / f"{role}.key")
-
-    def guardrail(self, *arguments: str, run: str = "run", sign: str = "") -> None:
-        signs = ("--sign-key", self.key(sign)) if sign else ()
-        cli.main([*arguments, "--run", str(self.folder / run), *signs], standalone_mode=False)
-
-    def validate(self, *more: str, sign: str = "data") -> None:
-        data, policy = self.folder / "train.jsonl", self.folder / "policy.yaml"
-        self.guardrail("data", "validate", str(data), "--policy", str(policy), *more, sign=sign)
-
-    def train(self, sign: str = "train") -> None:
-        replay = str(self.folder / "replay.jsonl")
-        self.guardrail("train", "--epochs", "1", "--lora-rank", "4", "--replay", replay, sign=sign)
-
-    def trust(self) -> Trust:
-        """One person for each key."""
-        public = {role: keys.load_public(self.folder / "keys" / f"{role}.pub") for role in ROLES}
-        alias = ProtectedAlias(alias="production", policy=self.run.policy().digest)
-        return trust(
-            keys={key.keyid: PublicKeyEntry(person=role, pem=keys.public_pem(key)) for role, key in public.items()},
-            roles=Roles(**{role: (key.keyid,) for role, key in public.items()}),
-            models=(GuardedModel(name="tiny", aliases=(alias,)),),
-        )
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from signed_runs import signed, started
 from ticket_gate import Gate, gate
 from trust_files import NOW, key
 
-from guardrail.errors import EvidenceMissing, InvalidInput
+from guardrail.errors import EvidenceMissing
 from guardrail.evidence.bundle import ENVELOPE, stage_file
 from guardrail.evidence.chain import MADE
 from guardrail.pipeline.candidate import pull_candidate, push_candidate
@@ -60,17 +60,23 @@ def test_what_passes_is_proposed_with_its_statements_and_handed_in_as_nothing_el
     assert len(opened.statements) == before
 
 
-def test_a_denial_that_the_server_does_not_take_in_is_said_and_is_recorded_nevertheless(
-    server: Server, tmp_path: Path
+@pytest.mark.parametrize("kind", ["server", "store"])
+def test_a_denial_that_no_gate_is_told_of_is_recorded_and_the_command_that_tells_it_is_said(
+    opened: Gate, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    run = signed(started(tmp_path / "run", attempt=3), safe=False)
-    with pytest.raises(InvalidInput, match="gated server"):
-        promote(run, server.uri)
-    assert run.require("registry-record", RegistryRecord).verdict is Verdict.FAILED
+    run = signed(started(tmp_path / "run", attempt=3 if kind == "server" else 4), safe=False)
+    before = len(opened.statements)
+    decision, record = promote(run, server.uri if kind == "server" else f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert (decision.verdict, record.verdict, record.version) == (Verdict.FAILED, Verdict.FAILED, None)
+    assert run.require("registry-record", RegistryRecord) == record
+    assert "recorded in MLflow, but the gate that gave the ticket was not told" in caplog.text
+    assert f"guardrail promote --run {run.path} --key KEY --tracking-uri GATE_URI" in caplog.text
+    promote(run, opened.uri)
+    assert opened.statements[before:] == [(run.path / ENVELOPE).read_bytes()]
 
 
 def test_nothing_is_sent_before_every_stage_has_signed(opened: Gate, tmp_path: Path) -> None:
-    run = signed(started(tmp_path / "run", attempt=4))
+    run = signed(started(tmp_path / "run", attempt=5))
     (run.path / stage_file("evaluate")).unlink()
     with pytest.raises(EvidenceMissing, match="guardrail evaluate"):
         promote(run, opened.uri)

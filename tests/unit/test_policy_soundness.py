@@ -105,6 +105,36 @@ def test_a_task_that_can_be_read_is_sound(text: bytes) -> None:
     require_sound(load_policy_bytes(with_tasks(text), "p.yaml"))
 
 
+PIN = b"sha256: 'abababababababababababababababababababababababababababababababab'"
+
+
+def with_suite(text: bytes) -> bytes:
+    return DEFAULT.replace(b"\n  harmful:\n", b"\n  a: {kind: harmful, " + text + b"}\n  harmful:\n", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"format: advbench, path: a.csv, withheld: true", "suites.a.sha256 is missing: whoever trains cannot look"),
+        (b"format: testbed, " + PIN + b", withheld: true", "suites.a cannot be withheld: everybody has the testbed"),
+        (b"format: advbench, " + PIN + b", withheld: false", "suites.a.path is missing"),
+    ],
+)
+def test_a_suite_that_cannot_be_withheld_is_refused_at_its_place(text: bytes, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        require_sound(load_policy_bytes(with_suite(text), "p.yaml"))
+    before, _, _ = with_suite(text).partition(b"withheld: ")
+    column = len(before.rpartition(b"\n")[2]) + len("withheld: ") + 1
+    line = before.count(b"\n") + 1
+    assert caught.value.got.startswith(f"p.yaml:{line}:{column if 'path' not in said else 6}: ")
+    assert said in caught.value.got
+
+
+@pytest.mark.parametrize("path", [b"", b", path: a.csv"])
+def test_a_withheld_suite_with_its_digest_is_sound_wherever_its_file_is(path: bytes) -> None:
+    require_sound(load_policy_bytes(with_suite(b"format: advbench, " + PIN + path + b", withheld: true"), "p.yaml"))
+
+
 def test_the_splits_are_those_that_loaders_and_testbed_have() -> None:
     assert soundness.FILE_SPLITS == splits.SPLITS
     assert soundness.TESTBED_SPLITS["harmful"] == tuple(requests.HARMFUL_SPLITS)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from signed_runs import SIGNERS, held_ticket, pinned, record, records, signed, started
+from signed_runs import SIGNERS, base, held_ticket, pinned, record, records, signed, started
 from trust_files import ALIAS, MODEL, NOW, key
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
@@ -17,7 +17,7 @@ from guardrail.evidence.stages import Stage
 from guardrail.pipeline import attempts
 from guardrail.pipeline.promotion import bundle, decide_run
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.signing import prepare, sign_stage, signed_stages
+from guardrail.pipeline.signing import prepare, require_base_of_data, sign_stage, signed_stages
 
 LATER = NOW + timedelta(days=1)
 
@@ -44,6 +44,26 @@ def test_the_statements_of_a_run_are_a_chain_about_its_records(run: Run) -> None
     assert {chain.data.predicate.ledger, chain.train.predicate.ledger} == {ticket.ledger}
     assert chain.evaluate.predicate.ledger == attempts.require(run, ticket).ledger
     assert chain.expires == NOW + timedelta(days=30)
+
+
+@pytest.mark.parametrize("change", [{"dtype": "float16"}, {"name": "other"}, {"template": "fallback"}])
+def test_a_base_that_is_loaded_otherwise_than_the_data_statement_binds_is_refused(
+    tmp_path: Path, change: dict[str, str]
+) -> None:
+    run = signed(started(tmp_path / "run"), "data")
+    require_base_of_data(run, base())
+    with pytest.raises(EvidenceInvalid, match=rf"the base is loaded as .* \(another {next(iter(change))}\)"):
+        require_base_of_data(run, base().model_copy(update=change))
+
+
+def test_without_a_ticket_or_a_data_statement_any_base_may_be_trained(tmp_path: Path) -> None:
+    other = base().model_copy(update={"dtype": "float16"})
+    run = signed(started(tmp_path / "run"), "data")
+    (run.path / stage_file("data")).rename(tmp_path / "kept")
+    require_base_of_data(run, other)
+    without = signed(started(tmp_path / "without", attempt=0), "data")
+    (tmp_path / "kept").rename(without.path / stage_file("data"))
+    require_base_of_data(without, other)
 
 
 def test_the_statements_travel_with_the_evidence(run: Run) -> None:
