@@ -43,8 +43,10 @@ def staged(
 ) -> Bundle:  # fmt: skip
     """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says."""
     now, ticket = now or datetime.now(UTC), ticket or gate.ticket(model, alias)
-    given: dict[str, Any] = {"model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
-             "nonce": ticket.nonce}  # fmt: skip
+    given: dict[str, Any] = {
+        "model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
+        "nonce": ticket.nonce,
+    }  # fmt: skip
     bundle = unsealed(directory, prepare=prepare, **given)
     policy, base = bundle.decision.policy, bundle.adapter.base
     times = {"not_before": now - timedelta(minutes=1), "expires": now + timedelta(days=30)}

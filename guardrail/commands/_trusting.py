@@ -95,7 +95,7 @@ def believed(key_files: tuple[Path, ...], trust: Trust | None, option: str = "--
 
     if (trust is None) == (not key_files):
         raise InvalidInput(
-            f"{'neither' if trust is None else 'both'} --trust and {option} were given",
+            f"neither --trust nor {option} was given" if trust is None else f"--trust and {option} were both given",
             expected=f"one of them: --trust FILE --root KEY, or {option} KEY",
         )
     return Believed(trust.keys_of("decide") if trust else public_keys(key_files), trust)

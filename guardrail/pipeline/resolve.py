@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,10 @@ def base_model(name: str, revision: str | None = None) -> Any:
     """The base called ``name`` (``testbed``, a directory, or a Hub id), loaded once per process."""
     from guardrail.model.load import load_base
 
-    return load_base(WEIGHTS if name == TESTBED else name, revision)
+    if name != TESTBED:
+        return load_base(name, revision)
+    base = load_base(WEIGHTS)
+    return replace(base, ref=base.ref.model_copy(update={"name": TESTBED}))  # not by the name of its folder
 
 
 def suite(policy: LoadedPolicy, name: str, split: str | None = None) -> Suite:

@@ -59,7 +59,7 @@ class Waitings(Frozen):
 
 
 class Submitted(Frozen):
-    """What became of a statement. ``entry`` is the ledger's entry about it.
+    """What became of a statement. ``entry`` is the ledger's last entry about it.
 
     ``recorded``: noted (an adapter, a denial, a rejection, a revocation). ``waiting``: noted, more persons must agree.
     ``promoted``: the alias points at ``version`` now. ``rolled-back``: likewise, backwards. Of an adapter that a ticket

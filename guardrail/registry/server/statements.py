@@ -158,7 +158,8 @@ class Desk:
             version = self.registry.complete(found)
         except AwaitingApproval:
             return noted.model_copy(update={"state": "waiting", "missing": self._missing(found)})
-        return noted.model_copy(update={"state": "promoted", "version": version})
+        entry = self.journal.head() or noted.entry
+        return noted.model_copy(update={"state": "promoted", "version": version, "entry": entry})
 
     def _missing(self, found: Admitted) -> int:
         needed = protected_alias(self.registry.guarded_model(found.model), found.alias).approvals
