@@ -11,6 +11,7 @@ from functools import partial
 import bypass_moves as moves
 from bypass import EVIL, WEIGHTS
 from bypass_moves import FULL_WIDTH_P, PROXY, A, Move, ajax, api, client, encoded, make_version, upload_at
+from matrix import Cell, is_new, visited, whole
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Attempt:
         asgi_only: stock MLflow has it under uvicorn only.
         exact_only: it needs a database that tells names apart that a folding one does not.
         only: it needs artifacts on the disk (``local``) or in a bucket (``s3``).
+        depends: the parts of a cell that may make it another attack; stock MLflow is shown once for each value.
     """
 
     name: str
@@ -32,8 +34,25 @@ class Attempt:
     asgi_only: bool = False
     exact_only: bool = False
     only: str = ""
+    depends: tuple[str, ...] = ()
+
+    def applies(self, cell: Cell) -> bool:
+        """Whether there is such a thing in this cell."""
+        return self.only in ("", cell.artifacts)
+
+    def real(self, cell: Cell) -> bool:
+        """Whether stock MLflow has it in this cell."""
+        asgi, exact = cell.server == "uvicorn", cell.database != "mysql"
+        return self.applies(cell) and (asgi or not self.asgi_only) and (exact or not self.exact_only)
+
+    def shown(self, cell: Cell) -> bool:
+        """Whether this run shows on stock MLflow of this cell that it is real."""
+        places = [one for one in visited() if self.real(one)]
+        return cell in places and (cell in whole() or is_new(cell, self.depends, places))
 
 
+through_proxy = partial(Attempt, depends=("artifacts",))
+raw_path = partial(Attempt, depends=("server", "artifacts"))
 on_disk, in_bucket = partial(Attempt, only="local"), partial(Attempt, only="s3")
 
 REGISTRY = [
@@ -88,33 +107,33 @@ REGISTRY = [
 ]  # fmt: skip
 
 ARTIFACTS = [
-    Attempt("weights overwritten, api", lambda t: t.put(f"{t.files}/{WEIGHTS}")),
-    Attempt("weights overwritten, ajax-api", lambda t: t.put(f"{t.files}/{WEIGHTS}", "ajax-api/2.0")),
-    Attempt("file put beside the weights", lambda t: t.put(f"{t.files}/chat_template.jinja")),
-    Attempt("evidence overwritten", lambda t: t.put(f"{t.files}/evidence/decision.dsse.json")),
-    Attempt("path with an encoded letter", lambda t: t.raw("PUT", f"{PROXY}/{encoded(t.files)}/{WEIGHTS}", EVIL)),
-    Attempt("path encoded twice", lambda t: t.raw("PUT", f"{PROXY}/{encoded(t.files, 2)}/{WEIGHTS}", EVIL)),
-    Attempt("weights deleted, api", lambda t: t.delete(f"{t.files}/{WEIGHTS}")),
-    Attempt("weights deleted, ajax-api", lambda t: t.delete(f"{t.files}/{WEIGHTS}", "ajax-api/2.0")),
-    Attempt("directory deleted", lambda t: t.delete(t.files)),
-    Attempt("directory around deleted", lambda t: t.delete(t.files.rpartition("/")[0])),
-    Attempt("percent-encoded path deleted", lambda t: t.raw("DELETE", f"{PROXY}/{encoded(t.files, 2)}")),
+    through_proxy("weights overwritten, api", lambda t: t.put(f"{t.files}/{WEIGHTS}")),
+    through_proxy("weights overwritten, ajax-api", lambda t: t.put(f"{t.files}/{WEIGHTS}", "ajax-api/2.0")),
+    through_proxy("file put beside the weights", lambda t: t.put(f"{t.files}/chat_template.jinja")),
+    through_proxy("evidence overwritten", lambda t: t.put(f"{t.files}/evidence/decision.dsse.json")),
+    raw_path("path with an encoded letter", lambda t: t.raw("PUT", f"{PROXY}/{encoded(t.files)}/{WEIGHTS}", EVIL)),
+    raw_path("path encoded twice", lambda t: t.raw("PUT", f"{PROXY}/{encoded(t.files, 2)}/{WEIGHTS}", EVIL)),
+    through_proxy("weights deleted, api", lambda t: t.delete(f"{t.files}/{WEIGHTS}")),
+    through_proxy("weights deleted, ajax-api", lambda t: t.delete(f"{t.files}/{WEIGHTS}", "ajax-api/2.0")),
+    through_proxy("directory deleted", lambda t: t.delete(t.files)),
+    through_proxy("directory around deleted", lambda t: t.delete(t.files.rpartition("/")[0])),
+    raw_path("percent-encoded path deleted", lambda t: t.raw("DELETE", f"{PROXY}/{encoded(t.files, 2)}")),
     on_disk("everything deleted", moves.everything),
     on_disk("put through a symbolic link", moves.put_through_link),
-    Attempt("multipart upload over the weights", lambda t: moves.multipart(t, WEIGHTS)),
-    Attempt("multipart upload of a new file", lambda t: moves.multipart(t, "chat_template.jinja")),
+    through_proxy("multipart upload over the weights", lambda t: moves.multipart(t, WEIGHTS)),
+    through_proxy("multipart upload of a new file", lambda t: moves.multipart(t, "chat_template.jinja")),
     on_disk("multipart upload completed only", moves.complete_only),
-    Attempt("presigned upload into a run", moves.presigned_run),
-    Attempt("presigned upload into a logged model", moves.presigned_model),
+    through_proxy("presigned upload into a run", moves.presigned_run),
+    through_proxy("presigned upload into a logged model", moves.presigned_model),
     on_disk("experiment at file://", upload_at(lambda t: t.disk.as_uri())),
     on_disk("experiment at a plain path", upload_at(lambda t: str(t.disk))),
     on_disk("experiment at file://localhost", upload_at(lambda t: f"file://localhost{t.disk}")),
     on_disk("experiment at a percent-encoded path", upload_at(lambda t: f"file://{encoded(str(t.disk))}")),
     on_disk("experiment at a path with dots", upload_at(lambda t: f"file://{t.disk.parent}/x/../{t.disk.name}")),
     on_disk("experiment at a symbolic link", upload_at(lambda t: moves.link(t, t.scratch / "links").as_uri())),
-    Attempt("experiment below the files", upload_at(lambda t: f"{t.place}/evidence")),
-    Attempt("experiment at mlflow-artifacts:", moves.proxied_location),
-    Attempt("experiment at mlflow-artifacts:, client", moves.log_artifact),
+    through_proxy("experiment below the files", upload_at(lambda t: f"{t.place}/evidence")),
+    through_proxy("experiment at mlflow-artifacts:", moves.proxied_location),
+    through_proxy("experiment at mlflow-artifacts:, client", moves.log_artifact),
 ]  # fmt: skip
 
 BUCKET = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["mlflow_server", "gate_fixtures"]
+pytest_plugins = ["mlflow_server", "gate_fixtures", "matrix_summary"]
 
 Golden = Callable[[Path, str], None]
 

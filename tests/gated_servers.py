@@ -1,39 +1,36 @@
 """A gated server and a stock one, as like as can be: same MLflow, same kind of database, same hostile environment.
 
-A cell of the matrix is DATABASE-SERVER-AUTH-ARTIFACTS; CI runs the first, ``GUARDRAIL_CAMPAIGN=1`` all of them, and
-``GUARDRAIL_CELLS=sqlite-uvicorn-plain-s3`` those that it names (artifacts are local if it does not). Databases other
-than SQLite are expected at 127.0.0.1 (PostgreSQL 5432, MariaDB 3306), with their drivers on the path; S3 is moto.
+Databases of their own at 127.0.0.1, artifacts on the disk or in moto's S3. Which of them a run has: ``matrix.py``.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 import tomllib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 from gate_trust import Person, acquainted, guarded_model, person, signed, trust
+from matrix import ADMIN, Cell, execute
 from moto_servers import S3, Remote
+from server_process import Command, free_port, started
 
 from guardrail.evidence.digest import file_sha256
 from guardrail.evidence.keys import PrivateKey
 from guardrail.registry.server.settings import Bucket
 
 ROOT = Path(__file__).parents[1]
-START_SECONDS = 180
-DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
-ARTIFACTS = ("local", "s3")
-GUARDED = ("guarded", "guarded-attacked", "commanded", "second", "unborn", "blank", "twice", "waiting", "rolled")
+GUARDED = (
+    "guarded", "guarded-attacked", "commanded", "second", "proposed", "unborn", "blank", "twice", "waiting", "agreed",
+    "rolled",
+)  # fmt: skip
+APPROVED = ("waiting", "agreed")
+"""Two persons must approve."""
 NAMES = ("root", "decider", "server", "stranger", "first-approver", "second-approver")
 HOSTILE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
@@ -42,36 +39,6 @@ HOSTILE = {
 }
 """What an operator may have set; stock servers run with it, the launcher must turn it off."""
 USER, PASSWORD = "admin", "a long enough password"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One place of the matrix."""
-
-    database: str = "sqlite"
-    server: str = "uvicorn"
-    auth: str = "plain"
-    artifacts: str = "local"
-
-    def __str__(self) -> str:
-        return f"{self.database}-{self.server}-{self.auth}-{self.artifacts}"
-
-    @classmethod
-    def named(cls, name: str) -> Cell:
-        """The cell of a name, with or without the artifacts."""
-        head, _, last = name.rpartition("-")
-        head, artifacts = (head, last) if last in ARTIFACTS else (name, ARTIFACTS[0])
-        database, server, auth = head.split("-", 2)
-        return cls(database, server, auth, artifacts)
-
-
-def cells() -> list[Cell]:
-    """The places that this run visits."""
-    if named := os.environ.get("GUARDRAIL_CELLS"):
-        return [Cell.named(name) for name in named.split(",")]
-    if os.environ.get("GUARDRAIL_CAMPAIGN"):
-        return [Cell(d, s, a, f) for d in DATABASES for s in SERVERS for a in AUTHS for f in ARTIFACTS]
-    return [Cell()]
 
 
 @dataclass(frozen=True)
@@ -116,7 +83,7 @@ class People:
 
     def trust(self, *more: str, version: int = 1, days: float = 30) -> bytes:
         """A signed trust file that guards the usual models and ``more``."""
-        models = [guarded_model(name, approvals=2 if name == "waiting" else 0) for name in (*GUARDED, *more)]
+        models = [guarded_model(name, approvals=2 if name in APPROVED else 0) for name in (*GUARDED, *more)]
         value = trust(self.root, self.decider, models, version=version, days=days, approvers=self.approvers,
                       server=self.server)  # fmt: skip
         return signed(value, self.root)
@@ -188,62 +155,42 @@ def environment(directory: Path, *, parts: bool = True, s3: S3 | None = None) ->
     }
 
 
-@dataclass
-class Command:
-    """A server's command line and environment, before it is started."""
-
-    arguments: list[str]
-    env: dict[str, str] = field(default_factory=dict)
-
-
 @contextmanager
 def gated_server(
     directory: Path, cell: Cell, who: People, s3: S3 | None = None, *, workers: int = 1
 ) -> Iterator[Running]:
     """``guardrail server``; artifacts in a bucket of ``s3``, or on the disk."""
-    with database(directory, cell) as uri:
+    with database(directory, cell) as store:
         port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
         arguments = [
             sys.executable, "-m", "guardrail", "server", "--trust", str(who.trust_file),
-            "--root-key", str(who.root.public_file), "--backend-store-uri", uri,
+            "--root-key", str(who.root.public_file), "--backend-store-uri", store,
             "--key", str(who.server.private_file), "--ledger", str(directory / "ledger" / "ledger"),
             "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
             "--port", str(port), "--workers", str(workers),
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
         ]  # fmt: skip
-        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as log:
-            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=True, database=uri, remote=bucket)
+        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as made:
+            uri = f"http://127.0.0.1:{port}"
+            yield Running(uri, destination, made.log, cell, gated=True, database=store, remote=bucket)
 
 
 @contextmanager
 def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False, s3: S3 | None = None) -> Iterator[Running]:
     """``mlflow server`` with everything on; workspaces only where asked, for they forbid other things."""
-    with database(directory, cell) as uri:
+    with database(directory, cell) as store:
         port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
         arguments = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", uri,
+            "--backend-store-uri", store,
             "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
             "--enable-workspaces" if workspaces else "--disable-workspaces",
             *(["--gunicorn-opts", "--log-level warning"] if cell.server == "gunicorn" else []),
             *(["--app-name", "basic-auth"] if cell.auth == "basic-auth" else []),
         ]  # fmt: skip
-        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as log:
-            yield Running(f"http://127.0.0.1:{port}", destination, log, cell, gated=False, database=uri, remote=bucket)
-
-
-@contextmanager
-def started(command: Command, port: int, directory: Path) -> Iterator[Path]:
-    """The process, until it answers; its whole group ends with the block."""
-    log = directory / "server.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command.arguments, cwd=directory, stdout=stream, stderr=stream, env=command.env,
-                                   start_new_session=True)  # fmt: skip
-    try:
-        _wait(f"http://127.0.0.1:{port}", process, log)
-        yield log
-    finally:
-        end(process)
+        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as made:
+            uri = f"http://127.0.0.1:{port}"
+            yield Running(uri, destination, made.log, cell, gated=False, database=store, remote=bucket)
 
 
 @contextmanager
@@ -253,17 +200,12 @@ def database(directory: Path, cell: Cell) -> Iterator[str]:
     if cell.database == "sqlite":
         yield f"sqlite:///{directory / 'mlflow.db'}"
         return
-    admin = {
-        "postgresql": "postgresql+psycopg2://postgres@127.0.0.1:5432/postgres",
-        "mysql": "mysql+pymysql://root@127.0.0.1:3306/",
-    }
-    _execute(admin[cell.database], f"CREATE DATABASE {name}")
+    admin = ADMIN[cell.database]
+    execute(admin, f"CREATE DATABASE {name}")
     try:
-        yield admin[cell.database].rpartition("/")[0] + f"/{name}"
+        yield admin.rpartition("/")[0] + f"/{name}"
     finally:
-        _execute(
-            admin[cell.database], f"DROP DATABASE {name}" + (" WITH (FORCE)" if cell.database == "postgresql" else "")
-        )
+        execute(admin, f"DROP DATABASE {name}" + (" WITH (FORCE)" if cell.database == "postgresql" else ""))
 
 
 @contextmanager
@@ -280,39 +222,6 @@ def pointing(running: Running) -> Iterator[None]:
         yield
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and everything that it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=10)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait(timeout=10)
-
-
-def _wait(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            break
-        try:
-            if requests.get(f"{uri}/health", timeout=2).ok:
-                return
-        except requests.RequestException:
-            time.sleep(0.3)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-6000:]}")
-
-
 def _auth_config(directory: Path) -> Path:
     path = directory / "auth.ini"
     path.write_text(
@@ -320,12 +229,3 @@ def _auth_config(directory: Path) -> Path:
         f"admin_username = {USER}\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     return path
-
-
-def _execute(uri: str, statement: str) -> None:
-    from sqlalchemy import create_engine, text
-
-    engine = create_engine(uri, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()

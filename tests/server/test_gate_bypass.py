@@ -41,7 +41,6 @@ def guarded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Target:
 def spoilt(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Target:
     """On stock MLflow each attempt gets a model of its own, because each spoils it."""
     attempt: Attempt = request.node.callspec.params["attempt"]
-    _skip_elsewhere(attempt, pair)
     stock: Running = request.getfixturevalue("workspaces") if attempt.workspaces else pair.stock
     client, name = client_of(stock), f"guarded-{sha256(attempt.name.encode())[:12]}"
     client.create_registered_model(name)
@@ -57,11 +56,11 @@ def spoilt(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Target
     return _target(stock, client, tmp_path, (name, f"unborn-{name}", f"blank-{name}"), where)
 
 
+@pytest.mark.every_cell
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda a: a.name)
 def test_the_gated_server_refuses(pair: Pair, guarded: Target, attempt: Attempt) -> None:
     from mlflow.exceptions import MlflowException
 
-    _skip_elsewhere(attempt, pair)
     before = view(guarded)
     with pointing(guarded.running), pytest.raises((Refused, MlflowException, requests.HTTPError)) as caught:
         attempt.attack(guarded)
@@ -69,18 +68,16 @@ def test_the_gated_server_refuses(pair: Pair, guarded: Target, attempt: Attempt)
     assert view(guarded) == before
 
 
+@pytest.mark.every_cell
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda a: a.name)
 def test_stock_mlflow_lets_it_happen(pair: Pair, spoilt: Target, attempt: Attempt) -> None:
-    if attempt.asgi_only and pair.stock.cell.server != "uvicorn":
-        pytest.skip("stock MLflow has it under uvicorn only")
-    if attempt.exact_only and pair.stock.cell.database == "mysql":
-        pytest.skip("this database does not tell such names apart")
     before = view(spoilt)
     with pointing(spoilt.running):
         attempt.attack(spoilt)
     assert attempt.feature or view(spoilt) != before
 
 
+@pytest.mark.every_cell
 @pytest.mark.parametrize("name", ["guardéd-attacked", "guarded-attacked ", "GUARDÉD-ATTACKED", "unbörn", "unborn "])
 def test_what_the_database_takes_for_a_guarded_name_is_guarded(guarded: Target, name: str) -> None:
     if guarded.running.cell.database != "mysql":
@@ -107,11 +104,6 @@ def test_at_least_forty_attempts_have_names_of_their_own() -> None:
 def test_the_page_lists_every_attempt() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert [attempt.name for attempt in ATTEMPTS if f"- {attempt.name}\n" not in page] == []
-
-
-def _skip_elsewhere(attempt: Attempt, pair: Pair) -> None:
-    if attempt.only and attempt.only != pair.gated.cell.artifacts:
-        pytest.skip(f"it needs artifacts of the kind {attempt.only}")
 
 
 def _target(running: Running, client: MlflowClient, folder: Path, names: tuple[str, str, str], files: str) -> Target:

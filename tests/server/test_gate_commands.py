@@ -16,7 +16,7 @@ from guardrail.errors import AwaitingApproval
 from guardrail.registry.promote import promote
 
 pytestmark = pytest.mark.slow
-MODEL = "commanded"
+MODEL, AGREED = "commanded", "agreed"
 
 
 @pytest.fixture
@@ -35,10 +35,11 @@ def states(pair: Pair, by_trust: tuple[object, ...]) -> dict[str, tuple[str, str
     return {row["model"]: (row["version"], row["state"]) for row in json.loads(said.stdout)["rows"]}
 
 
+@pytest.mark.every_cell
 def test_two_persons_approve_and_everybody_can_verify_it(
     pair: Pair, by_trust: tuple[object, ...], tmp_path: Path
 ) -> None:
-    model, (ana, ben) = "waiting", pair.people.approvers
+    model, (ana, ben) = AGREED, pair.people.approvers
     bundle = proven(tmp_path / "a", gate_of(pair.gated), pair.people.signers, model=model, seed=71)
     with pytest.raises(AwaitingApproval):
         promote(bundle, tracking_uri=pair.gated.uri, private_key=pair.people.decider.private, now=datetime.now(UTC))
@@ -63,15 +64,16 @@ def test_two_persons_approve_and_everybody_can_verify_it(
 
 
 def test_a_rejected_candidate_waits_no_longer(pair: Pair, by_trust: tuple[object, ...], tmp_path: Path) -> None:
-    bundle = proven(tmp_path / "a", gate_of(pair.gated), pair.people.signers, model="waiting", seed=72)
+    bundle = proven(tmp_path / "a", gate_of(pair.gated), pair.people.signers, model=AGREED, seed=72)
     with pytest.raises(AwaitingApproval):
         promote(bundle, tracking_uri=pair.gated.uri, private_key=pair.people.decider.private, now=datetime.now(UTC))
-    words = ("waiting@production", *by_trust, "--evidence", bundle.evidence_sha256, "--yes")
+    words = (f"{AGREED}@production", *by_trust, "--evidence", bundle.evidence_sha256, "--yes")
     said = ask(pair, "reject", *words, "--reason", "not this one", key=pair.people.approvers[0])
     assert said.code == 0, said.out
     assert ask(pair, "approve", *words, key=pair.people.approvers[1]).code == 2
 
 
+@pytest.mark.every_cell
 def test_an_alias_goes_back_and_an_adapter_out(pair: Pair, by_trust: tuple[object, ...], tmp_path: Path) -> None:
     first, second = (promoted(pair.gated, pair.people, tmp_path / str(n), MODEL, 80 + n) for n in (1, 2))
     ana = pair.people.approvers[0]

@@ -62,6 +62,7 @@ def _vote(bundle: Bundle, who: Person, *, yes: bool = True, **changes: Any) -> b
     return sign(statement("approve", said.bound, said.predicate.record, **{**given, **changes}), who.private)
 
 
+@pytest.mark.every_cell
 def test_a_promotion_waits_until_the_last_person_agrees_and_is_then_complete(
     pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def two(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]
     return first, second
 
 
+@pytest.mark.every_cell
 def test_an_alias_goes_back_by_a_signed_order_once_and_not_forward_again(
     pair: Pair, client: MlflowClient, gate: GateClient, two: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -231,6 +233,7 @@ def test_an_order_that_does_not_fit_moves_nothing(
     assert client.get_registered_model("rolled").aliases["production"] == points
 
 
+@pytest.mark.every_cell
 def test_a_revoked_adapter_is_neither_resolved_nor_admitted_nor_rolled_back_to(
     pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
 ) -> None:
@@ -255,6 +258,7 @@ def test_a_revoked_adapter_is_neither_resolved_nor_admitted_nor_rolled_back_to(
     assert client.get_model_version_by_alias("second", "production").version == later
 
 
+@pytest.mark.every_cell
 def test_everything_that_happened_is_in_a_ledger_that_verifies(
     pair: Pair, gate: GateClient, two: tuple[str, str], waits: Bundle
 ) -> None:
@@ -273,12 +277,14 @@ def _kind(envelope: bytes) -> str:
     return Entry.model_validate_json(unverified_payload(envelope, payload_type=ledger.LEDGER_TYPE)).kind
 
 
+@pytest.mark.every_cell
 def test_a_healthy_registry_has_nothing_to_finish(gate: GateClient, two: tuple[str, str], waits: Bundle) -> None:
     found = gate.health()
     assert found.problems == ()
     assert found.versions >= 2
 
 
+@pytest.mark.every_cell
 @pytest.mark.parametrize(
     ("method", "route", "body"),
     [
@@ -303,6 +309,7 @@ def test_the_gates_routes_answer_nonsense_with_an_error_of_the_client(
     assert 400 <= answer.status_code < 500, answer.text
 
 
+@pytest.mark.every_cell
 def test_a_body_of_a_hundred_megabytes_is_not_read(pair: Pair) -> None:
     zeros = (b"0" * (1 << 20) for _ in range(100))
     try:

@@ -49,11 +49,12 @@ def client(pair: Pair) -> MlflowClient:
     return client_of(pair.gated)
 
 
+@pytest.mark.every_cell
 def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair, tmp_path: Path) -> None:
     from guardrail.commands.promote import command as promote_command
     from guardrail.commands.verify import command as verify_command
 
-    run = _run_directory(tmp_path, "second", pair)
+    run = _run_directory(tmp_path, "proposed", pair)
     arguments = ["--run", str(run), "--key", str(pair.people.decider.private_file), "--tracking-uri", pair.gated.uri]
     said = [CliRunner().invoke(promote_command, [*arguments, "--output", "json"], catch_exceptions=False)
             for _ in range(2)]  # fmt: skip
@@ -62,7 +63,7 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     assert json.loads(said[0].output)["version"] == "1"
     key = str(pair.people.decider.public_file)
     checked = CliRunner().invoke(
-        verify_command, ["second@production", "--key", key, "--tracking-uri", pair.gated.uri], catch_exceptions=False
+        verify_command, ["proposed@production", "--key", key, "--tracking-uri", pair.gated.uri], catch_exceptions=False
     )
     assert checked.exit_code == 0
     assert "ok  tags" in checked.output
@@ -81,6 +82,7 @@ def test_the_command_hands_a_denial_to_the_gate_which_spends_the_ticket(pair: Pa
     assert [entry["kind"] for entry in entries if entry["nonce"] == nonce] == ["proposal", "proposal", "denial"]
 
 
+@pytest.mark.every_cell
 def test_a_stock_client_downloads_exactly_what_was_sealed(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
     import mlflow
 
@@ -107,6 +109,7 @@ def test_the_candidate_may_change_afterwards_and_the_sealed_adapter_does_not(
     assert verify(spec, tracking_uri=pair.gated.uri, public_keys=public, now=datetime.now(UTC)).version == version
 
 
+@pytest.mark.every_cell
 def test_promotions_at_the_same_time_give_one_version(pair: Pair, client: MlflowClient, tmp_path: Path) -> None:
     bundle = _good(tmp_path / "a", pair, model="twice")
     ids = [_propose(client, bundle, tmp_path / str(n), "twice", create=False) for n in range(4)]
@@ -293,6 +296,7 @@ def test_tags_other_than_the_servers_own_are_refused(pair: Pair, client: MlflowC
         )
 
 
+@pytest.mark.every_cell
 @pytest.mark.parametrize("spoil", ["missing", "changed", "extra"])
 def test_a_sealed_adapter_that_was_touched_behind_the_server_gets_no_alias(
     pair: Pair, client: MlflowClient, tmp_path: Path, spoil: str

@@ -11,15 +11,8 @@ import pytest
 from bypass import session
 from gate_fixtures import Pair, client_of, promoted
 from gate_trust import guarded_model, signed, trust
-from gated_servers import (
-    Command,
-    Running,
-    end,
-    environment,
-    free_port,
-    people,
-    started,
-)
+from gated_servers import People, Running, environment, people
+from server_process import Command, end, free_port, started
 
 from guardrail.errors import EvidenceInvalid
 
@@ -76,6 +69,7 @@ def test_a_broken_trust_file_stops_guarded_writes_until_it_is_mended(restored: P
     assert _works(restored.gated)
 
 
+@pytest.mark.every_cell
 def test_a_trust_file_that_is_gone_stops_guarded_writes(restored: Pair) -> None:
     before = restored.people.trust_file.read_bytes()
     restored.people.trust_file.unlink()
@@ -84,6 +78,7 @@ def test_a_trust_file_that_is_gone_stops_guarded_writes(restored: Pair) -> None:
     assert _works(restored.gated)
 
 
+@pytest.mark.every_cell
 def test_versions_only_go_up_and_a_new_one_counts_at_once(restored: Pair) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -121,7 +116,7 @@ def _server(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
         ({"content": "garbage"}, 11, "envelope"),
         ({"trust": "absent"}, 2, "cannot read the trust file"),
         ({"root_threshold": "2"}, 2, "GUARDRAIL_ROOT_THRESHOLD"),
-        ({"artifacts_destination": "s3://bucket/key"}, 2, "local or mounted disk"),
+        ({"artifacts_destination": "gs://bucket/key"}, 2, "local or mounted disk"),
         ({"backend_store_uri": "mssql://x"}, 2, "gated+sqlite"),
     ],
 )
@@ -133,6 +128,15 @@ def test_a_server_without_what_the_gate_needs_does_not_start(
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def _gate_settings(who: People, folder: Path) -> dict[str, str]:
+    """As the guide has them."""
+    return {
+        "GUARDRAIL_TRUST": str(who.trust_file), "GUARDRAIL_ROOT_KEYS": str(who.root.public_file),
+        "GUARDRAIL_SERVER_KEY": str(who.server.private_file), "GUARDRAIL_LEDGER": str(folder / "ledger"),
+        "GUARDRAIL_LEDGER_HEAD": str(folder / "ledger.head"),
+    }  # fmt: skip
+
+
 def _plain_flags(folder: Path, scheme: str, port: int, **variables: str) -> Command:
     made = people(folder / "people")
     database = f"sqlite:///{folder / 'mlflow.db'}"
@@ -142,7 +146,7 @@ def _plain_flags(folder: Path, scheme: str, port: int, **variables: str) -> Comm
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
     settings = {
-        "GUARDRAIL_TRUST": str(made.trust_file), "GUARDRAIL_ROOT_KEYS": str(made.root.public_file),
+        **_gate_settings(made, folder),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
     }  # fmt: skip
     return Command(arguments, {**environment(folder), **settings, **variables})
@@ -190,8 +194,8 @@ def test_nothing_guarded_is_admitted_without_the_application(tmp_path: Path, mon
     from guardrail.registry.server.gated_store import GatedStore
 
     made = people(tmp_path / "people")
-    monkeypatch.setenv("GUARDRAIL_TRUST", str(made.trust_file))
-    monkeypatch.setenv("GUARDRAIL_ROOT_KEYS", str(made.root.public_file))
+    for name, value in _gate_settings(made, tmp_path).items():
+        monkeypatch.setenv(name, value)
     store = GatedStore(f"gated+sqlite:///{tmp_path / 'mlflow.db'}")
     store.create_registered_model("guarded")
     with pytest.raises(MlflowException, match="not active"):
