@@ -55,7 +55,8 @@ def require_same_base(loaded: ModelRef, bound: ModelRef, when: str) -> None:
     unlike = [name for name in ModelRef.model_fields if getattr(loaded, name) != getattr(bound, name)]
     if unlike:
         raise EvidenceInvalid(
-            f"the base is loaded as {loaded.name} in {loaded.dtype}, {loaded.digest[:12]}… (another {', '.join(unlike)})",
+            f"the base is loaded as {loaded.name} in {loaded.dtype}, {loaded.digest[:12]}…: another "
+            + ", ".join(unlike),
             expected=f"{bound.name} in {bound.dtype}, {bound.digest[:12]}…, as {when}",
             next_step="use the same base on the same kind of device for every stage",
         )

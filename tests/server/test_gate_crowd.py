@@ -16,7 +16,8 @@ import pytest
 from crowds import Job, Outcome, crowd, promote_all, promote_one, versions_of
 from gate_chains import proven
 from gate_fixtures import client_of, gate_of
-from gated_servers import DATABASES, Cell, People, Running, gated_server, people
+from gated_servers import People, Running, gated_server, people
+from matrix import DATABASES, Cell
 
 from guardrail.evidence import ledger
 from guardrail.evidence.envelope import unverified_payload

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 from copied_databases import copied
-from gated_servers import DATABASES, ROOT, Cell, database, people
+from gated_servers import ROOT, database, people
 from kill_work import WORKS, begun, prepare, summary
 from killed_servers import Place, Served, Step, killed, steps, told
+from matrix import DATABASES, Cell
 
 pytestmark = pytest.mark.slow
 CAMPAIGN = bool(os.environ.get("GUARDRAIL_CAMPAIGN"))
