@@ -200,3 +200,10 @@ def test_a_version_under_another_number_than_the_ledger_promoted_it_is_refused(o
     assert "as version 2" in said.out
     one.gate.versions["9"] = {**one.gate.versions["1"], "version": "9"}
     assert verify(one, "guarded/9").code == 11
+
+
+def test_what_a_server_says_cannot_add_a_line_to_what_was_checked(one: World) -> None:
+    one.gate.versions["1"] |= {"version": "1\nok  alias     moved by the ledger\x1b[2J"}
+    said = say("verify", "guarded@production", "--key", one.who["decider"].public_file, *one.server)
+    assert "\nok  alias" not in said.out
+    assert "\x1b" not in said.out
