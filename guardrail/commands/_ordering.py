@@ -12,7 +12,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import plain
+from guardrail.commands._output import one_line, plain
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _show(order: Order, signing: Signing) -> None:
     )  # fmt: skip
     lines = [*moves, f"adapter     {order.manifest}", f"reason      {order.reason}", f"hand in by  {order.expires}"]
     for line in lines:
-        click.echo(plain(line), err=signing.output == "json")
+        click.echo(one_line(line), err=signing.output == "json")
 
 
 def _hand_in(envelope: bytes, signing: Signing) -> None:

@@ -61,6 +61,11 @@ def plain(text: str) -> str:
     return "\n".join("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) for line in lines)
 
 
+def one_line(text: str) -> str:
+    """A value from outside on the line that it was given: line breaks are written out, so it cannot add lines."""
+    return plain(text).replace("\n", "\\n")
+
+
 def emit(record: Record, output: str, text: str) -> None:
     """Print a record as it is stored, or a text about it."""
     from guardrail.evidence.digest import canonical
@@ -76,8 +81,8 @@ def decision_text(decision: Decision) -> str:
     lines = [f"{decision.verdict.value}  {target}{attempt}"]
     for finding in decision.findings:
         lines.append(
-            f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {finding.rule}: {finding.objective}"
-            f"\n          {finding.reason}"
+            f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {one_line(finding.rule)}: "
+            f"{one_line(finding.objective)}\n          {one_line(finding.reason)}"
         )
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from guardrail.commands._output import decision_text
+from guardrail.commands._output import decision_text, one_line
 from guardrail.commands._trusting import DANGER
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def account_text(found: Account) -> str:
         f"{found.spec}  version {found.version}",
         f"state       {'REFUSED: ' + found.holds if found.holds else 'verifies now'}",
         decision_text(found.decision),
-        *_made(found),
+        *map(one_line, _made(found)),
         "measured (bounds one-sided, each at its confidence)",
         *_table([("  SLI", "SUITE", "SPLIT", "ATTACK", "JUDGE", "ADAPTER", "BASE"),
                  *map(_measured, found.evaluation.measurements)]),
-        *_signed(found),
+        *map(one_line, _signed(found)),
     ])  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def _event(event: Event) -> Iterator[str]:
     said = ", ".join(part for part in parts if part)
     yield f"{entry.number:>5}  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.kind:<10} {place:<12} {said}".rstrip()
     if event.reason:
-        yield f"{'':28}{event.reason}"
+        yield f"{'':28}{one_line(event.reason)}"
 
 
 def _ledger(entries: int, checked: bool) -> str:
@@ -116,6 +116,7 @@ def _ledger(entries: int, checked: bool) -> str:
     return f"the ledger has {entries} entries, {how}"
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(given: list[tuple[str, ...]]) -> list[str]:
+    rows = [tuple(map(one_line, row)) for row in given]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

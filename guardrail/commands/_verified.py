@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from guardrail.commands._output import plain
+from guardrail.commands._output import one_line
 from guardrail.commands._trusting import DANGER, TrustGiven, believed, load
 from guardrail.errors import InvalidInput
 
@@ -58,7 +58,8 @@ def tell(found: Verification, output: str) -> None:
         click.echo(canonical(found).decode())
         return
     for entry in found.checks:
-        click.echo(plain(f"ok  {entry.name:<9} {entry.why}"))
+        click.echo(one_line(f"ok  {entry.name:<9} {entry.why}"))
     if isinstance(found, TrustedVerification) and found.one_person_may_train_evaluate_and_approve:
         click.secho(DANGER, fg="red", bold=True)
-    click.echo(f"{found.model} version {found.version} holds exactly what was signed ({found.policy})")
+    said = f"{found.model} version {found.version} holds exactly what was signed ({found.policy})"
+    click.echo(one_line(said))

@@ -12,7 +12,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import decision_text, plain
+from guardrail.commands._output import decision_text, one_line, plain
 from guardrail.errors import AwaitingApproval
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, ch
 
     trust = authority.trust if authority else None
     decision = examined.decision
-    lines = [
-        decision_text(decision),
+    values = [
         f"evidence    {examined.evidence_sha256}",
         f"adapter     {decision.manifest}",
         f"base        {decision.base.name}, sha256 {decision.base.digest}",
@@ -128,6 +127,7 @@ def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, ch
         *(f"{entry.stage + ' by':<12}{', '.join(entry.persons)}" for entry in stage_signers(examined, trust)),
         f"agreed      {', '.join(waiting.approved_by) or 'nobody yet'}, says the server; {waiting.approvals} must",
     ]
+    lines = [decision_text(decision), *map(one_line, values)]
     if trust is None:
         return [*lines, "NOT CHECKED whose keys signed the stages: give --trust"]
     danger = [trusting.DANGER] if trust.one_person_may_train_evaluate_and_approve else []

@@ -51,6 +51,10 @@ class History:
         found = (e for e in reversed(self.entries) if e.kind in MOVES and (e.model, e.alias) == (model, alias))
         return next(found, None)
 
+    def promotions(self, model: str) -> tuple[Entry, ...]:
+        """Every promotion of this model."""
+        return tuple(e for e in self.entries if e.kind == "promotion" and e.model == model)
+
     def attempts(self, model: str, alias: str) -> int:
         """How many adapters were ever bound to a ticket for this alias."""
         return len({e.nonce for e in self._place(model, alias) if e.kind == "proposal" and e.subject})

@@ -66,6 +66,7 @@ def verify_trusted(
         _ok("approvals", _approvals(chain, protected)),
         _ok("pinned", f"the policy is the one that version {trust.version} of the trust file pins"),
         _ok("revoked", not_revoked(history, found.examined.decision.manifest)),
+        _ok("version", _version(found, history)),
         _ok("alias", _alias(found, wanted.alias, authority, history)),
     )
     return _trusted(found, chain, authority, history, checks)
@@ -77,6 +78,20 @@ _NO_HEAD = " (no exported head was given: whether its end is missing is not know
 def _approvals(chain: Chain, protected: ProtectedAlias) -> str:
     who = ", ".join(chain.approved_by)
     return f"{len(chain.approved_by)} of {protected.approvals}" + (f": {who}" if who else "")
+
+
+def _version(found: Verified, history: History) -> str:
+    """The number is the server's word; where the ledger promoted this evidence or this number, it says the same."""
+    evidence, number = found.examined.evidence_sha256, found.stored.version
+    for entry in history.promotions(found.examined.decision.model):
+        if (entry.version == number) != (entry.evidence == evidence):
+            raise EvidenceInvalid(
+                f"the server gives the evidence {evidence} as version {number}",
+                expected=f"{entry.evidence} as version {entry.version}, which entry {entry.number} promoted",
+                next_step="guardrail registry doctor",
+            )
+    promoted = any(e.evidence == evidence for e in history.entries if e.kind == "promotion")
+    return f"{number}, as promoted" if promoted else f"{number}; no alias ever moved to it"
 
 
 def _alias(found: Verified, alias: str | None, authority: Authority, history: History) -> str:

@@ -130,3 +130,14 @@ def test_pages_go_on_where_the_last_one_ended(place: Place) -> None:
     pages = [journal.page(after, 2) for after in (0, 2, 4, 5)]
     assert [len(page) for page in pages] == [2, 2, 1, 0]
     assert len({line for page in pages for line in page}) == 5
+
+
+def test_a_page_after_the_last_entry_is_empty_without_reading_the_ledger(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = place.worker()
+    assert worker.page(0, 9) == []
+    worker.append(lambda _: ticket("1"))
+    assert len(worker.page(0, 9)) == 1
+    monkeypatch.setattr("guardrail.registry.server.journal.envelopes", lambda _: pytest.fail("it was read"))
+    assert worker.page(1, 9) == worker.page(10**15 - 1, 9) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -108,3 +108,19 @@ def test_attempts_are_the_adapters_since_the_last_promotion(steps: list[str]) ->
             expected = 0
             told.append(("promotion", {"version": str(len(told) + 1), "evidence": sha256(str(len(told)).encode())}))
     assert state(*told).attempts.get(PLACE, 0) == expected
+
+
+def test_evidence_held_when_it_was_last_admitted_agreed_to_or_promoted() -> None:
+    """Persons agree days after it was admitted; going back there is judged at a time when all of it held."""
+    made = State()
+    told: list[tuple[Kind, dict[str, Any]]] = [
+        ("decision", {"nonce": "a", "subject": ADAPTER}), ("approval", {"statement": OTHER}),
+        ("promotion", {"version": "1"}), ("rejection", {"statement": LATER}),
+    ]  # fmt: skip
+    held = []
+    for day, (kind, fields) in enumerate(told):
+        number = day + 1
+        one = entry(number, kind, evidence=EVIDENCE, **fields).model_copy(update={"time": NOW + timedelta(days=day)})
+        made.take(one, sha256(str(number).encode()))
+        held.append((made.held[EVIDENCE] - NOW).days)
+    assert held == [0, 1, 2, 2]

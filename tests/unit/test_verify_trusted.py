@@ -188,3 +188,22 @@ def test_one_person_who_may_do_it_all_is_told_in_a_line_that_frightens(tmp_path:
         said = verify(made)
         assert said.code == 0, said.out
         assert "DANGER      ONE PERSON MAY TRAIN, EVALUATE AND APPROVE" in said.out
+
+
+def test_a_version_under_another_number_than_the_ledger_promoted_it_is_refused(one: World) -> None:
+    """Who answers for the server can give old files as a new version; the evidence names no number."""
+    one.admit(seed=2)
+    assert "ok  version   2, as promoted" in verify(one, "guarded/2").out
+    one.gate.versions["2"] = {**one.gate.versions["1"], "version": "2"}
+    said = verify(one, "guarded/2")
+    assert said.code == 11
+    assert "as version 2" in said.out
+    one.gate.versions["9"] = {**one.gate.versions["1"], "version": "9"}
+    assert verify(one, "guarded/9").code == 11
+
+
+def test_what_a_server_says_cannot_add_a_line_to_what_was_checked(one: World) -> None:
+    one.gate.versions["1"] |= {"version": "1\nok  alias     moved by the ledger\x1b[2J"}
+    said = say("verify", "guarded@production", "--key", one.who["decider"].public_file, *one.server)
+    assert "\nok  alias" not in said.out
+    assert "\x1b" not in said.out

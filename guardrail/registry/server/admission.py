@@ -27,6 +27,8 @@ from guardrail.registry.server.state import State
 
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".md", ".model"})
 LARGEST_CONFIG = 1 << 20
+IMPORTING = ("auto_mapping", "megatron_config")
+"""Where these say anything, peft imports a module that the configuration names."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,10 @@ def protected_alias(guarded: GuardedModel, alias: str) -> ProtectedAlias:
 
 
 def plain_files(directory: Path) -> None:
-    """Only files that hold no code: safetensors, JSON and text; a configuration that loads no class by name.
+    """Only files that hold no code: safetensors, JSON and text; a configuration that imports nothing by name.
 
     Raises:
-        EvidenceInvalid: another kind of file, or ``auto_mapping`` in the adapter's configuration.
+        EvidenceInvalid: another kind of file, or something of ``IMPORTING`` in the adapter's configuration.
     """
     for path in directory.rglob("*"):
         inside = path.relative_to(directory)
@@ -132,8 +134,10 @@ def plain_files(directory: Path) -> None:
         values = json.loads(config.read_bytes())
     except (ValueError, RecursionError) as error:
         raise EvidenceInvalid("adapter_config.json is no JSON") from error
-    if not isinstance(values, dict) or values.get("auto_mapping"):
-        raise EvidenceInvalid("adapter_config.json names classes to load (auto_mapping)", expected="none")
+    if not isinstance(values, dict):
+        raise EvidenceInvalid("adapter_config.json is no JSON object")
+    if named := [name for name in IMPORTING if values.get(name)]:
+        raise EvidenceInvalid(f"adapter_config.json names modules to import ({', '.join(named)})", expected="none")
 
 
 def _for(decision: Decision, guarded: GuardedModel, alias: str | None) -> ProtectedAlias:

@@ -38,6 +38,18 @@ def logged_model(source: str) -> LoggedModel:
     return _get_tracking_store().get_logged_model(match[1])
 
 
+def source_run(model_id: str) -> str | None:
+    """The run that a logged model came from; None where somebody has deleted it since, which changes nothing else."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return logged_model(f"models:/{model_id}").source_run_id
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
 def fetch(model: LoggedModel, directory: Path) -> None:
     """Copy every file of the logged model below an empty ``directory``.
 

@@ -135,7 +135,9 @@ class Journal:
 
     def page(self, after: int, most: int) -> list[bytes]:
         """The envelopes of at most so many entries, from the one after ``after``."""
-        found: list[bytes] = []
+        head, found = self.head(), list[bytes]()
+        if head is None or after >= head.number:  # whoever asks for the head alone does not read the whole file
+            return found
         for number, envelope in enumerate(envelopes(self._file.path) if self._file.path.exists() else (), start=1):
             if number > after:
                 found.append(envelope)

@@ -11,18 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import LARGEST, verify
+from guardrail.evidence.ledger_types import NOTE as LONGEST
 from guardrail.evidence.ledger_types import Head
 from guardrail.evidence.orders import Rollback
 from guardrail.evidence.trust import GuardedModel, Trust
 from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server import candidate
-from guardrail.registry.server.admission import Admission, Court, admit, protected_alias
+from guardrail.registry.server.admission import Admission, Court, admit, protected_alias, require_not_revoked
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
 from guardrail.registry.server.refusals import unproven
@@ -30,9 +31,6 @@ from guardrail.registry.server.sealed import SealedTree, sealed_digest
 from guardrail.registry.server.state import Admitted, State
 from guardrail.registry.server.watch import TrustWatch
 from guardrail.registry.tags import MODEL_ID, tags
-
-if TYPE_CHECKING:
-    from mlflow.entities.logged_model import LoggedModel
 
 NOTE = re.compile(r"sealed/([0-9a-f]{64}) models:/(\S+)")
 """What the ledger says of admitted evidence: where its files lie, and which logged model they were."""
@@ -99,7 +97,7 @@ class Registrar:
             with tree.locked():
                 digest = tree.keep(place)
                 self._note_admitted(admission, f"sealed/{digest} models:/{model.model_id}")
-                return self._version(admission, digest, model)
+                return self._version(admission, digest, str(model.model_id))
 
     def complete(self, found: Admitted) -> str:
         """Make the version of admitted evidence, if it is not there, and move its alias to it; the version.
@@ -113,7 +111,7 @@ class Registrar:
         with tree.locked():
             admission = self.judge(found, self.journal.votes(found.evidence))
             admission.require_approved()
-            version = str(self._version(admission, digest, candidate.logged_model(f"models:/{model_id}")).version)
+            version = str(self._version(admission, digest, model_id).version)
             self._move(admission, version)
             return version
 
@@ -130,9 +128,10 @@ class Registrar:
             AwaitingApproval: more persons must agree.
         """
         with self.sealing().locked():
-            admission = self._admitted(guarded, alias, version)
+            target = self.beneath.version(guarded.name, version)
+            admission = self._admitted(guarded, alias, target)
             admission.require_approved()
-            self._move(admission, version)
+            self._move(admission, str(target.version))  # as the database spells it: it takes "01" for 1
 
     def roll_back(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> Head:
         """Move an alias where a signed order says, after writing it down.
@@ -144,8 +143,8 @@ class Registrar:
         with self.sealing().locked():
             if self.journal.state().moved_by.get(place) != statement:
                 self._require_fitting(order)
-                self._require_target(guarded, order)
-                self._note_rollback(order, statement, persons)
+                evidence = self._require_target(guarded, order)
+                self._note_rollback(order, statement, persons, evidence)
             if self.beneath.aliases(order.model).get(order.alias) != order.to_version:
                 self.beneath.set_alias(order.model, order.alias, order.to_version)
             head = self.journal.head()
@@ -164,17 +163,17 @@ class Registrar:
             self._note_refused(envelope, court.trust, guarded, error)
             raise
 
-    def _version(self, admission: Admission, digest: str, model: LoggedModel) -> Any:
+    def _version(self, admission: Admission, digest: str, model_id: str) -> Any:
         """The version of sealed, admitted, approved evidence; the one that is there, or a new one."""
         admission.require_approved()
         name, location = admission.examined.decision.model, sealed_uri(f"sealed/{digest}")
         found = self.beneath.version_at(name, location)
         if found is not None:
             return found
-        return self.beneath.make_version(name, location, model.source_run_id, _tags(admission, str(model.model_id)))
+        run_id = candidate.source_run(model_id)
+        return self.beneath.make_version(name, location, run_id, _tags(admission, model_id))
 
-    def _admitted(self, guarded: GuardedModel, alias: str, version: str) -> Admission:
-        target = self.beneath.version(guarded.name, version)
+    def _admitted(self, guarded: GuardedModel, alias: str, target: Any) -> Admission:
         with self.sealing().verified(sealed_digest(str(target.source))) as place:
             votes = self.journal.votes(sha256(_envelope(place)))
             return admit(place, self.court(), guarded, votes, alias)
@@ -211,8 +210,8 @@ class Registrar:
             )
         _require_unmoved(order, self.journal.state())
 
-    def _require_target(self, guarded: GuardedModel, order: Rollback) -> None:
-        """The target is sealed, admitted and approved; where expired evidence only warns, it was when admitted."""
+    def _require_target(self, guarded: GuardedModel, order: Rollback) -> str:
+        """The target is sealed, admitted and approved, or was, where expired evidence only warns; its evidence."""
         target = self.beneath.version(order.model, order.to_version)
         with self.sealing().verified(sealed_digest(str(target.source))) as place:
             evidence, court = sha256(_envelope(place)), self.court()
@@ -220,11 +219,12 @@ class Registrar:
             if found is None:
                 raise EvidenceInvalid(f"version {order.to_version} was never admitted here", expected="one that was")
             if protected_alias(guarded, order.alias).when_invalid == "warn":
-                court = Court(court.trust, court.state, found.time)
+                court = Court(court.trust, court.state, court.state.held[evidence])
             admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
         admission.require_approved()
         if admission.examined.decision.manifest != order.manifest:
             raise EvidenceInvalid(f"the order is about the adapter {order.manifest}, which is not that version's")
+        return evidence
 
     def _note_trust(self, trust: Trust) -> None:
         def note(state: State) -> Draft:
@@ -270,25 +270,34 @@ class Registrar:
             "promotion", model=decision.model, alias=decision.alias, version=version, subject=decision.manifest,
             evidence=admission.examined.evidence_sha256, nonce=admission.nonce, note=ALONE if alone else "",
         )  # fmt: skip
-        place = (decision.model, decision.alias)
+        place, evidence = (decision.model, decision.alias), admission.examined.evidence_sha256
 
         def promoted(state: State) -> Draft:
             if state.stands.get(place) == version:  # a crash came between the entry and the move
                 raise Unneeded
+            _require_unopposed(evidence, decision.manifest, state)
             return entry
 
         self.journal.append(promoted)
 
-    def _note_rollback(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> None:
+    def _note_rollback(self, order: Rollback, statement: str, persons: tuple[str, ...], evidence: str) -> None:
         def rolled_back(state: State) -> Draft:
             if state.moved_by.get((order.model, order.alias)) == statement:
                 raise Unneeded
             _require_unmoved(order, state)
+            _require_unopposed(evidence, order.manifest, state)
             return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
                          subject=order.manifest, statement=statement,
-                         note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}")  # fmt: skip
+                         note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:LONGEST])  # fmt: skip
 
         self.journal.append(rolled_back)
+
+
+def _require_unopposed(evidence: str, manifest: str, state: State) -> None:
+    """Asked as the entry is written: somebody may have said no since the evidence was judged."""
+    require_not_revoked(manifest, state)
+    if evidence in state.rejected:
+        raise PolicyDenied(f"somebody rejected the evidence {evidence}", expected="evidence that nobody rejected")
 
 
 def _require_unmoved(order: Rollback, state: State) -> None:

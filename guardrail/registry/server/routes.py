@@ -7,6 +7,7 @@ Not covered: what statements mean (``statements.py``).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ class Routes:
 
     def __init__(self, registrar: Registrar) -> None:
         self._registrar = registrar
+        self._looking = threading.Lock()
 
     def ticket(self) -> Frozen:
         """Issue a ticket."""
@@ -81,8 +83,13 @@ class Routes:
         return self._registrar.journal.statement(digest)
 
     def doctor(self) -> Health:
-        """Look at everything."""
-        return examine_all(self._registrar)
+        """Look at everything; one look at a time, because it reads every sealed byte."""
+        if not self._looking.acquire(blocking=False):
+            raise ServiceUnavailable("somebody is looking at everything already", next_step="try again later")
+        try:
+            return examine_all(self._registrar)
+        finally:
+            self._looking.release()
 
 
 def _answering(view: Callable[..., Frozen | bytes]) -> Callable[..., Response]:

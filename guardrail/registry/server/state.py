@@ -60,6 +60,10 @@ class State:
     votes: dict[str, list[str]] = field(default_factory=dict)
     """Evidence to the digests of the approvals and rejections about it."""
     rejected: set[str] = field(default_factory=set)
+    promoted: set[str] = field(default_factory=set)
+    """Evidence to which an alias was ever moved."""
+    held: dict[str, datetime] = field(default_factory=dict)
+    """Evidence to when all of it was last found to hold: when it was admitted, agreed to or promoted."""
     revoked: dict[str, str] = field(default_factory=dict)
     """Manifest to why."""
     stands: dict[Place, str] = field(default_factory=dict)
@@ -105,10 +109,7 @@ class State:
 
     def waiting(self) -> list[Admitted]:
         """Admitted evidence that no promotion followed yet and nobody rejected, oldest first."""
-        promoted = self._promoted
-        return [a for e, a in self.admitted.items() if e not in promoted and e not in self.rejected]
-
-    _promoted: set[str] = field(default_factory=set)
+        return [a for e, a in list(self.admitted.items()) if e not in self.promoted and e not in self.rejected]
 
     def _propose(self, entry: Entry, head: Head) -> None:
         place = (entry.model, entry.alias)
@@ -124,6 +125,7 @@ class State:
         self._close(entry)
         found = Admitted(entry.model, entry.alias, entry.evidence, entry.subject, entry.nonce, entry.note, entry.time)
         self.admitted.setdefault(entry.evidence, found)
+        self.held[entry.evidence] = entry.time
 
     def _deny(self, entry: Entry) -> None:
         self._close(entry)
@@ -140,6 +142,8 @@ class State:
         self.votes.setdefault(entry.evidence, []).append(entry.statement)
         if entry.kind == "rejection":
             self.rejected.add(entry.evidence)
+        else:
+            self.held[entry.evidence] = entry.time
 
     def _promote(self, entry: Entry) -> None:
         place = (entry.model, entry.alias)
@@ -149,4 +153,5 @@ class State:
         self.moved_by.pop(place, None)
         self.attempts[place] = 0
         if entry.evidence:
-            self._promoted.add(entry.evidence)
+            self.promoted.add(entry.evidence)
+            self.held[entry.evidence] = entry.time

@@ -21,12 +21,12 @@ from guardrail.errors import AwaitingApproval, EvidenceInvalid, PolicyDenied
 from guardrail.evidence import orders, stages, statement
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import LARGEST, signers, unverified_payload, verify
-from guardrail.evidence.ledger_types import Head
+from guardrail.evidence.ledger_types import NOTE, Head
 from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, StageStatement
 from guardrail.evidence.tickets import LIFETIME
 from guardrail.evidence.trust import GuardedModel
-from guardrail.records import Verdict
+from guardrail.records import Decision, Verdict
 from guardrail.registry.server.admission import Court, protected_alias
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
 from guardrail.registry.server.state import Admitted, State
@@ -88,7 +88,7 @@ class Desk:
         bound, now = said.bound, self.court.now
         if not (said.predicate.not_before <= now < said.predicate.expires) or bound.manifest is None:
             raise EvidenceInvalid("the train statement is not valid now", expected=f"one that is valid at {now}")
-        manifest, digest = bound.manifest, self.journal.keep(envelope)
+        manifest = bound.manifest
 
         def bind(state: State) -> Draft:
             ticket = state.tickets.get(bound.nonce)
@@ -103,7 +103,7 @@ class Desk:
                 raise _already(earlier.manifest, manifest)
             attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
             return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
-                         statement=digest, note=f"attempt {attempt}")  # fmt: skip
+                         statement=self.journal.keep(envelope), note=f"attempt {attempt}")  # fmt: skip
 
         self.journal.append(bind)
         known = self.journal.state().bound[bound.nonce]
@@ -114,16 +114,14 @@ class Desk:
         if decision.verdict is Verdict.PASSED:
             raise EvidenceInvalid("the decision is PASSED", expected="a denial; promote what passed")
         self.registry.guarded_model(decision.model)
-        bound = [nonce for nonce, found in self.journal.state().bound.items() if found.manifest == decision.manifest]
-        if not bound:
-            raise EvidenceInvalid("the denial is about an adapter that no ticket is bound to", expected="one that is")
+        nonce = _ticket_of(decision, self.journal.state())
         evidence, digest = sha256(envelope), self.journal.keep(envelope)
         broken = ", ".join(f.rule for f in decision.findings if f.verdict is not Verdict.PASSED)
 
         def deny(state: State) -> Draft:
-            if evidence in state.denied:
+            if evidence in state.denied and nonce in state.closed:  # refused as a proposal, it spent nothing
                 raise Unneeded
-            return draft("denial", model=decision.model, alias=decision.alias, nonce=bound[-1], evidence=evidence,
+            return draft("denial", model=decision.model, alias=decision.alias, nonce=nonce, evidence=evidence,
                          subject=decision.manifest, statement=digest,
                          note=f"{decision.verdict}: {broken}"[:1000])  # fmt: skip
 
@@ -142,6 +140,11 @@ class Desk:
                 raise Unneeded
             if found.evidence in state.rejected:
                 raise EvidenceInvalid("somebody rejected this evidence already", expected="evidence that waits")
+            if not approval.approved and found.evidence in state.promoted:
+                raise EvidenceInvalid(
+                    "this evidence was promoted already", expected="evidence that waits",
+                    next_step="guardrail registry revoke takes its adapter out",
+                )  # fmt: skip
             return draft("approval" if approval.approved else "rejection", model=found.model, alias=found.alias,
                          evidence=found.evidence, subject=found.manifest, nonce=found.nonce, statement=digest,
                          note=f"{who}: {approval.reason}"[:3000])  # fmt: skip
@@ -182,7 +185,7 @@ class Desk:
         )
 
     def _revocation(self, order: Revocation, digest: str, persons: tuple[str, ...]) -> Submitted:
-        note = f"{', '.join(persons)}: {order.reason}"
+        note = f"{', '.join(persons)}: {order.reason}"[:NOTE]
 
         def revoke(state: State) -> Draft:
             if order.manifest in state.revoked:
@@ -204,6 +207,19 @@ class Desk:
         if found is None or found.manifest != said.bound.manifest:
             raise EvidenceInvalid("nothing that was admitted here is what this statement is about")
         return found
+
+
+def _ticket_of(decision: Decision, state: State) -> str:
+    """The nonce of the ticket that a denial is about: of its model and alias, bound to its adapter as its attempt."""
+    about = (decision.model, decision.alias, decision.manifest, decision.attempt)
+    for nonce, bound in reversed(list(state.bound.items())):
+        ticket = state.tickets.get(nonce)
+        if ticket is not None and (ticket.model, ticket.alias, bound.manifest, bound.attempt) == about:
+            return nonce
+    raise EvidenceInvalid(
+        "the denial is about an adapter that no ticket of its model and alias is bound to as this attempt",
+        expected="one that is",
+    )
 
 
 def approved_by(journal: Journal, court: Court, evidence: str) -> tuple[str, ...]:

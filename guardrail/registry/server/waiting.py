@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guardrail.registry.server.admission import protected_alias
+from guardrail.registry.server.admission import Court
 from guardrail.registry.server.registrar import NOTE, Registrar
 from guardrail.registry.server.state import Admitted
 from guardrail.registry.server.statements import approved_by
@@ -12,16 +12,19 @@ from guardrail.registry.wire import Waiting, Waitings
 def waiting(registrar: Registrar, model: str = "") -> Waitings:
     """Everything that waits, of one model or of all; oldest first."""
     court = registrar.court()
-    found = [one for one in court.state.waiting() if model in ("", one.model)]
-    return Waitings(waiting=tuple(_told(registrar, one) for one in found))
+    told = (_told(registrar, court, one) for one in court.state.waiting() if model in ("", one.model))
+    return Waitings(waiting=tuple(one for one in told if one is not None))
 
 
-def _told(registrar: Registrar, found: Admitted) -> Waiting:
-    match = NOTE.fullmatch(found.note)
-    guarded = registrar.guarded_model(found.model)
+def _told(registrar: Registrar, court: Court, found: Admitted) -> Waiting | None:
+    """None for what the trust file no longer guards: nobody can agree to that."""
+    match, guarded = NOTE.fullmatch(found.note), court.trust.guarded(found.model)
+    protected = guarded.protected(found.alias) if guarded else None
+    if protected is None:
+        return None
     return Waiting(
         model=found.model, alias=found.alias, evidence=found.evidence, manifest=found.manifest,
         sealed=match[1] if match else "", nonce=found.nonce, since=found.time,
-        approvals=protected_alias(guarded, found.alias).approvals,
-        approved_by=approved_by(registrar.journal, registrar.court(), found.evidence),
+        approvals=protected.approvals,
+        approved_by=approved_by(registrar.journal, court, found.evidence),
     )  # fmt: skip

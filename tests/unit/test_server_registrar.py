@@ -1,0 +1,76 @@
+"""What is asked again as an entry is written: somebody may have said no since the evidence was judged."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from gate_trust import person
+
+from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied, ServiceUnavailable
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.ledger_types import GENESIS, Kind
+from guardrail.evidence.orders import Rollback
+from guardrail.registry.server.admission import Admission
+from guardrail.registry.server.journal import Journal, draft
+from guardrail.registry.server.registrar import Registrar
+from guardrail.registry.server.routes import Routes
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+EVIDENCE, ADAPTER, VOTE = sha256(b"evidence"), sha256(b"adapter"), sha256(b"vote")
+NOBODY: Any = None
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    signer = person(tmp_path / "k", "server")
+    return Journal(tmp_path / "ledger", tmp_path / "head", signer.private, [signer.public], lambda: NOW)
+
+
+def _judged() -> Admission:
+    """Evidence that was judged a moment ago."""
+    decision = SimpleNamespace(model="m", alias="production", manifest=ADAPTER)
+    return cast(Admission, SimpleNamespace(
+        examined=SimpleNamespace(decision=decision, evidence_sha256=EVIDENCE), nonce="ab",
+        chain=SimpleNamespace(one_person_may_train_evaluate_and_approve=False),
+    ))  # fmt: skip
+
+
+def _order(journal: Journal) -> Rollback:
+    head = journal.head()
+    return Rollback(
+        model="m", alias="production", from_version="2", to_version="1", manifest=ADAPTER, reason="it talks",
+        ledger=head.digest if head else GENESIS, not_before=NOW, expires=NOW,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "error"), [("rejection", PolicyDenied), ("revocation", EvidenceInvalid)])
+def test_a_no_that_comes_before_the_promotions_entry_prevents_it(
+    journal: Journal, kind: Kind, error: type[GuardrailError]
+) -> None:
+    registrar = Registrar(NOBODY, NOBODY, journal)
+    judged = _judged()
+    journal.append(lambda _: draft(kind, evidence=EVIDENCE, subject=ADAPTER, statement=VOTE))
+    before, order = journal.head(), _order(journal)
+    with pytest.raises(error):
+        registrar._note_promotion(judged, "1")
+    with pytest.raises(error):
+        registrar._note_rollback(order, VOTE, ("ana",), EVIDENCE)
+    assert journal.head() == before
+
+
+def test_a_rollback_is_written_down_also_where_reason_and_names_are_long(journal: Journal) -> None:
+    journal.append(lambda _: draft("trust", version="1"))
+    registrar = Registrar(NOBODY, NOBODY, journal)
+    order = _order(journal).model_copy(update={"reason": "x" * 3000})
+    registrar._note_rollback(order, VOTE, ("a" * 900, "b" * 900), EVIDENCE)
+    assert journal.state().stands[("m", "production")] == "1"
+
+
+def test_one_look_at_everything_at_a_time() -> None:
+    routes = Routes(NOBODY)
+    with routes._looking, pytest.raises(ServiceUnavailable, match="looking"):
+        routes.doctor()
