@@ -31,9 +31,9 @@ from ledger import SECONDS, seconds, written
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from gate_chains import proven
-from gated_servers import HOSTILE, Command, environment, gated_server, people
+from gated_servers import HOSTILE, environment, gated_server, people
 from matrix import Cell
-from server_process import free_port, started
+from server_process import Command, free_port, started
 
 from guardrail.evidence import keys
 from guardrail.registry.gate_client import GateClient
