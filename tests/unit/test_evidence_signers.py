@@ -16,14 +16,14 @@ from guardrail.evidence.signers import Checked, load_signer
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> keys.KeyPair:
+def key_pair(tmp_path: Path) -> keys.KeyPair:
     return keys.init(tmp_path / "keys")
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}"])
-def test_a_path_is_a_file_with_or_without_its_scheme(pair: keys.KeyPair, form: str) -> None:
-    signer = load_signer(form.format(pair.private), pair.public)
-    assert verify(sign(b"x", signer), [keys.load_public(pair.public)]) == b"x"
+def test_a_path_is_a_file_with_or_without_its_scheme(key_pair: keys.KeyPair, form: str) -> None:
+    signer = load_signer(form.format(key_pair.private), key_pair.public)
+    assert verify(sign(b"x", signer), [keys.load_public(key_pair.public)]) == b"x"
 
 
 def test_a_path_with_a_colon_is_written_with_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,17 +32,17 @@ def test_a_path_with_a_colon_is_written_with_a_folder(tmp_path: Path, monkeypatc
     assert load_signer("./odd:name.key").public_key == fetch_public("file:odd:name.pub")
 
 
-def test_a_loose_file_is_refused_under_either_name(pair: keys.KeyPair) -> None:
-    pair.private.chmod(0o644)
-    for uri in (str(pair.private), f"file:{pair.private}"):
+def test_a_loose_file_is_refused_under_either_name(key_pair: keys.KeyPair) -> None:
+    key_pair.private.chmod(0o644)
+    for uri in (str(key_pair.private), f"file:{key_pair.private}"):
         with pytest.raises(InvalidInput, match="mode 0644"):
             load_signer(uri)
 
 
-def test_the_two_files_must_be_a_pair(pair: keys.KeyPair, tmp_path: Path) -> None:
+def test_the_two_files_must_be_a_pair(key_pair: keys.KeyPair, tmp_path: Path) -> None:
     other = keys.init(tmp_path / "other")
     with pytest.raises(InvalidInput, match="is not the public key of"):
-        load_signer(str(pair.private), other.public)
+        load_signer(str(key_pair.private), other.public)
 
 
 @pytest.mark.parametrize("uri", ["aws:alias/x", "AWSKMS:x", "file2:x", "http://x", "gnupg:", "tkey:"])
@@ -70,17 +70,17 @@ def test_a_service_needs_its_public_key(monkeypatch: pytest.MonkeyPatch) -> None
     assert "--public-key" in caught.value.next_step
 
 
-def test_a_service_that_cannot_be_used_says_why(pair: keys.KeyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_cannot_be_used_says_why(key_pair: keys.KeyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(key_uris.SERVICES, "hsm", key_uris.Service("json", "hsm"))
     with pytest.raises(InvalidInput, match="cannot use the key hsm:two"):
-        load_signer("hsm:two", pair.public)
+        load_signer("hsm:two", key_pair.public)
     with pytest.raises(ServiceUnavailable, match="cannot fetch the public key of hsm:two"):
         fetch_public("hsm:two")
 
 
-def test_a_service_that_signs_with_another_key_is_found(pair: keys.KeyPair, tmp_path: Path) -> None:
-    right, wrong = keys.load_private(pair.private), keys.load_private(keys.init(tmp_path / "other").private)
-    public = keys.load_public(pair.public)
+def test_a_service_that_signs_with_another_key_is_found(key_pair: keys.KeyPair, tmp_path: Path) -> None:
+    right, wrong = keys.load_private(key_pair.private), keys.load_private(keys.init(tmp_path / "other").private)
+    public = keys.load_public(key_pair.public)
     assert verify(sign(b"x", Checked(right, public)), [public]) == b"x"
     with pytest.raises(InvalidInput, match="signed with another key"):
         sign(b"x", Checked(wrong, public))
@@ -102,15 +102,19 @@ class Silent(Signer):  # type: ignore[misc]
         raise TimeoutError("no answer\nafter 3 attempts")
 
 
-def test_a_service_that_does_not_answer_is_unavailable(pair: keys.KeyPair) -> None:
+def test_a_service_that_does_not_answer_is_unavailable(key_pair: keys.KeyPair) -> None:
     with pytest.raises(ServiceUnavailable, match=r"TimeoutError: no answer$"):
-        sign(b"x", Checked(Silent(), keys.load_public(pair.public)))
+        sign(b"x", Checked(Silent(), keys.load_public(key_pair.public)))
 
 
-def test_the_public_half_of_a_file_of_either_kind_is_shown(pair: keys.KeyPair) -> None:
-    assert fetch_public(str(pair.private)) == fetch_public(f"file:{pair.public}") == keys.load_public(pair.public)
+def test_the_public_half_of_a_file_of_either_kind_is_shown(key_pair: keys.KeyPair) -> None:
+    assert (
+        fetch_public(str(key_pair.private))
+        == fetch_public(f"file:{key_pair.public}")
+        == keys.load_public(key_pair.public)
+    )
     with pytest.raises(InvalidInput):
-        fetch_public(str(pair.public.with_name("absent")))
+        fetch_public(str(key_pair.public.with_name("absent")))
 
 
 AZURE = "azurekms://ours.vault.azure.net/keys/release/7"
@@ -142,19 +146,19 @@ def test_a_service_s_key_has_our_id_whatever_the_service_calls_it(
     uri: str, asks: tuple[Any, ...], kind: keys.KeyType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheme, asked = uri.partition(":")[0], list[tuple[Any, ...]]()
-    pair = keys.init(tmp_path, kind=kind)
+    key_pair = keys.init(tmp_path, kind=kind)
     monkeypatch.setitem(key_uris.SERVICES, scheme, key_uris.Service("json", "x"))
-    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri, keys.load_private(pair.private), asked))
-    assert fetch_public(uri) == keys.load_public(pair.public)
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri, keys.load_private(key_pair.private), asked))
+    assert fetch_public(uri) == keys.load_public(key_pair.public)
     assert asked == [asks]
 
 
 @pytest.mark.parametrize("uri", [AZURE, "hv:release/3"])
 def test_the_newest_version_is_not_taken_for_another(
-    uri: str, pair: keys.KeyPair, monkeypatch: pytest.MonkeyPatch
+    uri: str, key_pair: keys.KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheme = uri.partition(":")[0]
     monkeypatch.setitem(key_uris.SERVICES, scheme, key_uris.Service("json", "x"))
-    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri[:-1] + "9", keys.load_private(pair.private), []))
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri[:-1] + "9", keys.load_private(key_pair.private), []))
     with pytest.raises(ServiceUnavailable, match="the newest version of this key is"):
         fetch_public(uri)

@@ -52,7 +52,7 @@ def test_a_base_that_is_loaded_otherwise_than_the_data_statement_binds_is_refuse
 ) -> None:
     run = signed(started(tmp_path / "run"), "data")
     require_base_of_data(run, base())
-    with pytest.raises(EvidenceInvalid, match=rf"the base is loaded as .* \(another {next(iter(change))}\)"):
+    with pytest.raises(EvidenceInvalid, match=rf"the base is loaded as .*: another {next(iter(change))}"):
         require_base_of_data(run, base().model_copy(update=change))
 
 
