@@ -38,15 +38,19 @@ class Unneeded(Exception):
 
 @dataclass(frozen=True)
 class Draft:
-    """What an entry will say; number, digest of the one before and time are the journal's."""
+    """What an entry will say; number, digest of the one before and time are the journal's.
+
+    ``said`` is an envelope to keep beside the ledger before the entry about it is written; empty where there is none.
+    """
 
     kind: Kind
     fields: dict[str, Any]
+    said: bytes = b""
 
 
-def draft(kind: Kind, **fields: Any) -> Draft:
-    """A draft of an entry."""
-    return Draft(kind, fields)
+def draft(kind: Kind, *, said: bytes = b"", **fields: Any) -> Draft:
+    """A draft of an entry; one about an envelope names its digest."""
+    return Draft(kind, fields | ({"statement": sha256(said)} if said else {}), said)
 
 
 class Journal:
@@ -94,6 +98,8 @@ class Journal:
         def make(head: Head | None) -> Entry:
             self._read_on()
             drafted = decide(self._state)
+            if drafted.said:
+                self._write(drafted.said)
             return ledger.next_entry(head, time=self._clock(), kind=drafted.kind, **drafted.fields)
 
         with self._mutex:
@@ -107,10 +113,9 @@ class Journal:
     def keep(self, envelope: bytes) -> str:
         """Store an envelope that somebody handed in; returns its digest."""
         digest = sha256(envelope)
-        place = self._place(digest)
-        if not place.exists():
+        if not self._place(digest).exists():
             with self._file.locked():  # whoever holds the lock may remove what a crash left half written
-                write_atomically(place, envelope)
+                self._write(envelope)
         return digest
 
     def statement(self, digest: str) -> bytes:
@@ -200,6 +205,12 @@ class Journal:
         entry, digest = ledger.read_entry(envelope, self._verifier), sha256(envelope)
         self._chain.follow(entry, digest)
         self._state.take(entry, digest)
+
+    def _write(self, envelope: bytes) -> None:
+        """Store an envelope; only for whoever holds the ledger's lock."""
+        place = self._place(sha256(envelope))
+        if not place.exists():
+            write_atomically(place, envelope)
 
     def _place(self, digest: str) -> Path:
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):

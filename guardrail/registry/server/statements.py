@@ -103,7 +103,7 @@ class Desk:
                 raise _already(earlier.manifest, manifest)
             attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
             return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
-                         statement=self.journal.keep(envelope), note=f"attempt {attempt}")  # fmt: skip
+                         said=envelope, note=f"attempt {attempt}")  # fmt: skip
 
         self.journal.append(bind)
         known = self.journal.state().bound[bound.nonce]
@@ -115,14 +115,14 @@ class Desk:
             raise EvidenceInvalid("the decision is PASSED", expected="a denial; promote what passed")
         self.registry.guarded_model(decision.model)
         nonce = _ticket_of(decision, self.journal.state())
-        evidence, digest = sha256(envelope), self.journal.keep(envelope)
+        evidence = sha256(envelope)
         broken = ", ".join(f.rule for f in decision.findings if f.verdict is not Verdict.PASSED)
 
         def deny(state: State) -> Draft:
             if evidence in state.denied and nonce in state.closed:  # refused as a proposal, it spent nothing
                 raise Unneeded
             return draft("denial", model=decision.model, alias=decision.alias, nonce=nonce, evidence=evidence,
-                         subject=decision.manifest, statement=digest,
+                         subject=decision.manifest, said=envelope,
                          note=f"{decision.verdict}: {broken}"[:1000])  # fmt: skip
 
         return _recorded(self.journal.append(deny), decision.model, decision.alias)
