@@ -56,9 +56,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _has_place(item: pytest.Item) -> bool:
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    cell, attempt = params.get("pair"), params.get("attempt")
-    if not (isinstance(cell, Cell) and isinstance(attempt, Attempt)):
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return True
+    cell, attempt = (item.callspec.params.get(name) for name in ("pair", "attempt"))
+    if not isinstance(cell, Cell) or not isinstance(attempt, Attempt):
         return True
     return attempt.shown(cell) if "spoilt" in getattr(item, "fixturenames", ()) else attempt.applies(cell)
 

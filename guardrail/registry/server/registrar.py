@@ -86,8 +86,8 @@ class Registrar:
             PolicyDenied: somebody who may approve said no.
             AwaitingApproval: all is well, but more persons must agree.
         """
-        model = candidate.logged_model(source)
         tree = self.sealing()
+        model = candidate.logged_model(source)
         with tree.staging() as place:
             candidate.fetch(model, place)
             admission = self._judged(place, guarded)
