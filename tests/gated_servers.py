@@ -33,7 +33,8 @@ ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
 ARTIFACTS = ("local", "s3")
-GUARDED = ("guarded", "guarded-attacked", "commanded", "second", "unborn", "blank", "twice", "waiting", "rolled")
+GUARDED = ("guarded", "guarded-attacked", "commanded", "second", "unborn", "blank", "twice", "waiting", "rolled",
+           "broken", "broken-waiting", "handed")  # fmt: skip
 NAMES = ("root", "decider", "server", "stranger", "first-approver", "second-approver")
 HOSTILE = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
@@ -116,7 +117,7 @@ class People:
 
     def trust(self, *more: str, version: int = 1, days: float = 30) -> bytes:
         """A signed trust file that guards the usual models and ``more``."""
-        models = [guarded_model(name, approvals=2 if name == "waiting" else 0) for name in (*GUARDED, *more)]
+        models = [guarded_model(name, approvals=2 if name.endswith("waiting") else 0) for name in (*GUARDED, *more)]
         value = trust(self.root, self.decider, models, version=version, days=days, approvers=self.approvers,
                       server=self.server)  # fmt: skip
         return signed(value, self.root)

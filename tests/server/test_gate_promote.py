@@ -53,7 +53,7 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     from guardrail.commands.promote import command as promote_command
     from guardrail.commands.verify import command as verify_command
 
-    run = _run_directory(tmp_path, "second", pair)
+    run = _run_directory(tmp_path, "handed", pair)
     arguments = ["--run", str(run), "--key", str(pair.people.decider.private_file), "--tracking-uri", pair.gated.uri]
     said = [CliRunner().invoke(promote_command, [*arguments, "--output", "json"], catch_exceptions=False)
             for _ in range(2)]  # fmt: skip
@@ -62,7 +62,7 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
     assert json.loads(said[0].output)["version"] == "1"
     key = str(pair.people.decider.public_file)
     checked = CliRunner().invoke(
-        verify_command, ["second@production", "--key", key, "--tracking-uri", pair.gated.uri], catch_exceptions=False
+        verify_command, ["handed@production", "--key", key, "--tracking-uri", pair.gated.uri], catch_exceptions=False
     )
     assert checked.exit_code == 0
     assert "ok  tags" in checked.output
