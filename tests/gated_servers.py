@@ -28,9 +28,9 @@ from guardrail.registry.server.settings import Bucket
 ROOT = Path(__file__).parents[1]
 GUARDED = (
     "guarded", "guarded-attacked", "commanded", "second", "proposed", "unborn", "blank", "twice", "waiting", "agreed",
-    "rolled",
+    "rolled", "broken", "broken-waiting",
 )  # fmt: skip
-APPROVED = ("waiting", "agreed")
+APPROVED = ("waiting", "agreed", "broken-waiting")
 """Two persons must approve."""
 NAMES = ("root", "decider", "server", "stranger", "first-approver", "second-approver")
 HOSTILE = {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 pytestmark = pytest.mark.slow
+WAITING = "broken-waiting"
 
 
 @pytest.fixture
@@ -81,11 +82,11 @@ def test_a_version_in_another_spelling_is_written_down_as_the_database_numbers_i
     pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
 ) -> None:
     """The database takes "02" for 2; a ledger that said "02" would make every later check of 2 fail."""
-    version = _propose(client, _bundle(pair, tmp_path / "a", "second", seed=61), tmp_path / "laid")
-    client.set_registered_model_alias("second", "production", f"0{version}")
-    assert client.get_registered_model("second").aliases["production"] == version
+    version = _propose(client, _bundle(pair, tmp_path / "a", "broken", seed=61), tmp_path / "laid")
+    client.set_registered_model_alias("broken", "production", f"0{version}")
+    assert client.get_registered_model("broken").aliases["production"] == version
     assert _entries(gate, "promotion")[-1]["version"] == version
-    client.set_registered_model_alias("second", "production", version)
+    client.set_registered_model_alias("broken", "production", version)
     assert gate.health().problems == ()
 
 
@@ -94,13 +95,13 @@ def test_a_denial_spends_its_ticket_also_after_it_was_refused_as_a_proposal(
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    ticket = gate.ticket("second", "production")
-    denied = _bundle(pair, tmp_path / "a", "second", seed=62, ticket=ticket, safe=False)
+    ticket = gate.ticket("broken", "production")
+    denied = _bundle(pair, tmp_path / "a", "broken", seed=62, ticket=ticket, safe=False)
     with pytest.raises(MlflowException, match="is FAILED"):
         _propose(client, denied, tmp_path / "denied")
     head = gate.submit(denied.envelope).entry
     assert gate.submit(denied.envelope).entry == head
-    again = _bundle(pair, tmp_path / "b", "second", seed=62, ticket=ticket.model_copy(), bind=False,
+    again = _bundle(pair, tmp_path / "b", "broken", seed=62, ticket=ticket.model_copy(), bind=False,
                     ledger=head.digest, attempt=denied.decision.attempt)  # fmt: skip
     with pytest.raises(MlflowException, match="was spent by"):
         _propose(client, again, tmp_path / "again")
@@ -110,11 +111,12 @@ def test_a_denial_spends_no_ticket_of_another_model_or_attempt(
     pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
 ) -> None:
     denied = _bundle(pair, tmp_path / "a", "rolled", seed=63, safe=False)
-    good = _bundle(pair, tmp_path / "b", "second", seed=63)
+    good = _bundle(pair, tmp_path / "b", "broken", seed=63)
     assert denied.decision.manifest == good.decision.manifest
     gate.submit(denied.envelope)
     assert _entries(gate, "denial")[-1]["nonce"] == parse(unverified_payload(denied.stages["train"])).bound.nonce
-    assert _propose(client, good, tmp_path / "laid")
+    version = _propose(client, good, tmp_path / "laid")
+    client.set_registered_model_alias("broken", "production", version)
     unbound = _bundle(pair, tmp_path / "c", "rolled", seed=63, safe=False, attempt=99)
     with pytest.raises(EvidenceInvalid, match="no ticket"):
         gate.submit(unbound.envelope)
@@ -125,15 +127,15 @@ def waits(pair: Pair, client: MlflowClient, tmp_path: Path) -> Iterator[tuple[Bu
     """Evidence that waits for two persons, and its logged model."""
     from mlflow.exceptions import MlflowException
 
-    if not client.search_registered_models("name = 'waiting'"):
-        client.create_registered_model("waiting")
-    bundle = _bundle(pair, tmp_path / "w", "waiting", seed=64)
+    if not client.search_registered_models(f"name = '{WAITING}'"):
+        client.create_registered_model(WAITING)
+    bundle = _bundle(pair, tmp_path / "w", WAITING, seed=64)
     model_id = _logged(client, bundle, tmp_path / "laid")
     with pytest.raises(MlflowException, match=AWAITS):
-        client.create_model_version("waiting", f"models:/{model_id}", model_id=model_id)
+        client.create_model_version(WAITING, f"models:/{model_id}", model_id=model_id)
     yield bundle, model_id
     first = pair.people.approvers[0]
-    if bundle.evidence_sha256 in {one.evidence for one in gate_of(pair.gated).waiting("waiting")}:
+    if bundle.evidence_sha256 in {one.evidence for one in gate_of(pair.gated).waiting(WAITING)}:
         gate_of(pair.gated).submit(_vote(bundle, first, yes=False))
 
 
@@ -145,7 +147,7 @@ def test_what_waits_is_promoted_also_when_its_logged_model_was_deleted_and_not_r
     gate.submit(_vote(bundle, first))
     answer = gate.submit(_vote(bundle, second))
     assert answer.state == "promoted"
-    assert client.get_model_version_by_alias("waiting", "production").version == answer.version
+    assert client.get_model_version_by_alias(WAITING, "production").version == answer.version
     with pytest.raises(EvidenceInvalid, match="was promoted already"):
         gate.submit(_vote(bundle, first, yes=False))
     assert gate.submit(_vote(bundle, second)).state == "promoted"
@@ -155,7 +157,7 @@ def test_who_waits_is_told_also_when_a_model_is_no_longer_guarded(
     pair: Pair, gate: GateClient, waits: tuple[Bundle, str]
 ) -> None:
     who, before = pair.people, pair.people.trust_file.read_bytes()
-    names = [guarded_model(name) for name in GUARDED if name != "waiting"]
+    names = [guarded_model(name) for name in GUARDED if name != WAITING]
     now = read_unverified_trust(before)
     who.write(signed(trust(who.root, who.decider, names, version=now.version, approvers=who.approvers,
                            server=who.server), who.root))  # fmt: skip
@@ -173,7 +175,7 @@ def test_a_vote_of_somebody_who_may_no_longer_approve_shuts_the_gate_until_they_
     (bundle, _), who, before = waits, pair.people, pair.people.trust_file.read_bytes()
     first, second = who.approvers
     gate.submit(_vote(bundle, first))
-    names = [guarded_model(name, approvals=1 if name == "waiting" else 0) for name in GUARDED]
+    names = [guarded_model(name, approvals=1 if name == WAITING else 0) for name in GUARDED]
     now = read_unverified_trust(before)
     who.write(signed(trust(who.root, who.decider, names, version=now.version, approvers=(second,), server=who.server),
                      who.root))  # fmt: skip
