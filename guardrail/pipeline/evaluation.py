@@ -73,9 +73,12 @@ def check_evaluation(run: Run) -> None:
     """Refuse what cannot be measured, before a gate counts an attempt for it.
 
     Raises:
+        EvidenceMissing: there is no adapter yet.
+        EvidenceInvalid: the adapter's files are not those that were recorded.
         InvalidInput: a suite (a withheld one, say) or a task cannot be read here or is not the pinned one.
     """
     policy, config = run.policy(), run.config()
+    adapter_dir(run, run.require("adapter", AdapterRecord))
     if config is not None:
         list(plan_all(policy, config))
 
