@@ -74,7 +74,7 @@ class GateClient:
 
     def statement(self, sha256: str) -> bytes:
         """An envelope that somebody handed in."""
-        return self._call("GET", f"statements/{sha256}", LARGEST + 1)
+        return self._call("GET", "statements", LARGEST + 1, params={"sha256": sha256})
 
     def health(self) -> Health:
         """What the server finds when it looks at everything."""

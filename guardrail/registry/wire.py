@@ -4,7 +4,7 @@
     GET  ledger?after=N      LedgerPage: the envelopes that follow entry N, and the head
     GET  waiting?model=NAME  Waitings: evidence that was admitted and waits for approvals
     POST statements          an envelope: approval, rejection, rollback, revocation or denial -> Submitted
-    GET  statements/SHA256   that envelope again, as it was given
+    GET  statements?sha256=X that envelope again, as it was given
     GET  doctor              Health: every guarded model, its ledger and its sealed files, compared
 
 Errors are MLflow's: JSON with ``error_code`` and ``message``; ours begin with ``guardrail refuses: ``. Types only.

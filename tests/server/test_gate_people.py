@@ -296,9 +296,10 @@ def test_a_healthy_registry_has_nothing_to_finish(gate: GateClient, two: tuple[s
         ("POST", "tickets", b'{"model":"free","alias":"production"}'),
         ("GET", "ledger?after=-1", b""),
         ("GET", "ledger?after=x", b""),
-        ("GET", "statements/..%2f..%2fledger", b""),
-        ("GET", f"statements/{'0' * 64}", b""),
-        ("GET", "statements/passwd", b""),
+        ("GET", "statements?sha256=..%2f..%2fledger", b""),
+        ("GET", f"statements?sha256={'0' * 64}", b""),
+        ("GET", "statements?sha256=passwd", b""),
+        ("GET", "statements", b""),
         ("PUT", "statements", b"{}"),
     ],
 )
@@ -310,6 +311,22 @@ def test_the_gates_routes_answer_nonsense_with_an_error_of_the_client(
 
 
 @pytest.mark.every_cell
+@pytest.mark.every_cell
+def test_users_who_are_no_administrators_reach_the_gate_and_strangers_do_not(pair: Pair) -> None:
+    someone = requests.Session()
+    someone.auth = ("someone", "a long enough word")
+    if pair.gated.cell.auth == "basic-auth":
+        user = {"username": "someone", "password": "a long enough word"}
+        assert session().post(f"{pair.gated.uri}/api/2.0/mlflow/users/create", json=user, timeout=30).ok
+        assert requests.get(f"{pair.gated.uri}/{PREFIX}/ledger", timeout=30).status_code == 401
+    ticket = someone.post(
+        f"{pair.gated.uri}/{PREFIX}/tickets", json={"model": "guarded", "alias": "production"}, timeout=30
+    )
+    assert ticket.status_code == 200
+    assert [someone.get(f"{pair.gated.uri}/{PREFIX}/{route}", timeout=30).status_code for route in
+            ("ledger?after=0", "waiting", f"statements?sha256={'0' * 64}")] == [200, 200, 400]  # fmt: skip
+
+
 def test_a_body_of_a_hundred_megabytes_is_not_read(pair: Pair) -> None:
     zeros = (b"0" * (1 << 20) for _ in range(100))
     try:

@@ -1,7 +1,8 @@
 """The gate's own routes beside MLflow's: tickets, the ledger, who waits, statements, the doctor (``registry/wire.py``).
 
 On MLflow's Flask application, so that its host checks and, where there are users, its authentication come before them.
-Reading needs no more than reading the registry does; what changes anything carries its own signature.
+MLflow denies users other than administrators what it does not know; ``USERS`` are told to it (the doctor is not, because
+it reads every sealed byte). What changes anything carries its own signature.
 Not covered: what statements mean (``statements.py``).
 """
 
@@ -28,6 +29,8 @@ from guardrail.registry.wire import PAGE, PREFIX, Health, LedgerPage, Submitted,
 if TYPE_CHECKING:
     from flask import Flask, Response
 
+USERS = (("tickets", "POST"), ("ledger", "GET"), ("waiting", "GET"), ("statements", "POST"), ("statements", "GET"))
+"""What every user may ask, by route and method."""
 SMALL = 4096
 """The most bytes of a request that is not an envelope."""
 
@@ -40,7 +43,7 @@ def serve(app: Flask, registrar: Registrar) -> None:
         ("ledger", "GET", routes.ledger),
         ("waiting", "GET", routes.waiting),
         ("statements", "POST", routes.submit),
-        ("statements/<digest>", "GET", routes.statement),
+        ("statements", "GET", routes.statement),
         ("doctor", "GET", routes.doctor),
     ):
         app.add_url_rule(f"/{PREFIX}/{rule}", f"guardrail-{view.__name__}", _answering(view), methods=[method])
@@ -78,9 +81,11 @@ class Routes:
         court = self._registrar.court()
         return Desk(self._registrar.journal, self._registrar, court).take(_body(LARGEST))
 
-    def statement(self, digest: str) -> bytes:
+    def statement(self) -> bytes:
         """A statement again."""
-        return self._registrar.journal.statement(digest)
+        from flask import request
+
+        return self._registrar.journal.statement(request.args.get("sha256", ""))
 
     def doctor(self) -> Health:
         """Look at everything; one look at a time, because it reads every sealed byte."""
