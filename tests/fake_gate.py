@@ -232,7 +232,7 @@ class FakeGate:
         elif (method, route) == ("POST", "statements"):
             record = self.submit(body)
         else:
-            return (self.root / "statements" / Path(route).name).read_bytes()
+            return (self.root / "statements" / Path(query["sha256"]).name).read_bytes()
         return canonical(record)
 
     def _file(self, path: str) -> Path:

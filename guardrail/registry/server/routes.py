@@ -1,8 +1,8 @@
 """The gate's own routes beside MLflow's: tickets, the ledger, who waits, statements, the doctor (``registry/wire.py``).
 
 On MLflow's Flask application, so that its host checks and, where there are users, its authentication come before them.
-MLflow denies users other than administrators what it does not know; ``USERS`` are told to it (the doctor is not, because
-it reads every sealed byte). What changes anything carries its own signature.
+MLflow denies users other than administrators what it does not know, so ``USERS`` are told to it; the doctor is not,
+because it reads every sealed byte. What changes anything carries its own signature.
 Not covered: what statements mean (``statements.py``).
 """
 
