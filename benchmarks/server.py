@@ -210,6 +210,7 @@ def main() -> int:
           f"{ALIAS_SECONDS:.0f} s); promoting it again: {found['promote_again_seconds']:.2f} s")  # fmt: skip
     print(f"a ledger of {entries} entries verified: {found['ledger_seconds']:.2f} s (target under {limit:.0f} s)")
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(found) + "\n")
     good = worst >= RATIO and found["alias_seconds"] < ALIAS_SECONDS and found["ledger_seconds"] < limit
     return 0 if good else 1
