@@ -39,13 +39,16 @@ def staged(
     directory: Path, gate: Gate, signers: Signers, *, model: str = "guarded", alias: str = "production",
     safe: bool = True, seed: int = 0, now: datetime | None = None, policy_text: str = POLICY,
     prepare: Callable[[Path], object] = lambda _: None, ticket: Ticket | None = None, bind: bool = True,
-    attempt: int | None = None, **changes: Any,
+    attempt: int | None = None, order: str = "", **changes: Any,
 ) -> Bundle:  # fmt: skip
-    """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says."""
+    """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says.
+
+    ``order`` is another nonce, in whose order the prompts were asked.
+    """
     now, ticket = now or datetime.now(UTC), ticket or gate.ticket(model, alias)
     given: dict[str, Any] = {
         "model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
-        "nonce": ticket.nonce,
+        "nonce": order or ticket.nonce,
     }  # fmt: skip
     bundle = unsealed(directory, prepare=prepare, **given)
     policy, base = bundle.decision.policy, bundle.adapter.base

@@ -6,6 +6,7 @@ Not covered: what a target is and which targets are inside (``sealed_artifacts.p
 from __future__ import annotations
 
 import posixpath
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -25,14 +26,14 @@ class Protected(Protocol):
         """Whether deleting ``target`` could delete in the tree: it lies inside, or around it."""
 
 
-class Judging:
+class Judging(ABC):
     """Goes before a repository class of MLflow; each method refuses, or does what that class does."""
 
     boundary: Protected
 
+    @abstractmethod
     def target(self, artifact_path: str | None, file_name: str = "") -> str:
         """Where the repository would write, joined as it joins it."""
-        raise NotImplementedError
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Judge, then write."""
