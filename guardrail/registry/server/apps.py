@@ -6,6 +6,7 @@ Not covered: servers started without these applications; they have no sealed tre
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -109,6 +110,12 @@ def install() -> None:
     serve(flask_app, store.registrar)
 
 
+def _settle() -> None:
+    """What is loaded by now stays: the garbage collector need not look through it (0.2 s each time) among requests."""
+    gc.collect()
+    gc.freeze()
+
+
 def _require_known_mutations() -> None:
     from mlflow.server.graphql.graphql_schema_extensions import schema
 
@@ -122,6 +129,7 @@ def _install_or_end() -> None:
     """A supervisor would start a failing worker again and again, so its parent is ended with it."""
     try:
         install()
+        _settle()
     except GuardrailError as error:
         _logger.critical("the gate is not active, the server ends: %s", error.message())
         if report := os.environ.get(LAUNCHED):
