@@ -16,7 +16,7 @@ from guardrail.evidence.ledger_types import GENESIS, Kind
 from guardrail.evidence.orders import Rollback
 from guardrail.registry.server.admission import Admission
 from guardrail.registry.server.journal import Journal, draft
-from guardrail.registry.server.registrar import Registrar
+from guardrail.registry.server.recording import note_promotion, note_rollback
 from guardrail.registry.server.routes import Routes
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -51,22 +51,20 @@ def _order(journal: Journal) -> Rollback:
 def test_a_no_that_comes_before_the_promotions_entry_prevents_it(
     journal: Journal, kind: Kind, error: type[GuardrailError]
 ) -> None:
-    registrar = Registrar(NOBODY, NOBODY, journal)
     judged = _judged()
     journal.append(lambda _: draft(kind, evidence=EVIDENCE, subject=ADAPTER, statement=VOTE))
     before, order = journal.head(), _order(journal)
     with pytest.raises(error):
-        registrar._note_promotion(judged, "1")
+        note_promotion(journal, judged, "1")
     with pytest.raises(error):
-        registrar._note_rollback(order, VOTE, ("ana",), EVIDENCE)
+        note_rollback(journal, order, VOTE, ("ana",), EVIDENCE)
     assert journal.head() == before
 
 
 def test_a_rollback_is_written_down_also_where_reason_and_names_are_long(journal: Journal) -> None:
     journal.append(lambda _: draft("trust", version="1"))
-    registrar = Registrar(NOBODY, NOBODY, journal)
     order = _order(journal).model_copy(update={"reason": "x" * 3000})
-    registrar._note_rollback(order, VOTE, ("a" * 900, "b" * 900), EVIDENCE)
+    note_rollback(journal, order, VOTE, ("a" * 900, "b" * 900), EVIDENCE)
     assert journal.state().stands[("m", "production")] == "1"
 
 

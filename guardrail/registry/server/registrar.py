@@ -13,22 +13,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied
+from guardrail.errors import EvidenceInvalid, PolicyDenied
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
 from guardrail.evidence.digest import sha256
-from guardrail.evidence.envelope import LARGEST, verify
-from guardrail.evidence.ledger_types import NOTE as LONGEST
+from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.ledger_types import Head
 from guardrail.evidence.orders import Rollback
-from guardrail.evidence.trust import GuardedModel, Trust
+from guardrail.evidence.trust import GuardedModel
 from guardrail.registry.reader import sealed_uri
-from guardrail.registry.server import candidate
-from guardrail.registry.server.admission import Admission, Court, admit, protected_alias, require_not_revoked
+from guardrail.registry.server import candidate, recording
+from guardrail.registry.server.admission import Admission, Court, admit, protected_alias
 from guardrail.registry.server.beneath import Beneath
-from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
+from guardrail.registry.server.journal import Journal
 from guardrail.registry.server.refusals import unproven
 from guardrail.registry.server.sealed import SealedTree, sealed_digest
-from guardrail.registry.server.state import Admitted, State
+from guardrail.registry.server.state import Admitted
 from guardrail.registry.server.watch import TrustWatch
 from guardrail.registry.tags import MODEL_ID, tags
 
@@ -51,7 +50,7 @@ class Registrar:
         """
         trust = self.watch.current()
         if trust.version > self.journal.state().trust_version:
-            self._note_trust(trust)
+            recording.note_trust(self.journal, trust)
         return Court(trust, self.journal.state(), self.watch.now())
 
     def sealing(self) -> SealedTree:
@@ -96,7 +95,7 @@ class Registrar:
                 raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
             with tree.locked():
                 digest = tree.keep(place)
-                self._note_admitted(admission, f"sealed/{digest} models:/{model.model_id}")
+                recording.note_admitted(self.journal, admission, f"sealed/{digest} models:/{model.model_id}")
                 return self._version(admission, digest, str(model.model_id))
 
     def complete(self, found: Admitted) -> str:
@@ -144,7 +143,7 @@ class Registrar:
             if self.journal.state().moved_by.get(place) != statement:
                 self._require_fitting(order)
                 evidence = self._require_target(guarded, order)
-                self._note_rollback(order, statement, persons, evidence)
+                recording.note_rollback(self.journal, order, statement, persons, evidence)
             if self.beneath.aliases(order.model).get(order.alias) != order.to_version:
                 self.beneath.set_alias(order.model, order.alias, order.to_version)
             head = self.journal.head()
@@ -160,7 +159,7 @@ class Registrar:
         try:
             return admit(place, court, guarded, votes)
         except (EvidenceInvalid, PolicyDenied) as error:
-            self._note_refused(envelope, court.trust, guarded, error)
+            recording.note_refused(self.journal, envelope, court.trust, guarded, error)
             raise
 
     def _version(self, admission: Admission, digest: str, model_id: str) -> Any:
@@ -187,7 +186,7 @@ class Registrar:
             return
         if stands != version:
             self._require_forward(name, alias, version, current)
-            self._note_promotion(admission, version)
+            recording.note_promotion(self.journal, admission, version)
         self.beneath.set_alias(name, alias, version)
 
     def _require_forward(self, name: str, alias: str, version: str, current: str | None) -> None:
@@ -208,7 +207,7 @@ class Registrar:
                 expected=f"{order.from_version}, which the order moves from, and another one to move to",
                 next_step="sign a new order",
             )
-        _require_unmoved(order, self.journal.state())
+        recording.require_unmoved(order, self.journal.state())
 
     def _require_target(self, guarded: GuardedModel, order: Rollback) -> str:
         """The target is sealed, admitted and approved, or was, where expired evidence only warns; its evidence."""
@@ -225,91 +224,6 @@ class Registrar:
         if admission.examined.decision.manifest != order.manifest:
             raise EvidenceInvalid(f"the order is about the adapter {order.manifest}, which is not that version's")
         return evidence
-
-    def _note_trust(self, trust: Trust) -> None:
-        def note(state: State) -> Draft:
-            if state.trust_version >= trust.version:
-                raise Unneeded
-            alone = trust.one_person_may_train_evaluate_and_approve
-            return draft("trust", version=str(trust.version), note=ALONE if alone else "")
-
-        self.journal.append(note)
-
-    def _note_admitted(self, admission: Admission, note: str) -> None:
-        decision, evidence = admission.examined.decision, admission.examined.evidence_sha256
-
-        def admitted(state: State) -> Draft:
-            if evidence in state.admitted:
-                raise Unneeded
-            spent = state.closed.get(admission.nonce)
-            if spent is not None or decision.manifest in state.revoked:
-                raise EvidenceInvalid("the ticket was spent or the adapter revoked meanwhile", next_step="look again")
-            return draft("decision", model=decision.model, alias=decision.alias, evidence=evidence,
-                         subject=decision.manifest, nonce=admission.nonce, note=note)  # fmt: skip
-
-        self.journal.append(admitted)
-
-    def _note_refused(self, envelope: bytes, trust: Trust, guarded: GuardedModel, why: GuardrailError) -> None:
-        """A refusal of unsigned or foreign evidence is nobody's; the ledger would fill up with noise."""
-        try:
-            verify(envelope, trust.keys_of("decide"))
-        except EvidenceInvalid:
-            return
-        evidence = sha256(envelope)
-
-        def refused(state: State) -> Draft:
-            if evidence in state.denied or evidence in state.admitted:
-                raise Unneeded
-            return draft("denial", model=guarded.name, evidence=evidence, note=f"refused: {why.got}"[:1000])
-
-        self.journal.append(refused)
-
-    def _note_promotion(self, admission: Admission, version: str) -> None:
-        decision, alone = admission.examined.decision, admission.chain.one_person_may_train_evaluate_and_approve
-        entry = draft(
-            "promotion", model=decision.model, alias=decision.alias, version=version, subject=decision.manifest,
-            evidence=admission.examined.evidence_sha256, nonce=admission.nonce, note=ALONE if alone else "",
-        )  # fmt: skip
-        place, evidence = (decision.model, decision.alias), admission.examined.evidence_sha256
-
-        def promoted(state: State) -> Draft:
-            if state.stands.get(place) == version:  # a crash came between the entry and the move
-                raise Unneeded
-            _require_unopposed(evidence, decision.manifest, state)
-            return entry
-
-        self.journal.append(promoted)
-
-    def _note_rollback(self, order: Rollback, statement: str, persons: tuple[str, ...], evidence: str) -> None:
-        def rolled_back(state: State) -> Draft:
-            if state.moved_by.get((order.model, order.alias)) == statement:
-                raise Unneeded
-            _require_unmoved(order, state)
-            _require_unopposed(evidence, order.manifest, state)
-            return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
-                         subject=order.manifest, statement=statement,
-                         note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:LONGEST])  # fmt: skip
-
-        self.journal.append(rolled_back)
-
-
-def _require_unopposed(evidence: str, manifest: str, state: State) -> None:
-    """Asked as the entry is written: somebody may have said no since the evidence was judged."""
-    require_not_revoked(manifest, state)
-    if evidence in state.rejected:
-        raise PolicyDenied(f"somebody rejected the evidence {evidence}", expected="evidence that nobody rejected")
-
-
-def _require_unmoved(order: Rollback, state: State) -> None:
-    signed_at, moved_at = state.numbers.get(order.ledger), state.moved_at.get((order.model, order.alias), 0)
-    if signed_at is None or signed_at < moved_at:
-        raise EvidenceInvalid(
-            f"the alias has moved since the order was signed (entry {moved_at}), or the order names no entry",
-            expected="the digest of an entry of this ledger since then", next_step="sign a new order",
-        )  # fmt: skip
-
-
-ALONE = "ONE PERSON MAY TRAIN, EVALUATE AND APPROVE"
 
 
 def _tags(admission: Admission, model_id: str) -> dict[str, str]:

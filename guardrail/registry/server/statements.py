@@ -24,12 +24,12 @@ from guardrail.evidence.envelope import LARGEST, signers, unverified_payload, ve
 from guardrail.evidence.ledger_types import NOTE, Head
 from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, StageStatement
-from guardrail.evidence.tickets import LIFETIME
 from guardrail.evidence.trust import GuardedModel
-from guardrail.records import Decision, Verdict
+from guardrail.records import Verdict
 from guardrail.registry.server.admission import Court, protected_alias
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
 from guardrail.registry.server.state import Admitted, State
+from guardrail.registry.server.tickets import bind, bound_ticket
 from guardrail.registry.wire import Submitted
 
 
@@ -88,25 +88,7 @@ class Desk:
         bound, now = said.bound, self.court.now
         if not (said.predicate.not_before <= now < said.predicate.expires) or bound.manifest is None:
             raise EvidenceInvalid("the train statement is not valid now", expected=f"one that is valid at {now}")
-        manifest = bound.manifest
-
-        def bind(state: State) -> Draft:
-            ticket = state.tickets.get(bound.nonce)
-            if ticket is None or (ticket.model, ticket.alias) != (bound.model, bound.alias):
-                raise EvidenceInvalid("the statement names a nonce that was not issued for its model and alias")
-            earlier = state.bound.get(bound.nonce)
-            if earlier is not None and earlier.manifest == manifest:
-                raise Unneeded
-            if bound.nonce in state.closed or not now < ticket.issued + LIFETIME:
-                raise EvidenceInvalid("the ticket is spent or expired", next_step="start a new run with --gate")
-            if earlier is not None:
-                raise _already(earlier.manifest, manifest)
-            attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
-            return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
-                         said=envelope, note=f"attempt {attempt}")  # fmt: skip
-
-        self.journal.append(bind)
-        known = self.journal.state().bound[bound.nonce]
+        known = bind(self.journal, said, envelope, now)
         return _recorded(known.head, bound.model, bound.alias).model_copy(update={"attempt": known.attempt})
 
     def _denial(self, envelope: bytes) -> Submitted:
@@ -114,7 +96,7 @@ class Desk:
         if decision.verdict is Verdict.PASSED:
             raise EvidenceInvalid("the decision is PASSED", expected="a denial; promote what passed")
         self.registry.guarded_model(decision.model)
-        nonce = _ticket_of(decision, self.journal.state())
+        nonce = bound_ticket(decision, self.journal.state())
         evidence = sha256(envelope)
         broken = ", ".join(f.rule for f in decision.findings if f.verdict is not Verdict.PASSED)
 
@@ -209,19 +191,6 @@ class Desk:
         return found
 
 
-def _ticket_of(decision: Decision, state: State) -> str:
-    """The nonce of the ticket that a denial is about: of its model and alias, bound to its adapter as its attempt."""
-    about = (decision.model, decision.alias, decision.manifest, decision.attempt)
-    for nonce, bound in reversed(list(state.bound.items())):
-        ticket = state.tickets.get(nonce)
-        if ticket is not None and (ticket.model, ticket.alias, bound.manifest, bound.attempt) == about:
-            return nonce
-    raise EvidenceInvalid(
-        "the denial is about an adapter that no ticket of its model and alias is bound to as this attempt",
-        expected="one that is",
-    )
-
-
 def approved_by(journal: Journal, court: Court, evidence: str) -> tuple[str, ...]:
     """The persons behind the votes about this evidence."""
     found: set[str] = set()
@@ -234,10 +203,3 @@ def _recorded(head: Head | None, model: str = "", alias: str = "") -> Submitted:
     if head is None:
         raise EvidenceInvalid("the ledger is empty")
     return Submitted(state="recorded", entry=head, model=model, alias=alias)
-
-
-def _already(bound: str, manifest: str) -> EvidenceInvalid:
-    return EvidenceInvalid(
-        f"the ticket is bound to the adapter {bound}", expected=f"a ticket of its own for {manifest}",
-        next_step="start a new run with --gate: a ticket is for one adapter",
-    )  # fmt: skip

@@ -1,17 +1,22 @@
-"""Issuing tickets: one fresh nonce for one attempt at one guarded alias, written down before it is handed out.
+"""Tickets: one fresh nonce for one attempt at one guarded alias, written down before it is handed out, then bound to
+the one adapter that was made with it, before that is measured.
 
-Not covered: spending them (``admission.py``).
+Not covered: spending them (``admission.py``), and who may bind them (``statements.py``).
 """
 
 from __future__ import annotations
 
 import secrets
+from datetime import datetime
 
 from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.stages import StageStatement
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust import Trust
+from guardrail.records import Decision
 from guardrail.registry.server.admission import protected_alias
-from guardrail.registry.server.journal import Journal, draft
+from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
+from guardrail.registry.server.state import Bound, State
 
 NONCE_BYTES = 32
 
@@ -36,3 +41,50 @@ def issue(journal: Journal, trust: Trust, model: str, alias: str) -> Ticket:
         model=model, alias=alias, nonce=nonce, issued=issued.issued,
         expires=issued.issued + LIFETIME, ledger=issued.head.digest,
     )  # fmt: skip
+
+
+def bind(journal: Journal, said: StageStatement, envelope: bytes, now: datetime) -> Bound:
+    """Bind the ticket that a verified train statement names to its adapter; twice the same changes nothing.
+
+    Raises:
+        EvidenceInvalid: it names no adapter or no ticket of its model and alias, or one that is spent, expired or bound
+            to another adapter.
+    """
+    bound, manifest = said.bound, said.bound.manifest
+    if manifest is None:
+        raise EvidenceInvalid("the train statement names no adapter", expected="the digest of one")
+
+    def drafted(state: State) -> Draft:
+        ticket = state.tickets.get(bound.nonce)
+        if ticket is None or (ticket.model, ticket.alias) != (bound.model, bound.alias):
+            raise EvidenceInvalid("the statement names a nonce that was not issued for its model and alias")
+        earlier = state.bound.get(bound.nonce)
+        if earlier is not None and earlier.manifest == manifest:
+            raise Unneeded
+        if bound.nonce in state.closed or not now < ticket.issued + LIFETIME:
+            raise EvidenceInvalid("the ticket is spent or expired", next_step="start a new run with --gate")
+        if earlier is not None:
+            raise EvidenceInvalid(
+                f"the ticket is bound to the adapter {earlier.manifest}",
+                expected=f"a ticket of its own for {manifest}",
+                next_step="start a new run with --gate: a ticket is for one adapter",
+            )  # fmt: skip
+        attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
+        return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
+                     said=envelope, note=f"attempt {attempt}")  # fmt: skip
+
+    journal.append(drafted)
+    return journal.state().bound[bound.nonce]
+
+
+def bound_ticket(decision: Decision, state: State) -> str:
+    """The nonce of the ticket that a denial is about: of its model and alias, bound to its adapter as its attempt."""
+    about = (decision.model, decision.alias, decision.manifest, decision.attempt)
+    for nonce, bound in reversed(list(state.bound.items())):
+        ticket = state.tickets.get(nonce)
+        if ticket is not None and (ticket.model, ticket.alias, bound.manifest, bound.attempt) == about:
+            return nonce
+    raise EvidenceInvalid(
+        "the denial is about an adapter that no ticket of its model and alias is bound to as this attempt",
+        expected="one that is",
+    )

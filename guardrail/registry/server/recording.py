@@ -1,0 +1,132 @@
+"""What the registrar writes down, each entry judged once more on what the ledger says as it is written.
+
+Another worker may have rejected, revoked, spent or moved something since the evidence was looked at. What is written
+already is not written twice, so asking again after a crash changes nothing.
+Not covered: judging evidence (``admission.py``), and what becomes of the registry (``registrar.py``).
+"""
+
+from __future__ import annotations
+
+from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import verify
+from guardrail.evidence.ledger_types import NOTE
+from guardrail.evidence.orders import Rollback
+from guardrail.evidence.trust import GuardedModel, Trust
+from guardrail.registry.server.admission import Admission, require_not_revoked
+from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
+from guardrail.registry.server.state import State
+
+ALONE = "ONE PERSON MAY TRAIN, EVALUATE AND APPROVE"
+
+
+def note_trust(journal: Journal, trust: Trust) -> None:
+    """A trust file of a higher version is in force; whether it lets one person do everything."""
+
+    def note(state: State) -> Draft:
+        if state.trust_version >= trust.version:
+            raise Unneeded
+        alone = trust.one_person_may_train_evaluate_and_approve
+        return draft("trust", version=str(trust.version), note=ALONE if alone else "")
+
+    journal.append(note)
+
+
+def note_admitted(journal: Journal, admission: Admission, note: str) -> None:
+    """The evidence holds, and its files are sealed where ``note`` says; it spends the ticket.
+
+    Raises:
+        EvidenceInvalid: the ticket was spent or the adapter revoked meanwhile.
+    """
+    decision, evidence = admission.examined.decision, admission.examined.evidence_sha256
+
+    def admitted(state: State) -> Draft:
+        if evidence in state.admitted:
+            raise Unneeded
+        spent = state.closed.get(admission.nonce)
+        if spent is not None or decision.manifest in state.revoked:
+            raise EvidenceInvalid("the ticket was spent or the adapter revoked meanwhile", next_step="look again")
+        return draft("decision", model=decision.model, alias=decision.alias, evidence=evidence,
+                     subject=decision.manifest, nonce=admission.nonce, note=note)  # fmt: skip
+
+    journal.append(admitted)
+
+
+def note_refused(journal: Journal, envelope: bytes, trust: Trust, guarded: GuardedModel, why: GuardrailError) -> None:
+    """A proposal was refused, and why; what nobody who may decide has signed would only fill the ledger with noise."""
+    try:
+        verify(envelope, trust.keys_of("decide"))
+    except EvidenceInvalid:
+        return
+    evidence = sha256(envelope)
+
+    def refused(state: State) -> Draft:
+        if evidence in state.denied or evidence in state.admitted:
+            raise Unneeded
+        return draft("denial", model=guarded.name, evidence=evidence, note=f"refused: {why.got}"[:1000])
+
+    journal.append(refused)
+
+
+def note_promotion(journal: Journal, admission: Admission, version: str) -> None:
+    """The alias is about to move to this version.
+
+    Raises:
+        EvidenceInvalid: the adapter was revoked meanwhile.
+        PolicyDenied: somebody rejected the evidence meanwhile.
+    """
+    decision, alone = admission.examined.decision, admission.chain.one_person_may_train_evaluate_and_approve
+    entry = draft(
+        "promotion", model=decision.model, alias=decision.alias, version=version, subject=decision.manifest,
+        evidence=admission.examined.evidence_sha256, nonce=admission.nonce, note=ALONE if alone else "",
+    )  # fmt: skip
+    place, evidence = (decision.model, decision.alias), admission.examined.evidence_sha256
+
+    def promoted(state: State) -> Draft:
+        if state.stands.get(place) == version:  # a crash came between the entry and the move
+            raise Unneeded
+        _require_unopposed(evidence, decision.manifest, state)
+        return entry
+
+    journal.append(promoted)
+
+
+def note_rollback(journal: Journal, order: Rollback, statement: str, persons: tuple[str, ...], evidence: str) -> None:
+    """The alias is about to move back, as these persons ordered.
+
+    Raises:
+        EvidenceInvalid: the alias moved, or the adapter was revoked, meanwhile.
+        PolicyDenied: somebody rejected the evidence of the target meanwhile.
+    """
+
+    def rolled_back(state: State) -> Draft:
+        if state.moved_by.get((order.model, order.alias)) == statement:
+            raise Unneeded
+        require_unmoved(order, state)
+        _require_unopposed(evidence, order.manifest, state)
+        return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
+                     subject=order.manifest, statement=statement,
+                     note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:NOTE])  # fmt: skip
+
+    journal.append(rolled_back)
+
+
+def _require_unopposed(evidence: str, manifest: str, state: State) -> None:
+    """Asked as the entry is written: somebody may have said no since the evidence was judged."""
+    require_not_revoked(manifest, state)
+    if evidence in state.rejected:
+        raise PolicyDenied(f"somebody rejected the evidence {evidence}", expected="evidence that nobody rejected")
+
+
+def require_unmoved(order: Rollback, state: State) -> None:
+    """The order names an entry of this ledger, and the alias has not moved since.
+
+    Raises:
+        EvidenceInvalid: it does not, or it has.
+    """
+    signed_at, moved_at = state.numbers.get(order.ledger), state.moved_at.get((order.model, order.alias), 0)
+    if signed_at is None or signed_at < moved_at:
+        raise EvidenceInvalid(
+            f"the alias has moved since the order was signed (entry {moved_at}), or the order names no entry",
+            expected="the digest of an entry of this ledger since then", next_step="sign a new order",
+        )  # fmt: skip
