@@ -16,9 +16,9 @@ from registry_bundles import POLICY, decided, unsealed
 from guardrail.evidence.binding import bound_of, statement
 from guardrail.evidence.bundle import Bundle, seal
 from guardrail.evidence.digest import digest, sha256
-from guardrail.evidence.envelope import sign
+from guardrail.evidence.envelope import sign, unverified_payload
 from guardrail.evidence.keys import PrivateKey
-from guardrail.evidence.stages import Stage
+from guardrail.evidence.stages import Approval, Stage, parse
 from guardrail.evidence.tickets import Ticket
 from guardrail.registry.wire import Submitted
 
@@ -73,3 +73,12 @@ def staged(
 def proven(directory: Path, gate: Gate, signers: Signers, **given: Any) -> Bundle:
     """The same with a signed decision."""
     return seal(staged(directory, gate, signers, **given), signers["decide"])
+
+
+def vote(bundle: Bundle, key: PrivateKey, *, yes: bool = True, **changes: Any) -> bytes:
+    """What a person says about a bundle; ``changes`` replace what the statement says."""
+    evaluate = bundle.stages["evaluate"]
+    said = parse(unverified_payload(evaluate))
+    given = {"after": sha256(evaluate), "ledger": said.predicate.ledger, "not_before": said.predicate.not_before,
+             "expires": said.predicate.expires, "approval": Approval(approved=yes, reason="looked at it")}  # fmt: skip
+    return sign(statement("approve", said.bound, said.predicate.record, **{**given, **changes}), key)

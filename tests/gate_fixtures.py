@@ -81,6 +81,18 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         promotions(request.config)[str(cell)] = sum(kind == "promotion" for kind in kinds(gated))
 
 
+@pytest.fixture
+def client(pair: Pair) -> MlflowClient:
+    """MLflow's own client of the gated server."""
+    return client_of(pair.gated)
+
+
+@pytest.fixture
+def gate(pair: Pair) -> GateClient:
+    """The gate's own routes."""
+    return gate_of(pair.gated)
+
+
 @pytest.fixture(scope="session")
 def workspaces(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A stock server with workspaces, for the few attempts that need them."""

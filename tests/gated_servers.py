@@ -28,7 +28,7 @@ from guardrail.registry.server.settings import Bucket
 ROOT = Path(__file__).parents[1]
 GUARDED = (
     "guarded", "guarded-attacked", "commanded", "second", "proposed", "unborn", "blank", "twice", "waiting", "agreed",
-    "rolled", "broken", "broken-waiting",
+    "rolled", "broken", "broken-waiting", "full",
 )  # fmt: skip
 APPROVED = ("waiting", "agreed", "broken-waiting")
 """Two persons must approve."""
@@ -54,6 +54,8 @@ class Running:
     database: str = ""
     remote: Remote | None = None
     """Where the artifacts lie in the cells of object storage; ``destination`` is unused there."""
+    group: int = 0
+    """The process group of everything that serves."""
 
     @property
     def root(self) -> str:
@@ -174,7 +176,8 @@ def gated_server(
         with started(Command(arguments, environment(directory, s3=s3)), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"
-            yield Running(uri, destination, made.log, cell, gated=True, database=store, remote=bucket)
+            yield Running(uri, destination, made.log, cell, gated=True, database=store, remote=bucket,
+                          group=made.process.pid)  # fmt: skip
 
 
 @contextmanager

@@ -12,20 +12,16 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from gate_chains import proven, staged
+from gate_chains import proven, staged, vote
 from killed_servers import Served, kept, now, recalled
 
 from guardrail.errors import AwaitingApproval
 from guardrail.evidence import ledger, orders
-from guardrail.evidence.binding import statement
 from guardrail.evidence.bundle import Bundle
-from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import sign, unverified_payload
-from guardrail.evidence.keys import PrivateKey
 from guardrail.evidence.ledger_file import envelopes, read_head
 from guardrail.evidence.ledger_types import Entry
 from guardrail.evidence.orders import Revocation, Rollback
-from guardrail.evidence.stages import Approval, parse
 
 MODEL, WAITING, OTHER = "guarded", "waiting", "second"
 ALIAS = "production"
@@ -47,7 +43,7 @@ def prepare(running: Served) -> None:
     waiting = _bundle(running, WAITING, 4)
     with suppress(AwaitingApproval):
         _promote(running, waiting)
-    running.gate.submit(_vote(waiting, who.approvers[0].private))
+    running.gate.submit(vote(waiting, who.approvers[0].private))
     late = staged(place.directory / "bundles" / "late", running.gate, who.signers, model=OTHER, seed=5, bind=False)
     denied = proven(place.directory / "bundles" / "denied", running.gate, who.signers, model=OTHER, seed=6, safe=False)
     key, head, period = who.approvers[0].private, running.gate.page().head, timedelta(days=1)
@@ -56,7 +52,7 @@ def prepare(running: Served) -> None:
     back = Rollback(model=MODEL, alias=ALIAS, from_version="2", to_version="1", manifest=manifest, ledger=head.digest,
                     **times)  # fmt: skip
     kept(place, "candidate", candidate)
-    kept(place, "last-vote", _vote(waiting, who.approvers[1].private))
+    kept(place, "last-vote", vote(waiting, who.approvers[1].private))
     kept(place, "rollback", sign(orders.build(back), key))
     kept(place, "revocation", sign(orders.build(Revocation(manifest=manifest, **times)), key))
     kept(place, "binding", late.stages["train"])
@@ -167,13 +163,3 @@ def _promote(running: Served, bundle: Bundle, until: str = "") -> str:
 def _hand_in(running: Served, name: str) -> Any:
     found = running.gate.submit(recalled(running.place, name))
     return [found.state, found.version, found.attempt]
-
-
-def _vote(bundle: Bundle, key: PrivateKey) -> bytes:
-    evaluate = bundle.stages["evaluate"]
-    said = parse(unverified_payload(evaluate))
-    return sign(
-        statement("approve", said.bound, said.predicate.record, after=sha256(evaluate), ledger=said.predicate.ledger,
-                  not_before=said.predicate.not_before, expires=said.predicate.expires,
-                  approval=Approval(approved=True, reason="looked at it")), key,
-    )  # fmt: skip

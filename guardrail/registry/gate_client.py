@@ -107,6 +107,8 @@ class GateClient:
     def _refused(self, status: int, data: bytes) -> GuardrailError:
         said = data[:4000].decode("utf-8", errors="replace")
         message = _Message.read(data)
+        if status == 429 or status >= 500:
+            return unavailable(self._uri, f"{status} {message.removeprefix(GATE) or said}"[:500])
         for begins, kind in ((GATE, EvidenceInvalid), (AWAITS, AwaitingApproval), (DENIES, PolicyDenied)):
             if message.startswith(begins):
                 return kind(f"{redacted(self._uri)} refuses: {message.removeprefix(begins)[:2000]}")
@@ -117,8 +119,6 @@ class GateClient:
                 f"{redacted(self._uri)} does not let us in: {message or said}",
                 next_step="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
             )
-        if status == 429 or status >= 500:
-            return unavailable(self._uri, f"{status} {message or said}"[:500])
         return InvalidInput(f"{redacted(self._uri)} refuses: {message or said}")
 
     def _no_gate(self) -> NoGateError:

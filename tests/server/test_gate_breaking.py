@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gate_chains import proven
-from gate_fixtures import Pair, client_of, gate_of
-from gate_trust import Person, guarded_model, signed, trust
+from gate_chains import proven, vote
+from gate_fixtures import Pair, gate_of
+from gate_trust import guarded_model, signed, trust
 from gated_servers import GUARDED
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.binding import statement
 from guardrail.evidence.bundle import Bundle, write
-from guardrail.evidence.digest import sha256
-from guardrail.evidence.envelope import sign, unverified_payload
+from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.ledger import LEDGER_TYPE
-from guardrail.evidence.stages import Approval, parse
+from guardrail.evidence.stages import parse
 from guardrail.evidence.trust import read_unverified_trust
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.store import AWAITS
@@ -29,16 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 WAITING = "broken-waiting"
-
-
-@pytest.fixture
-def client(pair: Pair) -> MlflowClient:
-    return client_of(pair.gated)
-
-
-@pytest.fixture
-def gate(pair: Pair) -> GateClient:
-    return gate_of(pair.gated)
 
 
 def _bundle(pair: Pair, folder: Path, model: str, **given: Any) -> Bundle:
@@ -61,16 +49,6 @@ def _propose(client: MlflowClient, bundle: Bundle, folder: Path) -> str:
     if not client.search_registered_models(f"name = '{model}'"):
         client.create_registered_model(model)
     return str(client.create_model_version(model, f"models:/{model_id}", model_id=model_id).version)
-
-
-def _vote(bundle: Bundle, who: Person, *, yes: bool = True) -> bytes:
-    evaluate = bundle.stages["evaluate"]
-    said = parse(unverified_payload(evaluate)).predicate
-    return sign(
-        statement("approve", said.bound, said.record, after=sha256(evaluate), ledger=said.ledger,
-                  not_before=said.not_before, expires=said.expires, approval=Approval(approved=yes, reason="looked")),
-        who.private,
-    )  # fmt: skip
 
 
 def _entries(gate: GateClient, kind: str) -> list[dict[str, Any]]:
@@ -136,7 +114,7 @@ def waits(pair: Pair, client: MlflowClient, tmp_path: Path) -> Iterator[tuple[Bu
     yield bundle, model_id
     first = pair.people.approvers[0]
     if bundle.evidence_sha256 in {one.evidence for one in gate_of(pair.gated).waiting(WAITING)}:
-        gate_of(pair.gated).submit(_vote(bundle, first, yes=False))
+        gate_of(pair.gated).submit(vote(bundle, first.private, yes=False))
 
 
 def test_what_waits_is_promoted_also_when_its_logged_model_was_deleted_and_not_rejected_afterwards(
@@ -144,13 +122,13 @@ def test_what_waits_is_promoted_also_when_its_logged_model_was_deleted_and_not_r
 ) -> None:
     (bundle, model_id), (first, second) = waits, pair.people.approvers
     client.delete_logged_model(model_id)
-    gate.submit(_vote(bundle, first))
-    answer = gate.submit(_vote(bundle, second))
+    gate.submit(vote(bundle, first.private))
+    answer = gate.submit(vote(bundle, second.private))
     assert answer.state == "promoted"
     assert client.get_model_version_by_alias(WAITING, "production").version == answer.version
     with pytest.raises(EvidenceInvalid, match="was promoted already"):
-        gate.submit(_vote(bundle, first, yes=False))
-    assert gate.submit(_vote(bundle, second)).state == "promoted"
+        gate.submit(vote(bundle, first.private, yes=False))
+    assert gate.submit(vote(bundle, second.private)).state == "promoted"
 
 
 def test_who_waits_is_told_also_when_a_model_is_no_longer_guarded(
@@ -174,14 +152,14 @@ def test_a_vote_of_somebody_who_may_no_longer_approve_shuts_the_gate_until_they_
     """Neither counted nor ignored: a no that was ignored would be worse."""
     (bundle, _), who, before = waits, pair.people, pair.people.trust_file.read_bytes()
     first, second = who.approvers
-    gate.submit(_vote(bundle, first))
+    gate.submit(vote(bundle, first.private))
     names = [guarded_model(name, approvals=1 if name == WAITING else 0) for name in GUARDED]
     now = read_unverified_trust(before)
     who.write(signed(trust(who.root, who.decider, names, version=now.version, approvers=(second,), server=who.server),
                      who.root))  # fmt: skip
     try:
         with pytest.raises(EvidenceInvalid, match="a stranger"):
-            gate.submit(_vote(bundle, second))
+            gate.submit(vote(bundle, second.private))
     finally:
         who.write(before)
-    assert gate.submit(_vote(bundle, second)).state == "promoted"
+    assert gate.submit(vote(bundle, second.private)).state == "promoted"

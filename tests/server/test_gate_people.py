@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 from bypass import session
-from gate_chains import proven
-from gate_fixtures import Pair, client_of, gate_of, promoted
+from gate_chains import proven, vote
+from gate_fixtures import Pair, gate_of, promoted
 from gate_trust import Person
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, InvalidInput, PolicyDenied
@@ -33,16 +33,6 @@ pytestmark = pytest.mark.slow
 MODEL = "waiting"
 
 
-@pytest.fixture
-def client(pair: Pair) -> MlflowClient:
-    return client_of(pair.gated)
-
-
-@pytest.fixture
-def gate(pair: Pair) -> GateClient:
-    return gate_of(pair.gated)
-
-
 def _promote(pair: Pair, bundle: Bundle) -> RegistryRecord:
     from guardrail.registry.promote import promote
 
@@ -54,14 +44,6 @@ def _bundle(pair: Pair, folder: Path, seed: int, model: str = MODEL) -> Bundle:
     return proven(folder, gate_of(pair.gated), pair.people.signers, model=model, seed=seed)
 
 
-def _vote(bundle: Bundle, who: Person, *, yes: bool = True, **changes: Any) -> bytes:
-    evaluate = bundle.stages["evaluate"]
-    said = parse(unverified_payload(evaluate))
-    given = {"after": sha256(evaluate), "ledger": said.predicate.ledger, "not_before": said.predicate.not_before,
-             "expires": said.predicate.expires, "approval": Approval(approved=yes, reason="looked at it")}  # fmt: skip
-    return sign(statement("approve", said.bound, said.predicate.record, **{**given, **changes}), who.private)
-
-
 @pytest.mark.every_cell
 def test_a_promotion_waits_until_the_last_person_agrees_and_is_then_complete(
     pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
@@ -71,19 +53,19 @@ def test_a_promotion_waits_until_the_last_person_agrees_and_is_then_complete(
         _promote(pair, bundle)
     assert not client.search_model_versions(f"name = '{MODEL}'")
     assert gate.waiting(MODEL)[0].evidence == bundle.evidence_sha256
-    answer = gate.submit(_vote(bundle, first))
+    answer = gate.submit(vote(bundle, first.private))
     assert (answer.state, answer.missing) == ("waiting", 1)
-    assert gate.submit(_vote(bundle, first)).state == "waiting", "one person is one, however often they agree"
+    assert gate.submit(vote(bundle, first.private)).state == "waiting", "one person is one, however often they agree"
     assert gate.waiting(MODEL)[0].approved_by == (first.name,)
     with pytest.raises(AwaitingApproval, match="1 of 2"):
         _promote(pair, bundle)
-    answer = gate.submit(_vote(bundle, second))
+    answer = gate.submit(vote(bundle, second.private))
     assert (answer.state, answer.version) == ("promoted", "1")
     assert client.get_registered_model(MODEL).aliases == {"production": "1"}
     assert gate.waiting(MODEL) == ()
     record = _promote(pair, bundle)
     assert (record.version, record.alias) == ("1", "production")
-    assert gate.statement(sha256(_vote(bundle, second))) == _vote(bundle, second)
+    assert gate.statement(sha256(vote(bundle, second.private))) == vote(bundle, second.private)
 
 
 def test_one_no_outweighs_every_yes(pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path) -> None:
@@ -91,9 +73,9 @@ def test_one_no_outweighs_every_yes(pair: Pair, client: MlflowClient, gate: Gate
     with pytest.raises(AwaitingApproval):
         _promote(pair, bundle)
     versions = len(client.search_model_versions(f"name = '{MODEL}'"))
-    assert gate.submit(_vote(bundle, first, yes=False)).state == "recorded"
+    assert gate.submit(vote(bundle, first.private, yes=False)).state == "recorded"
     with pytest.raises(EvidenceInvalid, match="rejected"):
-        gate.submit(_vote(bundle, second))
+        gate.submit(vote(bundle, second.private))
     with pytest.raises(PolicyDenied, match="rejected it"):
         _promote(pair, bundle)
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == versions
@@ -101,22 +83,23 @@ def test_one_no_outweighs_every_yes(pair: Pair, client: MlflowClient, gate: Gate
 
 
 VOTES: dict[str, tuple[Callable[[Pair, Bundle], bytes], str]] = {
-    "by the trainer": (lambda pair, b: _vote(b, pair.people.root), "not given"),
-    "by a stranger": (lambda pair, b: _vote(b, pair.people.stranger), "not given"),
+    "by the trainer": (lambda pair, b: vote(b, pair.people.root.private), "not given"),
+    "by a stranger": (lambda pair, b: vote(b, pair.people.stranger.private), "not given"),
     "about another record": (
-        lambda pair, b: _sign_vote(b, pair.people.approvers[0], record=sha256(b"other")), "another evaluation report"
+        lambda pair, b: _signed_otherwise(b, pair.people.approvers[0], record=sha256(b"other")),
+        "another evaluation report",
     ),
     "about another evaluation": (
-        lambda pair, b: _vote(b, pair.people.approvers[0], after=sha256(b"other")), "follows another"
+        lambda pair, b: vote(b, pair.people.approvers[0].private, after=sha256(b"other")), "follows another"
     ),
     "expired": (
-        lambda pair, b: _vote(b, pair.people.approvers[0], not_before=_at(-2), expires=_at(-1)), "expired"
+        lambda pair, b: vote(b, pair.people.approvers[0].private, not_before=_at(-2), expires=_at(-1)), "expired"
     ),
     "about nothing here": (
-        lambda pair, b: _sign_vote(b, pair.people.approvers[0], nonce="cd" * 32), "nothing that was admitted"
+        lambda pair, b: _signed_otherwise(b, pair.people.approvers[0], nonce="cd" * 32), "nothing that was admitted"
     ),
     "too large": (lambda _, __: b"{" + b" " * (5 << 20), "bytes"),
-    "not canonical": (lambda pair, b: _vote(b, pair.people.approvers[0]) + b"\n", "canonical"),
+    "not canonical": (lambda pair, b: vote(b, pair.people.approvers[0].private) + b"\n", "canonical"),
     "no envelope": (lambda _, __: b"yes", "DSSE"),
 }  # fmt: skip
 
@@ -125,7 +108,7 @@ def _at(days: float) -> datetime:
     return datetime.now(UTC) + timedelta(days=days)
 
 
-def _sign_vote(bundle: Bundle, who: Person, *, record: str = "", nonce: str = "") -> bytes:
+def _signed_otherwise(bundle: Bundle, who: Person, *, record: str = "", nonce: str = "") -> bytes:
     evaluate = bundle.stages["evaluate"]
     said = parse(unverified_payload(evaluate))
     bound = said.bound.model_copy(update={"nonce": nonce}) if nonce else said.bound

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 from gate_chains import proven, staged
-from gate_fixtures import Pair, client_of, gate_of, promoted
+from gate_fixtures import Pair, gate_of, promoted
 from gate_trust import person
 from gated_servers import bytes_of, pointing
 from moto_servers import Remote
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 LAX = POLICY.replace("max: 0.05", "max: 0.99")
-
-
-@pytest.fixture
-def client(pair: Pair) -> MlflowClient:
-    return client_of(pair.gated)
 
 
 @pytest.mark.every_cell
