@@ -229,7 +229,7 @@ def require_approved(chain: Chain, protected: ProtectedAlias) -> None:
         raise AwaitingApproval(
             f"{agreed} of {protected.approvals} approvals are there",
             expected=f"{protected.approvals - agreed} more, by different persons",
-            next_step="guardrail approve",
+            next_step=f"guardrail approve {chain.bound.model}@{chain.bound.alias}",
         )
 
 
@@ -240,6 +240,8 @@ def _approved(votes: Sequence[_Signed]) -> tuple[str, ...]:
         approval = vote.statement.predicate.approval
         if approval is None or not approval.approved:
             reason = approval.reason if approval else ""
-            raise PolicyDenied(f"{', '.join(vote.persons)} rejected it: {reason!a}")
+            raise PolicyDenied(
+                f"{', '.join(vote.persons)} rejected it: {reason!a}", next_step="train another one: a no is final"
+            )
         agreed |= set(vote.persons)
     return tuple(sorted(agreed))

@@ -4,7 +4,7 @@ An entry is a DSSE envelope; its ``previous`` is the SHA-256 of the whole envelo
 deletions, insertions, moves, doubled numbers, foreign signers and clocks that went back. What no chain shows by itself
 is that its end is missing: for that the head is exported at every entry, to where the ledger's keeper cannot write, and
 given back here. The idea is Haber and Stornetta's (1991); RFC 6962 makes a tree of it, which we do not need.
-Not covered: where entries are kept (``ledger_file.py``, the server's database); a keeper who holds the signing key and
+Not covered: where entries are kept (``ledger_file.py``); a keeper who holds the signing key and
 the exported heads can write another history.
 """
 
@@ -23,7 +23,7 @@ from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import sign, unverified_payload
 from guardrail.evidence.fast_envelope import Opened, Verifier
 from guardrail.evidence.keys import PrivateKey, PublicKey
-from guardrail.evidence.ledger_chain import Chain
+from guardrail.evidence.ledger_chain import LedgerChain
 from guardrail.evidence.ledger_types import GENESIS, Checked, Entry, Head, Kind
 
 LEDGER_TYPE = "application/vnd.mlflow-guardrail.ledger+json"
@@ -43,7 +43,7 @@ def append(head: Head | None, entry: Entry, key: PrivateKey) -> bytes:
     Raises:
         EvidenceInvalid: it does not follow, or its time lies before the latest by more than a clock may step back.
     """
-    Chain(head).follow(entry, GENESIS)
+    LedgerChain(head).follow(entry, GENESIS)
     data = sign(canonical(entry), key, payload_type=LEDGER_TYPE)
     if len(data) > LARGEST_ENTRY:
         raise EvidenceInvalid(f"the entry's envelope has {len(data)} bytes", expected=f"at most {LARGEST_ENTRY}")
@@ -56,7 +56,7 @@ def advance(head: Head | None, data: bytes) -> Head:
     Raises:
         EvidenceInvalid: no entry, or it does not follow.
     """
-    chain = Chain(head)
+    chain = LedgerChain(head)
     chain.follow(_parse(unverified_payload(data, payload_type=LEDGER_TYPE)), sha256(data))
     assert chain.head is not None  # noqa: S101  (an entry has just followed)
     return chain.head
@@ -82,7 +82,7 @@ def verify(
     Raises:
         EvidenceInvalid: the first thing that is wrong, by the number of the entry.
     """
-    verifier, chain = Verifier(keys, LEDGER_TYPE), Chain(None, now, head)
+    verifier, chain = Verifier(keys, LEDGER_TYPE), LedgerChain(None, now, head)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         signatures = _Signatures(verifier, pool, ahead=4 * max(1, workers))
         try:

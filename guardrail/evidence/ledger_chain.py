@@ -19,7 +19,7 @@ AHEAD = timedelta(minutes=5)
 
 
 @dataclass
-class Chain:
+class LedgerChain:
     """How far a ledger has been followed, and what it must come to."""
 
     head: Head | None
@@ -29,10 +29,15 @@ class Chain:
 
     @property
     def number(self) -> int:
+        """Of the last entry; 0 before the first."""
         return self.head.number if self.head else 0
 
     def follow(self, entry: Entry, digest: str) -> None:
-        """Take one entry more, whose envelope has this digest."""
+        """Take one entry more, whose envelope has this digest.
+
+        Raises:
+            EvidenceInvalid: it does not follow, its time cannot be, or it is not the exported head's.
+        """
         self._in_order(entry)
         latest = self._in_time(entry)
         self.head = Head(number=entry.number, digest=digest, time=latest)
@@ -44,6 +49,11 @@ class Chain:
             )
 
     def finish(self) -> None:
+        """Nothing more follows.
+
+        Raises:
+            EvidenceInvalid: the exported head is further on.
+        """
         if self.exported and self.exported.number > self.number:
             raise EvidenceInvalid(
                 f"the ledger ends with entry {self.number}",

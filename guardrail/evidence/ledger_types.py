@@ -15,12 +15,13 @@ from guardrail.records import Count, Frozen, Sha256
 Kind = Literal[
     "proposal", "decision", "denial", "approval", "rejection", "promotion", "revocation", "rollback", "trust"
 ]
-"""``proposal``: a ticket was issued. ``decision``: evidence was admitted, which spends the ticket's nonce. ``denial``:
-signed evidence was refused. ``promotion``: an alias moves to a version. ``trust``: a trust file came into force."""
+"""``proposal``: a ticket was issued or, with a subject, bound to an adapter. ``decision``: evidence was admitted, which
+spends the ticket's nonce. ``denial``: signed evidence was refused. ``promotion``: an alias moves to a version.
+``trust``: a trust file came into force."""
 GENESIS = "0" * 64
 """What the first entry names as the one before."""
 
-NOTE = 4000
+LONGEST_NOTE = 4000
 LAST_NUMBER = 2**53 - 1
 """The largest integer of canonical JSON."""
 
@@ -49,7 +50,7 @@ class Entry(Frozen):
     kind: Kind
     model: Short = ""
     nonce: Short = ""
-    note: Annotated[str, StringConstraints(max_length=NOTE)] = ""
+    note: Annotated[str, StringConstraints(max_length=LONGEST_NOTE)] = ""
     number: Number
     previous: Sha256
     schema_version: Literal[1] = 1

@@ -2,7 +2,7 @@
 
 The nonce is drawn when the ticket is issued, so nothing can be prepared before; it seeds the order in which prompts are
 asked, so the order cannot be chosen; it is spent by the first evidence that is admitted or denied with it.
-Not covered: issuing and spending (``registry/server/journal.py``).
+Not covered: issuing and binding (``registry/server/tickets.py``), and spending (``registry/server/admission.py``).
 """
 
 from __future__ import annotations

@@ -101,7 +101,10 @@ def admissible(decision: Decision, now: datetime) -> Check:
     if decision.verdict is not Verdict.PASSED:
         raise EvidenceInvalid(f"the signed decision is {decision.verdict}", expected=Verdict.PASSED)
     if not decision.decided_at <= now:
-        raise EvidenceInvalid(f"the decision was made at {decision.decided_at}, which is after now ({now})")
+        raise EvidenceInvalid(
+            f"the decision was made at {decision.decided_at}, which is after now ({now})",
+            expected="a decision from the past", next_step="compare the clocks",
+        )  # fmt: skip
     if not now <= decision.valid_until:
         raise EvidenceInvalid(
             f"the evidence expired at {decision.valid_until}",

@@ -35,6 +35,8 @@ class GateClient:
     Every method raises:
         ServiceUnavailable: nobody answers.
         EvidenceInvalid: the gate refuses.
+        PolicyDenied: somebody who may approve said no.
+        AwaitingApproval: more persons must agree.
         InvalidInput: there is no gate at this address, or it does not know what was asked for.
     """
 
@@ -69,7 +71,7 @@ class GateClient:
         return self._read("GET", "waiting", Waitings, params={"model": model} if model else {}).waiting
 
     def submit(self, envelope: bytes) -> Submitted:
-        """Hand in an approval, a rejection, a rollback, a revocation or a denial."""
+        """Hand in a train statement, an approval or rejection, an order or a denial."""
         return self._read("POST", "statements", Submitted, body=envelope)
 
     def statement(self, sha256: str) -> bytes:

@@ -3,11 +3,12 @@
     POST tickets             {model, alias} -> Ticket (guardrail.evidence.tickets)
     GET  ledger?after=N      LedgerPage: the envelopes that follow entry N, and the head
     GET  waiting?model=NAME  Waitings: evidence that was admitted and waits for approvals
-    POST statements          an envelope: approval, rejection, rollback, revocation or denial -> Submitted
+    POST statements          an envelope: train, approve, rollback, revocation or a denial -> Submitted
     GET  statements?sha256=X that envelope again, as it was given
     GET  doctor              Health: every guarded model, its ledger and its sealed files, compared
 
-Errors are MLflow's: JSON with ``error_code`` and ``message``; ours begin with ``guardrail refuses: ``. Types only.
+Errors are MLflow's: JSON with ``error_code`` and ``message``; ours begin with ``guardrail refuses: ``,
+``guardrail awaits: `` or ``guardrail denies: `` (``store.py``). Types only.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Waitings(Frozen):
 
 
 class Submitted(Frozen):
-    """What became of a statement. ``entry`` is the ledger's last entry about it.
+    """What became of a statement. ``entry`` is where the ledger ended when it was noted, at its entry or later.
 
     ``recorded``: noted (an adapter, a denial, a rejection, a revocation). ``waiting``: noted, more persons must agree.
     ``promoted``: the alias points at ``version`` now. ``rolled-back``: likewise, backwards. Of an adapter that a ticket

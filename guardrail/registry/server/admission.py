@@ -2,7 +2,7 @@
 
 The client's verdict is a proposal. Pure but for reading the directory and the statements that were handed in.
 Not covered: whether enough persons agreed (``Admission.require_approved`` is asked where an alias moves), and
-writing it down (``gated_store.py``).
+writing it down (``recording.py``).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from guardrail.registry.server.state import State
 
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".md", ".model"})
 LARGEST_CONFIG = 1 << 20
+PEFTS = "the adapter_config.json that peft writes"
 IMPORTING = ("auto_mapping", "megatron_config")
 """Where these say anything, peft imports a module that the configuration names."""
 
@@ -129,13 +130,13 @@ def plain_files(directory: Path) -> None:
             )
     config = directory / "adapter_config.json"
     if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
-        raise EvidenceInvalid("the adapter has no adapter_config.json of a sensible size")
+        raise EvidenceInvalid("the adapter has no adapter_config.json of a sensible size", expected=PEFTS)
     try:
         values = json.loads(config.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise EvidenceInvalid("adapter_config.json is no JSON") from error
+        raise EvidenceInvalid("adapter_config.json is no JSON", expected=PEFTS) from error
     if not isinstance(values, dict):
-        raise EvidenceInvalid("adapter_config.json is no JSON object")
+        raise EvidenceInvalid("adapter_config.json is no JSON object", expected=PEFTS)
     if named := [name for name in IMPORTING if values.get(name)]:
         raise EvidenceInvalid(f"adapter_config.json names modules to import ({', '.join(named)})", expected="none")
 

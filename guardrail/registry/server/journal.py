@@ -24,7 +24,7 @@ from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.fast_envelope import Verifier
 from guardrail.evidence.keys import PrivateKey, PublicKey
-from guardrail.evidence.ledger_chain import Chain
+from guardrail.evidence.ledger_chain import LedgerChain
 from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
 from guardrail.evidence.ledger_types import Entry, Head, Kind
 from guardrail.registry.server.state import State
@@ -68,7 +68,7 @@ class Journal:
         self._statements = path.with_name(path.name + STATEMENTS)
         self.trusted(keys)
         self._mutex = threading.RLock()
-        self._state, self._chain, self._offset = State(), Chain(None), 0
+        self._state, self._chain, self._offset = State(), LedgerChain(None), 0
         self._read_on()
         self._require_exported()
         self._file.recover(self._statements)
@@ -85,10 +85,21 @@ class Journal:
             self._catch_up()
             return self._chain.head
 
-    def append(self, decide: Callable[[State], Draft]) -> Head | None:
+    def end(self) -> Head:
+        """The last entry of a ledger that has one.
+
+        Raises:
+            EvidenceInvalid: it has none.
+        """
+        head = self.head()
+        if head is None:
+            raise EvidenceInvalid("the ledger is empty", expected="an entry")
+        return head
+
+    def append(self, decide: Callable[[State], Draft]) -> Head:
         """Write the entry that ``decide`` drafts on what is recorded at this very moment; what it raises is raised.
 
-        ``Unneeded`` writes nothing. Returns the head, the new entry or the one that was there.
+        ``Unneeded`` writes nothing. Returns the last entry: the new one, or whichever was.
 
         Raises:
             EvidenceInvalid: the ledger was touched, or the clock went back.
@@ -106,7 +117,7 @@ class Journal:
             try:
                 head = self._file.append(make, self._key)
             except Unneeded:
-                return self._chain.head
+                return self.end()
             self._read_on()
             return head
 

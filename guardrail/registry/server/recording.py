@@ -7,17 +7,48 @@ Not covered: judging evidence (``admission.py``), and what becomes of the regist
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import verify
-from guardrail.evidence.ledger_types import NOTE
+from guardrail.evidence.ledger_types import LONGEST_NOTE
 from guardrail.evidence.orders import Rollback
 from guardrail.evidence.trust import GuardedModel, Trust
 from guardrail.registry.server.admission import Admission, require_not_revoked
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
-from guardrail.registry.server.state import State
+from guardrail.registry.server.state import Admitted, State
 
 ALONE = "ONE PERSON MAY TRAIN, EVALUATE AND APPROVE"
+KEPT = re.compile(r"sealed/([0-9a-f]{64}) models:/(\S+)")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the files of admitted evidence lie (the sealed directory's digest), and which logged model it was."""
+
+    sealed: str
+    model_id: str
+
+    @classmethod
+    def of(cls, found: Admitted) -> Kept:
+        """As the ledger says.
+
+        Raises:
+            EvidenceInvalid: it does not say.
+        """
+        match = KEPT.fullmatch(found.note)
+        if match is None:
+            raise EvidenceInvalid(
+                f"the ledger does not say where the evidence {found.evidence} lies", expected=KEPT.pattern,
+                next_step="guardrail registry doctor",
+            )  # fmt: skip
+        return cls(match[1], match[2])
+
+    def note(self) -> str:
+        """How the ledger says it."""
+        return f"sealed/{self.sealed} models:/{self.model_id}"
 
 
 def note_trust(journal: Journal, trust: Trust) -> None:
@@ -32,8 +63,8 @@ def note_trust(journal: Journal, trust: Trust) -> None:
     journal.append(note)
 
 
-def note_admitted(journal: Journal, admission: Admission, note: str) -> None:
-    """The evidence holds, and its files are sealed where ``note`` says; it spends the ticket.
+def note_admitted(journal: Journal, admission: Admission, kept: Kept) -> None:
+    """The evidence holds, and its files are sealed; it spends the ticket.
 
     Raises:
         EvidenceInvalid: the ticket was spent or the adapter revoked meanwhile.
@@ -43,11 +74,14 @@ def note_admitted(journal: Journal, admission: Admission, note: str) -> None:
     def admitted(state: State) -> Draft:
         if evidence in state.admitted:
             raise Unneeded
-        spent = state.closed.get(admission.nonce)
-        if spent is not None or decision.manifest in state.revoked:
-            raise EvidenceInvalid("the ticket was spent or the adapter revoked meanwhile", next_step="look again")
+        require_not_revoked(decision.manifest, state)
+        if spent := state.closed.get(admission.nonce):
+            raise EvidenceInvalid(
+                f"the ticket was spent meanwhile by the evidence {spent}", expected="a ticket for each attempt",
+                next_step="start a new run with --gate",
+            )  # fmt: skip
         return draft("decision", model=decision.model, alias=decision.alias, evidence=evidence,
-                     subject=decision.manifest, nonce=admission.nonce, note=note)  # fmt: skip
+                     subject=decision.manifest, nonce=admission.nonce, note=kept.note())  # fmt: skip
 
     journal.append(admitted)
 
@@ -63,7 +97,7 @@ def note_refused(journal: Journal, envelope: bytes, trust: Trust, guarded: Guard
     def refused(state: State) -> Draft:
         if evidence in state.denied or evidence in state.admitted:
             raise Unneeded
-        return draft("denial", model=guarded.name, evidence=evidence, note=f"refused: {why.got}"[:1000])
+        return draft("denial", model=guarded.name, evidence=evidence, note=f"refused: {why.got}"[:LONGEST_NOTE])
 
     journal.append(refused)
 
@@ -104,9 +138,9 @@ def note_rollback(journal: Journal, order: Rollback, statement: str, persons: tu
             raise Unneeded
         require_unmoved(order, state)
         _require_unopposed(evidence, order.manifest, state)
+        note = f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:LONGEST_NOTE]
         return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
-                     subject=order.manifest, statement=statement,
-                     note=f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:NOTE])  # fmt: skip
+                     subject=order.manifest, statement=statement, note=note)  # fmt: skip
 
     journal.append(rolled_back)
 

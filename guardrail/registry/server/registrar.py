@@ -8,7 +8,6 @@ Not covered: what MLflow's routes may do (``gated_store.py``), and what evidence
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,12 @@ from guardrail.registry.server import candidate, recording
 from guardrail.registry.server.admission import Admission, Court, admit, protected_alias
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.journal import Journal
+from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.refusals import unproven
 from guardrail.registry.server.sealed import SealedTree, sealed_digest
 from guardrail.registry.server.state import Admitted
 from guardrail.registry.server.watch import TrustWatch
 from guardrail.registry.tags import MODEL_ID, tags
-
-NOTE = re.compile(r"sealed/([0-9a-f]{64}) models:/(\S+)")
-"""What the ledger says of admitted evidence: where its files lie, and which logged model they were."""
 
 
 class Registrar:
@@ -94,29 +91,34 @@ class Registrar:
             if given and dict(given) != wanted:
                 raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
             with tree.locked():
-                digest = tree.keep(place)
-                recording.note_admitted(self.journal, admission, f"sealed/{digest} models:/{model.model_id}")
-                return self._version(admission, digest, str(model.model_id))
+                kept = Kept(tree.keep(place), str(model.model_id))
+                recording.note_admitted(self.journal, admission, kept)
+                return self._version(admission, kept)
 
     def complete(self, found: Admitted) -> str:
         """Make the version of admitted evidence, if it is not there, and move its alias to it; the version.
 
         Raises:
             EvidenceInvalid: the evidence does not hold any more.
+            PolicyDenied: somebody rejected it.
             AwaitingApproval: more persons must agree.
         """
-        digest, model_id = _noted(found)
-        tree = self.sealing()
+        kept, tree = Kept.of(found), self.sealing()
         with tree.locked():
             admission = self.judge(found, self.journal.votes(found.evidence))
             admission.require_approved()
-            version = str(self._version(admission, digest, model_id).version)
+            version = str(self._version(admission, kept).version)
             self._move(admission, version)
             return version
 
     def judge(self, found: Admitted, votes: Sequence[bytes]) -> Admission:
-        """Admitted evidence again, with these votes about it."""
-        with self.sealing().verified(_noted(found)[0]) as place:
+        """Admitted evidence again, with these votes about it.
+
+        Raises:
+            EvidenceInvalid: it does not hold any more, or a vote is not about it.
+            PolicyDenied: somebody rejected it.
+        """
+        with self.sealing().verified(Kept.of(found).sealed) as place:
             return admit(place, self.court(), self.guarded_model(found.model), votes, found.alias)
 
     def move_alias(self, guarded: GuardedModel, alias: str, version: str) -> None:
@@ -124,6 +126,7 @@ class Registrar:
 
         Raises:
             EvidenceInvalid: it is not admitted, or this is no move forward.
+            PolicyDenied: somebody rejected it.
             AwaitingApproval: more persons must agree.
         """
         with self.sealing().locked():
@@ -137,6 +140,8 @@ class Registrar:
 
         Raises:
             EvidenceInvalid: the order does not fit the registry as it is now, or its target is not admitted.
+            PolicyDenied: somebody rejected the target.
+            AwaitingApproval: more persons must agree to the target.
         """
         guarded, place = self.guarded_model(order.model), (order.model, order.alias)
         with self.sealing().locked():
@@ -146,10 +151,7 @@ class Registrar:
                 recording.note_rollback(self.journal, order, statement, persons, evidence)
             if self.beneath.aliases(order.model).get(order.alias) != order.to_version:
                 self.beneath.set_alias(order.model, order.alias, order.to_version)
-            head = self.journal.head()
-        if head is None:
-            raise EvidenceInvalid("the ledger is empty")
-        return head
+            return self.journal.end()
 
     def _judged(self, place: Path, guarded: GuardedModel) -> Admission:
         """Judge a proposal; a refusal of what somebody who may decide has signed is written down."""
@@ -162,15 +164,15 @@ class Registrar:
             recording.note_refused(self.journal, envelope, court.trust, guarded, error)
             raise
 
-    def _version(self, admission: Admission, digest: str, model_id: str) -> Any:
+    def _version(self, admission: Admission, kept: Kept) -> Any:
         """The version of sealed, admitted, approved evidence; the one that is there, or a new one."""
         admission.require_approved()
-        name, location = admission.examined.decision.model, sealed_uri(f"sealed/{digest}")
+        name, location = admission.examined.decision.model, sealed_uri(f"sealed/{kept.sealed}")
         found = self.beneath.version_at(name, location)
         if found is not None:
             return found
-        run_id = candidate.source_run(model_id)
-        return self.beneath.make_version(name, location, run_id, _tags(admission, model_id))
+        run_id = candidate.source_run(kept.model_id)
+        return self.beneath.make_version(name, location, run_id, _tags(admission, kept.model_id))
 
     def _admitted(self, guarded: GuardedModel, alias: str, target: Any) -> Admission:
         with self.sealing().verified(sealed_digest(str(target.source))) as place:
@@ -216,26 +218,26 @@ class Registrar:
             evidence, court = sha256(_envelope(place)), self.court()
             found = court.state.admitted.get(evidence)
             if found is None:
-                raise EvidenceInvalid(f"version {order.to_version} was never admitted here", expected="one that was")
+                raise EvidenceInvalid(
+                    f"version {order.to_version} was never admitted here", expected="one that was",
+                    next_step="guardrail registry history NAME shows what the alias pointed at",
+                )  # fmt: skip
             if protected_alias(guarded, order.alias).when_invalid == "warn":
                 court = Court(court.trust, court.state, court.state.held[evidence])
             admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
         admission.require_approved()
         if admission.examined.decision.manifest != order.manifest:
-            raise EvidenceInvalid(f"the order is about the adapter {order.manifest}, which is not that version's")
+            raise EvidenceInvalid(
+                f"the order is about the adapter {order.manifest}",
+                expected=f"{admission.examined.decision.manifest}, which is version {order.to_version}",
+                next_step="sign a new order",
+            )
         return evidence
 
 
 def _tags(admission: Admission, model_id: str) -> dict[str, str]:
     examined = admission.examined
     return tags(examined.decision, examined.evidence_sha256, examined.signed_by) | {MODEL_ID: model_id}
-
-
-def _noted(found: Admitted) -> tuple[str, str]:
-    match = NOTE.fullmatch(found.note)
-    if match is None:
-        raise EvidenceInvalid(f"the ledger does not say where the evidence {found.evidence} lies")
-    return match[1], match[2]
 
 
 def _envelope(place: Path) -> bytes:

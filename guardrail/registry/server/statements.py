@@ -7,7 +7,7 @@
     revocation  an adapter is out
 
 Each is verified, then kept, then written to the ledger, then done. Handing the same in twice changes nothing.
-Not covered: HTTP (``routes.py``), and the registry's own tables (:class:`Registry`, which ``gated_store.py`` is).
+Not covered: HTTP (``routes.py``), and the registry's own tables (:class:`Registry`, which ``registrar.py`` is).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from guardrail.errors import AwaitingApproval, EvidenceInvalid, PolicyDenied
 from guardrail.evidence import orders, stages, statement
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import LARGEST, signers, unverified_payload, verify
-from guardrail.evidence.ledger_types import NOTE, Head
+from guardrail.evidence.ledger_types import LONGEST_NOTE, Head
 from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, StageStatement
-from guardrail.evidence.trust import GuardedModel
+from guardrail.evidence.trust import GuardedModel, Role
 from guardrail.records import Verdict
 from guardrail.registry.server.admission import Court, protected_alias
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
@@ -66,6 +66,8 @@ class Desk:
 
         Raises:
             EvidenceInvalid: it is not for whoever signed it to say, or not about anything here.
+            PolicyDenied: somebody who may approve said no.
+            AwaitingApproval: a rollback asks for more persons than signed it.
         """
         if len(envelope) > LARGEST:
             raise EvidenceInvalid("the envelope is too large", expected=f"at most {LARGEST} bytes")
@@ -105,7 +107,7 @@ class Desk:
                 raise Unneeded
             return draft("denial", model=decision.model, alias=decision.alias, nonce=nonce, evidence=evidence,
                          subject=decision.manifest, said=envelope,
-                         note=f"{decision.verdict}: {broken}"[:1000])  # fmt: skip
+                         note=f"{decision.verdict}: {broken}"[:LONGEST_NOTE])  # fmt: skip
 
         return _recorded(self.journal.append(deny), decision.model, decision.alias)
 
@@ -129,7 +131,7 @@ class Desk:
                 )  # fmt: skip
             return draft("approval" if approval.approved else "rejection", model=found.model, alias=found.alias,
                          evidence=found.evidence, subject=found.manifest, nonce=found.nonce, statement=digest,
-                         note=f"{who}: {approval.reason}"[:3000])  # fmt: skip
+                         note=f"{who}: {approval.reason}"[:LONGEST_NOTE])  # fmt: skip
 
         head = self.journal.append(vote)
         return self._completed(found, head) if approval.approved else _recorded(head, found.model, found.alias)
@@ -139,14 +141,13 @@ class Desk:
         with suppress(PolicyDenied):
             self.registry.judge(found, [*self.journal.votes(found.evidence), envelope])
 
-    def _completed(self, found: Admitted, head: Head | None) -> Submitted:
+    def _completed(self, found: Admitted, head: Head) -> Submitted:
         noted = _recorded(head, found.model, found.alias)
         try:
             version = self.registry.complete(found)
         except AwaitingApproval:
             return noted.model_copy(update={"state": "waiting", "missing": self._missing(found)})
-        entry = self.journal.head() or noted.entry
-        return noted.model_copy(update={"state": "promoted", "version": version, "entry": entry})
+        return noted.model_copy(update={"state": "promoted", "version": version, "entry": self.journal.end()})
 
     def _missing(self, found: Admitted) -> int:
         needed = protected_alias(self.registry.guarded_model(found.model), found.alias).approvals
@@ -167,7 +168,7 @@ class Desk:
         )
 
     def _revocation(self, order: Revocation, digest: str, persons: tuple[str, ...]) -> Submitted:
-        note = f"{', '.join(persons)}: {order.reason}"[:NOTE]
+        note = f"{', '.join(persons)}: {order.reason}"[:LONGEST_NOTE]
 
         def revoke(state: State) -> Draft:
             if order.manifest in state.revoked:
@@ -176,10 +177,9 @@ class Desk:
 
         return _recorded(self.journal.append(revoke))
 
-    def _by_role(self, envelope: bytes, role: str) -> StageStatement:
+    def _by_role(self, envelope: bytes, role: Role) -> StageStatement:
         """A stage's statement, signed by keys of its role and by no other."""
-        keys = self.court.trust.keys_of("train" if role == "train" else "approve")
-        return stages.parse(verify(envelope, keys))
+        return stages.parse(verify(envelope, self.court.trust.keys_of(role)))
 
     def _about(self, said: StageStatement) -> Admitted:
         """The admitted evidence that a vote is about: of its nonce, with its adapter, from its evaluation."""
@@ -187,19 +187,20 @@ class Desk:
         evidence = state.closed.get(said.bound.nonce, "")
         found = state.admitted.get(evidence)
         if found is None or found.manifest != said.bound.manifest:
-            raise EvidenceInvalid("nothing that was admitted here is what this statement is about")
+            raise EvidenceInvalid(
+                "nothing that was admitted here is what this statement is about",
+                expected="evidence that waits here, by its nonce and adapter", next_step="guardrail approve NAME@ALIAS",
+            )  # fmt: skip
         return found
 
 
 def approved_by(journal: Journal, court: Court, evidence: str) -> tuple[str, ...]:
-    """The persons behind the votes about this evidence."""
+    """The persons behind the votes about evidence that waits: all of them agreed, for one no ends the waiting."""
     found: set[str] = set()
     for vote in journal.votes(evidence):
         found |= set(court.trust.persons_of(signers(vote)))
     return tuple(sorted(found))
 
 
-def _recorded(head: Head | None, model: str = "", alias: str = "") -> Submitted:
-    if head is None:
-        raise EvidenceInvalid("the ledger is empty")
+def _recorded(head: Head, model: str = "", alias: str = "") -> Submitted:
     return Submitted(state="recorded", entry=head, model=model, alias=alias)

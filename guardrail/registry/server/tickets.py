@@ -57,7 +57,10 @@ def bind(journal: Journal, said: StageStatement, envelope: bytes, now: datetime)
     def drafted(state: State) -> Draft:
         ticket = state.tickets.get(bound.nonce)
         if ticket is None or (ticket.model, ticket.alias) != (bound.model, bound.alias):
-            raise EvidenceInvalid("the statement names a nonce that was not issued for its model and alias")
+            raise EvidenceInvalid(
+                "the statement names a nonce that this server did not issue for its model and alias",
+                expected="the nonce of a ticket", next_step="start a new run with --gate",
+            )  # fmt: skip
         earlier = state.bound.get(bound.nonce)
         if earlier is not None and earlier.manifest == manifest:
             raise Unneeded
@@ -78,7 +81,11 @@ def bind(journal: Journal, said: StageStatement, envelope: bytes, now: datetime)
 
 
 def bound_ticket(decision: Decision, state: State) -> str:
-    """The nonce of the ticket that a denial is about: of its model and alias, bound to its adapter as its attempt."""
+    """The nonce of the ticket that a denial is about: of its model and alias, bound to its adapter as its attempt.
+
+    Raises:
+        EvidenceInvalid: there is none.
+    """
     about = (decision.model, decision.alias, decision.manifest, decision.attempt)
     for nonce, bound in reversed(list(state.bound.items())):
         ticket = state.tickets.get(nonce)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from guardrail.registry.server.admission import Court
-from guardrail.registry.server.registrar import NOTE, Registrar
+from guardrail.registry.server.recording import Kept
+from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.state import Admitted
 from guardrail.registry.server.statements import approved_by
 from guardrail.registry.wire import Waiting, Waitings
@@ -18,13 +19,13 @@ def waiting(registrar: Registrar, model: str = "") -> Waitings:
 
 def _told(registrar: Registrar, court: Court, found: Admitted) -> Waiting | None:
     """None for what the trust file no longer guards: nobody can agree to that."""
-    match, guarded = NOTE.fullmatch(found.note), court.trust.guarded(found.model)
+    guarded = court.trust.guarded(found.model)
     protected = guarded.protected(found.alias) if guarded else None
     if protected is None:
         return None
     return Waiting(
         model=found.model, alias=found.alias, evidence=found.evidence, manifest=found.manifest,
-        sealed=match[1] if match else "", nonce=found.nonce, since=found.time,
+        sealed=Kept.of(found).sealed, nonce=found.nonce, since=found.time,
         approvals=protected.approvals,
         approved_by=approved_by(registrar.journal, court, found.evidence),
     )  # fmt: skip
