@@ -20,11 +20,12 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from gate_cast import ALIAS, MODEL, Cast
+from stage_chains import check_chain
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
 from guardrail.evidence import orders
 from guardrail.evidence.bundle import Bundle, write
-from guardrail.evidence.chain import Target, check_chain
+from guardrail.evidence.chain import Target
 from guardrail.evidence.digest import canonical, manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import signers, unverified_payload
 from guardrail.evidence.ledger import next_entry

@@ -5,16 +5,18 @@ Not covered: records. Their digests here are of nothing that exists.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 from policy_evidence import BASE
 from trust_files import ALIAS, MODEL, NOW, POLICY, key
 
-from guardrail.evidence.chain import Target
+from guardrail.evidence.chain import Chain, Target, read_chain, require_approved
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import sign
 from guardrail.evidence.stages import STAGES, Approval, Bound, Stage, StagePredicate, SuiteDigest, build
+from guardrail.evidence.trust import Trust
 
 NONCE = "0123456789abcdef" * 4
 TARGET = Target(MODEL, ALIAS, NONCE)
@@ -38,6 +40,16 @@ BOUND = Bound(
 KNOWN_LATER: dict[Stage, dict[str, Any]] = {
     "data": {"manifest": None, "suites": (), "judges": None}, "train": {"suites": (), "judges": None}
 }  # fmt: skip
+
+
+def check_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
+    """Everything that is asked of a chain: that it holds, and that enough persons agreed."""
+    found = read_chain(envelopes, trust, target, now=now)
+    guarded = trust.guarded(target.model)
+    protected = guarded.protected(target.alias) if guarded else None
+    assert protected is not None
+    require_approved(found, protected)
+    return found
 
 
 def statement(stage: Stage, after: str | None, signer: tuple[str, ...] = (), **changes: Any) -> bytes:

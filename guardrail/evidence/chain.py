@@ -66,19 +66,6 @@ class _Signed:
         return self.statement.stage
 
 
-def check_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
-    """Check every statement, that they belong together, and that enough persons agreed.
-
-    Args and errors are those of :func:`read_chain`, and:
-
-    Raises:
-        AwaitingApproval: all is well, but more persons must agree.
-    """
-    chain = read_chain(envelopes, trust, target, now=now)
-    require_approved(chain, _protected(trust, target))
-    return chain
-
-
 def read_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
     """Check every statement and that they belong together; whether enough persons agreed is asked elsewhere.
 

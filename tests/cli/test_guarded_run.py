@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from guarded_place import LENIENT, ROLES, Place
+from stage_chains import check_chain
 from ticket_gate import gate
 from tiny_models import write_policy, write_replay
 
@@ -17,7 +18,7 @@ from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence import keys
 from guardrail.evidence.binding import require_bound
 from guardrail.evidence.bundle import stage_file
-from guardrail.evidence.chain import MADE, Target, check_chain
+from guardrail.evidence.chain import MADE, Target
 from guardrail.evidence.tickets import seed_of
 from guardrail.pipeline import attempts
 from guardrail.pipeline.run import Run

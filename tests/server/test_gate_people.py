@@ -18,7 +18,7 @@ from guardrail.errors import AwaitingApproval, EvidenceInvalid, InvalidInput, Po
 from guardrail.evidence import ledger, orders
 from guardrail.evidence.binding import statement
 from guardrail.evidence.bundle import Bundle
-from guardrail.evidence.digest import digest, sha256
+from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import add_signature, sign, unverified_payload
 from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, parse
@@ -294,7 +294,6 @@ def test_the_gates_routes_answer_nonsense_with_an_error_of_the_client(
 
 
 @pytest.mark.every_cell
-@pytest.mark.every_cell
 def test_users_who_are_no_administrators_reach_the_gate_and_strangers_do_not(pair: Pair) -> None:
     someone = requests.Session()
     someone.auth = ("someone", "a long enough word")
@@ -310,15 +309,11 @@ def test_users_who_are_no_administrators_reach_the_gate_and_strangers_do_not(pai
             ("ledger?after=0", "waiting", f"statements?sha256={'0' * 64}")] == [200, 200, 400]  # fmt: skip
 
 
-def test_a_body_of_a_hundred_megabytes_is_not_read(pair: Pair) -> None:
-    zeros = (b"0" * (1 << 20) for _ in range(100))
+def test_a_body_of_a_hundred_megabytes_is_refused(pair: Pair, gate: GateClient) -> None:
+    """The gate reads no more than an envelope may have; MLflow's adapter for uvicorn takes in all of it before."""
+    zeros, before = (b"0" * (1 << 20) for _ in range(100)), gate.page().head
     try:
         answer = session().post(f"{pair.gated.uri}/{PREFIX}/statements", data=zeros, timeout=120)
     except requests.ConnectionError:  # the server closed it, which is as good
         return
-    assert answer.status_code == 403
-
-
-def test_digests_are_of_the_records(pair: Pair, waits: Bundle) -> None:
-    said = parse(unverified_payload(waits.stages["evaluate"]))
-    assert said.predicate.record == digest(waits.evaluation)
+    assert (answer.status_code, gate.page().head) == (403, before)

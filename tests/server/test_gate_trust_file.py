@@ -35,7 +35,7 @@ def _version(pair: Pair, number: int, *names: str, days: float = 30) -> bytes:
 
 
 def _works(running: Running) -> bool:
-    """An unprotected alias of a guarded model is the smallest guarded write."""
+    """Making the empty model is the smallest guarded write."""
     answer = session().post(
         f"{running.uri}/api/2.0/mlflow/registered-models/create", json={"name": "guarded"}, timeout=30
     )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_evidence import BASE
-from stage_chains import BOUND, NONCE, TARGET, chain, statement
+from stage_chains import BOUND, NONCE, TARGET, chain, check_chain, statement
 from trust_files import CAST, MODEL, NOW, entries, guarded, ids, trust
 
 from guardrail.errors import (
@@ -21,7 +21,7 @@ from guardrail.errors import (
     InvalidInput,
     PolicyDenied,
 )
-from guardrail.evidence.chain import Chain, Target, check_chain
+from guardrail.evidence.chain import Chain, Target
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.stages import STAGES, Approval, Bound, Stage, SuiteDigest
 from guardrail.evidence.trust import Trust

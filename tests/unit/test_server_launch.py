@@ -71,7 +71,7 @@ def test_a_server_that_serves_no_artifacts_is_refused(launch: Launch) -> None:
 
 
 def test_an_expired_trust_file_stops_the_launch(launch: Launch) -> None:
-    with pytest.raises((EvidenceInvalid, InvalidInput), match=r"valid from|expired|entry points"):
+    with pytest.raises(EvidenceInvalid, match="expired at"):
         check(launch, NOW + timedelta(days=60))
 
 

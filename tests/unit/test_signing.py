@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from signed_runs import SIGNERS, base, held_ticket, pinned, record, records, signed, started
+from stage_chains import check_chain
 from trust_files import ALIAS, MODEL, NOW, key
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.binding import require_bound
 from guardrail.evidence.bundle import stage_file
-from guardrail.evidence.chain import MADE, Target, check_chain
+from guardrail.evidence.chain import MADE, Target
 from guardrail.evidence.stages import Stage
 from guardrail.pipeline import attempts
 from guardrail.pipeline.promotion import bundle, decide_run
