@@ -40,9 +40,9 @@ Short = Annotated[str, StringConstraints(max_length=256)]
 class Entry(Frozen):
     """One entry. ``previous`` is the SHA-256 of the envelope before, whole; ``time`` is in UTC.
 
-    ``subject`` is the digest of the adapter's manifest, ``evidence`` that of the decision's envelope, ``statement``
-    that of the envelope that somebody handed in, ``nonce`` the ticket's, where there is one. Fields stand in the order
-    of their names: so pydantic writes them as canonical JSON asks.
+    ``subject`` is the digest of the adapter's manifest, or of what a trust file says; ``evidence`` that of the
+    decision's envelope, ``statement`` that of the envelope that somebody handed in, ``nonce`` the ticket's, where there
+    is one. Fields stand in the order of their names: so pydantic writes them as canonical JSON asks.
     """
 
     alias: Short = ""

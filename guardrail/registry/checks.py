@@ -60,23 +60,49 @@ class Examined:
     stages: Mapping[str, bytes]
 
 
-def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
-    """Check an adapter and the evidence beside it against each other.
+@dataclass(frozen=True)
+class _Signed:
+    """Files that are those of a statement which somebody known signed."""
 
-    Raises:
-        EvidenceInvalid: the first thing that does not hold.
-    """
+    envelope: bytes
+    statement: Statement
+    files: Mapping[str, FileDigest]
+    """Those of the evidence."""
+    checks: tuple[Check, ...]
+
+
+def as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> bool:
+    """Whether a directory holds exactly the files that one of these keys signed, whatever they say."""
+    try:
+        _as_signed(directory, public_keys)
+    except GuardrailError:
+        return False
+    return True
+
+
+def _as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> _Signed:
     files = manifest(directory)
     inside = f"{bundle.EVIDENCE}/"
     evidence = {e.path.removeprefix(inside): e for e in files if e.path.startswith(inside)}
     adapter = tuple(entry for entry in files if not entry.path.startswith(inside))
     envelope = _read(directory, bundle.ENVELOPE, evidence)
     signed = statement.parse(verify(envelope, public_keys))
-    checks = [
+    checks = (
         _ok("envelope", f"canonical, signed by {', '.join(signers(envelope))}"),
         _ok("adapter", _adapter(adapter, signed)),
         _ok("evidence", _evidence(evidence, signed)),
-    ]
+    )
+    return _Signed(envelope, signed, evidence, checks)
+
+
+def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
+    """Check an adapter and the evidence beside it against each other.
+
+    Raises:
+        EvidenceInvalid: the first thing that does not hold.
+    """
+    found = _as_signed(directory, public_keys)
+    envelope, signed, evidence, checks = found.envelope, found.statement, found.files, [*found.checks]
     raw = {name: _read(directory, name, evidence) for name in signed.evidence}
     decision = signed.predicate.decision
     data = _record(DataReport, raw, bundle.DATA, decision.data)

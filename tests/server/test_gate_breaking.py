@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,9 @@ def test_what_waits_is_promoted_also_when_its_logged_model_was_deleted_and_not_r
     assert client.get_model_version_by_alias(WAITING, "production").version == answer.version
     with pytest.raises(EvidenceInvalid, match="was promoted already"):
         gate.submit(vote(bundle, first.private, yes=False))
-    assert gate.submit(vote(bundle, second.private)).state == "promoted"
+    with pytest.raises(EvidenceInvalid, match="was promoted already"):
+        gate.submit(vote(bundle, second.private, not_before=datetime.now(UTC)))
+    assert gate.submit(vote(bundle, second.private)).state == "promoted", "the same is not a new one"
 
 
 def test_who_waits_is_told_also_when_a_model_is_no_longer_guarded(
@@ -137,12 +140,12 @@ def test_who_waits_is_told_also_when_a_model_is_no_longer_guarded(
     who, before = pair.people, pair.people.trust_file.read_bytes()
     names = [guarded_model(name) for name in GUARDED if name != WAITING]
     now = read_unverified_trust(before)
-    who.write(signed(trust(who.root, who.decider, names, version=now.version, approvers=who.approvers,
+    who.write(signed(trust(who.root, who.decider, names, version=now.version + 1, approvers=who.approvers,
                            server=who.server), who.root))  # fmt: skip
     try:
         assert waits[0].evidence_sha256 not in {one.evidence for one in gate.waiting()}
     finally:
-        who.write(before)
+        who.write(who.trust(version=now.version + 2))
     assert waits[0].evidence_sha256 in {one.evidence for one in gate.waiting()}
 
 
@@ -155,11 +158,54 @@ def test_a_vote_of_somebody_who_may_no_longer_approve_shuts_the_gate_until_they_
     gate.submit(vote(bundle, first.private))
     names = [guarded_model(name, approvals=1 if name == WAITING else 0) for name in GUARDED]
     now = read_unverified_trust(before)
-    who.write(signed(trust(who.root, who.decider, names, version=now.version, approvers=(second,), server=who.server),
-                     who.root))  # fmt: skip
+    who.write(signed(trust(who.root, who.decider, names, version=now.version + 1, approvers=(second,),
+                           server=who.server), who.root))  # fmt: skip
     try:
         with pytest.raises(EvidenceInvalid, match="a stranger"):
             gate.submit(vote(bundle, second.private))
     finally:
-        who.write(before)
+        who.write(who.trust(version=now.version + 2))
     assert gate.submit(vote(bundle, second.private)).state == "promoted"
+
+
+def test_an_old_denial_says_nothing_about_a_new_measurement_of_the_same_adapter(
+    pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
+) -> None:
+    """Denials are public and whoever reads them may hand them in again."""
+    denied = _bundle(pair, tmp_path / "a", "broken", seed=65, safe=False)
+    gate.submit(denied.envelope)
+    between = _propose(client, _bundle(pair, tmp_path / "b", "broken", seed=66), tmp_path / "laid-b")
+    client.set_registered_model_alias("broken", "production", between)
+    good = _bundle(pair, tmp_path / "c", "broken", seed=65)
+    assert (good.decision.manifest, good.decision.attempt) == (denied.decision.manifest, denied.decision.attempt)
+    head = gate.page().head
+    gate.submit(gate.statement(denied.evidence_sha256))
+    assert gate.page().head == head
+    client.set_registered_model_alias("broken", "production", _propose(client, good, tmp_path / "laid-c"))
+
+
+def test_an_approval_that_expires_before_the_rest_is_refused(
+    pair: Pair, gate: GateClient, waits: tuple[Bundle, str]
+) -> None:
+    """It would make the version unverifiable, which only a revocation may."""
+    said = parse(unverified_payload(waits[0].stages["evaluate"])).predicate
+    first = pair.people.approvers[0]
+    with pytest.raises(EvidenceInvalid, match="the approval expires"):
+        gate.submit(vote(waits[0], first.private, expires=said.expires - timedelta(seconds=1)))
+
+
+def test_files_that_were_changed_leave_no_refusal_of_the_evidence_they_came_with(
+    pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    bundle = _bundle(pair, tmp_path / "a", "broken", seed=67)
+    write(bundle, tmp_path / "changed")
+    (tmp_path / "changed" / "adapter_model.safetensors").write_bytes(b"other")
+    logged = client.create_logged_model("0", name="proposed")
+    client.log_model_artifacts(logged.model_id, str(tmp_path / "changed"))
+    client.finalize_logged_model(logged.model_id, "READY")
+    before = len(_entries(gate, "denial"))
+    with pytest.raises(MlflowException, match="changed: adapter_model"):
+        client.create_model_version("broken", f"models:/{logged.model_id}", model_id=logged.model_id)
+    assert len(_entries(gate, "denial")) == before

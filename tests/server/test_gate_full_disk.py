@@ -57,18 +57,19 @@ def test_a_promotion_on_a_full_disk_is_unavailable_and_succeeds_when_there_is_ro
     from guardrail.registry.promote import promote
 
     key, uri = pair.people.decider.private, pair.gated.uri
+    before = gate.health().problems
     bundle = proven(tmp_path / "a", gate, pair.people.signers, model=MODEL, seed=81)
     with largest_file(pair.gated, 0), pytest.raises(ServiceUnavailable):
         promote(bundle, tracking_uri=uri, private_key=key, now=datetime.now(UTC))
     assert promote(bundle, tracking_uri=uri, private_key=key, now=datetime.now(UTC)).version == "1"
-    assert gate.health().problems == ()
+    assert gate.health().problems == before
 
 
 @pytest.mark.parametrize("room", [0, 1, 100])
 def test_an_entry_that_the_disk_cuts_off_is_finished_before_the_next(pair: Pair, gate: GateClient, room: int) -> None:
     """The line lies whole in LEDGER.pending, of which there is room, for it is smaller than the ledger."""
     gate.ticket(MODEL, "production")
-    before = _verified(pair, gate)
+    before, problems = _verified(pair, gate), gate.health().problems
     with largest_file(pair.gated, _ledger(pair).stat().st_size + room):
         with pytest.raises(ServiceUnavailable, match="ledger"):
             gate.ticket(MODEL, "production")
@@ -78,4 +79,4 @@ def test_an_entry_that_the_disk_cuts_off_is_finished_before_the_next(pair: Pair,
     assert gate.page().head is not None
     assert ticket.nonce
     assert _verified(pair, gate) == before + 2, "the one that was cut off, and the new one"
-    assert gate.health().problems == ()
+    assert gate.health().problems == problems

@@ -192,7 +192,7 @@ ORDERS: dict[str, tuple[Callable[[Pair, Rollback], bytes], str]] = {
     "from another version": (lambda p, o: _order(p, o, from_version="9"), "points at version"),
     "to a version that is not there": (lambda p, o: _order(p, o, to_version="99"), "not found"),
     "with another head": (lambda p, o: _order(p, o, ledger=sha256(b"x")), "names no entry"),
-    "about another adapter": (lambda p, o: _order(p, o, manifest=sha256(b"x")), "not that version's"),
+    "about another adapter": (lambda p, o: _order(p, o, manifest=sha256(b"x")), "which is version"),
     "of another model": (lambda p, o: _order(p, o, model="second"), "points at version"),
     "of an unguarded model": (lambda p, o: _order(p, o, model="free"), "not guarded"),
     "expired": (lambda p, o: _order(p, o, not_before=_at(-2), expires=_at(-1)), "expired"),

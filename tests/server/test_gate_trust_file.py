@@ -15,6 +15,7 @@ from gated_servers import People, Running, environment, people
 from server_process import Command, end, free_port, started
 
 from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.trust import read_unverified_trust
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +31,10 @@ def restored(pair: Pair) -> Iterator[Pair]:
     assert _works(pair.gated)
 
 
-def _version(pair: Pair, number: int, *names: str, days: float = 30) -> bytes:
-    return pair.people.trust(*names, version=number, days=days)
+def _version(pair: Pair, more: int, *names: str, days: float = 30) -> bytes:
+    """A trust file so many versions after the one that is there."""
+    now = read_unverified_trust(pair.people.trust_file.read_bytes())
+    return pair.people.trust(*names, version=now.version + more, days=days)
 
 
 def _works(running: Running) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from gate_trust import Person, person
+from gate_trust import Person, guarded_model, person, trust
 
-from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence.digest import sha256
+from guardrail.atomic import write_atomically
+from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
+from guardrail.evidence.digest import digest, sha256
+from guardrail.evidence.ledger_file import read_head
+from guardrail.evidence.ledger_types import Head
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
 from guardrail.registry.server.state import State
 
@@ -141,3 +145,64 @@ def test_a_page_after_the_last_entry_is_empty_without_reading_the_ledger(
     assert len(worker.page(0, 9)) == 1
     monkeypatch.setattr("guardrail.registry.server.journal.envelopes", lambda _: pytest.fail("it was read"))
     assert worker.page(1, 9) == worker.page(10**15 - 1, 9) == []
+
+
+def test_nothing_is_known_before_its_head_is_exported_however_often_one_asks(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = place.worker()
+    journal.append(lambda _: ticket("1"))
+
+    def full(path: Path, data: bytes) -> None:
+        if path == place.head:
+            raise ServiceUnavailable("no space left on the head's disk")
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("guardrail.evidence.ledger_file.write_atomically", full)
+        with pytest.raises(ServiceUnavailable):
+            journal.append(lambda _: draft("promotion", model="m", alias="a", version="7"))
+        for _ in range(3):
+            for ask in (journal.state, journal.head, lambda: journal.append(lambda _: ticket("2"))):
+                with pytest.raises(ServiceUnavailable):
+                    ask()
+    assert journal.state().stands == {("m", "a"): "7"}
+    assert read_head(place.head) == journal.head()
+
+
+def test_a_worker_starts_while_another_appends(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading the ledger and reading its head nobody appends, or the two would not fit."""
+    first, appended = place.worker(), threading.Event()
+    first.append(lambda _: ticket("1"))
+
+    def append() -> None:
+        first.append(lambda _: ticket("2"))
+        appended.set()
+
+    other = threading.Thread(target=append)
+
+    def slow(path: Path) -> Head:
+        if other.ident is None:
+            other.start()
+            assert not appended.wait(0.2)
+        return read_head(path)
+
+    monkeypatch.setattr("guardrail.registry.server.journal.read_head", slow)
+    started = place.worker()
+    other.join()
+    assert set(started.state().tickets) == {"1", "2"}
+
+
+def trust_entry(version: int, digest: str) -> Draft:
+    return draft("trust", version=str(version), subject=digest)
+
+
+def test_another_trust_file_of_the_version_that_was_in_force_is_refused(place: Place) -> None:
+    one = trust(place.signer, place.signer, [guarded_model("a")], version=3, now=NOW)
+    other = trust(place.signer, place.signer, [], version=3, now=NOW)
+    journal = place.worker()
+    journal.append(lambda _: trust_entry(3, digest(one)))
+    journal.state().require_the_same(one)
+    with pytest.raises(EvidenceInvalid, match="another trust file of version 3"):
+        place.worker().state().require_the_same(other)
+    journal.state().require_the_same(other.model_copy(update={"version": 4}))

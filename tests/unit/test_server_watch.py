@@ -109,3 +109,13 @@ def test_the_floor_only_rises(desk: Desk) -> None:
     for version in (3, 2, 5, 4):
         desk.floor.raise_to(version)
     assert desk.floor.get() == 5
+
+
+def test_another_file_of_the_same_version_is_refused_and_the_first_still_guards(desk: Desk) -> None:
+    watch = desk.watch()
+    desk.write(1, "other")
+    with pytest.raises(EvidenceInvalid, match="another trust file of version 1"):
+        watch.current()
+    assert watch.names().guarded("first") is not None
+    desk.write(2, "other")
+    assert watch.current().guarded("first") is None

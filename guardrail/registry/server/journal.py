@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,9 +68,10 @@ class Journal:
         self._statements = path.with_name(path.name + STATEMENTS)
         self.trusted(keys)
         self._mutex = threading.RLock()
-        self._state, self._chain, self._offset = State(), LedgerChain(None), 0
-        self._read_on()
-        self._require_exported()
+        self._state, self._chain, self._offset, self._unexported = State(), LedgerChain(None), 0, False
+        with self._file.locked() if path.exists() else nullcontext():  # nobody appends between ledger and head
+            self._read_on()
+            self._require_exported()
         self._file.recover(self._statements)
 
     def state(self) -> State:
@@ -197,8 +198,10 @@ class Journal:
         """Read on; nothing new is acted on before its head is exported, by its writer or, if that was killed, by us."""
         before = self._offset
         self._read_on()
-        if self._offset != before and self._file.pending.exists():
+        self._unexported |= self._offset != before and self._file.pending.exists()
+        if self._unexported:  # asked again until it succeeds: what is known here is acted on
             self._file.recover()
+            self._unexported = False
 
     def _read_on(self) -> None:
         """Follow the file to its end; a line that is still being written is left for the next time."""

@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied
-from guardrail.evidence.digest import sha256
-from guardrail.evidence.envelope import verify
+from guardrail.evidence.digest import digest
 from guardrail.evidence.ledger_types import LONGEST_NOTE
 from guardrail.evidence.orders import Rollback
 from guardrail.evidence.trust import GuardedModel, Trust
@@ -58,7 +57,7 @@ def note_trust(journal: Journal, trust: Trust) -> None:
         if state.trust_version >= trust.version:
             raise Unneeded
         alone = trust.one_person_may_train_evaluate_and_approve
-        return draft("trust", version=str(trust.version), note=ALONE if alone else "")
+        return draft("trust", version=str(trust.version), subject=digest(trust), note=ALONE if alone else "")
 
     journal.append(note)
 
@@ -86,13 +85,8 @@ def note_admitted(journal: Journal, admission: Admission, kept: Kept) -> None:
     journal.append(admitted)
 
 
-def note_refused(journal: Journal, envelope: bytes, trust: Trust, guarded: GuardedModel, why: GuardrailError) -> None:
-    """A proposal was refused, and why; what nobody who may decide has signed would only fill the ledger with noise."""
-    try:
-        verify(envelope, trust.keys_of("decide"))
-    except EvidenceInvalid:
-        return
-    evidence = sha256(envelope)
+def note_refused(journal: Journal, evidence: str, guarded: GuardedModel, why: GuardrailError) -> None:
+    """Signed evidence was refused, and why."""
 
     def refused(state: State) -> Draft:
         if evidence in state.denied or evidence in state.admitted:

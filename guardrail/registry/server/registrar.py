@@ -19,6 +19,7 @@ from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.ledger_types import Head
 from guardrail.evidence.orders import Rollback
 from guardrail.evidence.trust import GuardedModel
+from guardrail.registry.checks import as_signed
 from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server import candidate, recording
 from guardrail.registry.server.admission import Admission, Court, admit, protected_alias
@@ -48,7 +49,9 @@ class Registrar:
         trust = self.watch.current()
         if trust.version > self.journal.state().trust_version:
             recording.note_trust(self.journal, trust)
-        return Court(trust, self.journal.state(), self.watch.now())
+        state = self.journal.state()
+        state.require_the_same(trust)
+        return Court(trust, state, self.watch.now())
 
     def sealing(self) -> SealedTree:
         """Where adapters are sealed.
@@ -154,14 +157,15 @@ class Registrar:
             return self.journal.end()
 
     def _judged(self, place: Path, guarded: GuardedModel) -> Admission:
-        """Judge a proposal; a refusal of what somebody who may decide has signed is written down."""
+        """Judge a proposal; a refusal of what somebody who may decide has signed, file by file, is written down."""
         court = self.court()
         envelope = _envelope(place)
         votes = self.journal.votes(sha256(envelope))
         try:
             return admit(place, court, guarded, votes)
         except (EvidenceInvalid, PolicyDenied) as error:
-            recording.note_refused(self.journal, envelope, court.trust, guarded, error)
+            if as_signed(place, court.trust.keys_of("decide")):
+                recording.note_refused(self.journal, sha256(envelope), guarded, error)
             raise
 
     def _version(self, admission: Admission, kept: Kept) -> Any:

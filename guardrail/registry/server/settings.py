@@ -85,7 +85,8 @@ def open_journal(given: Settings, trust: Trust) -> Journal:
 
     Raises:
         InvalidInput: the key cannot be used, or the trust file does not name it.
-        EvidenceInvalid: the ledger does not verify, or does not reach its exported head.
+        EvidenceInvalid: the ledger does not verify, does not reach its exported head, or names another trust file of
+            this version.
     """
     key, keys = load_signer(given.server_key, given.server_public_key, _secret), trust.keys_of("server")
     if key.public_key.keyid not in {known.keyid for known in keys}:
@@ -94,7 +95,9 @@ def open_journal(given: Settings, trust: Trust) -> Journal:
             expected="a key with the role 'server' in the trust file",
             next_step="name it there and have the roots sign, or start with the key that is named",
         )
-    return Journal(given.ledger, given.ledger_head, key, keys)
+    journal = Journal(given.ledger, given.ledger_head, key, keys)
+    journal.state().require_the_same(trust)
+    return journal
 
 
 def _secret(name: str) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.digest import digest
 from guardrail.evidence.ledger_types import Entry, Head
+from guardrail.evidence.trust import Trust
 
 Place = tuple[str, str]
 """A guarded model's name and one of its protected aliases."""
@@ -79,6 +82,8 @@ class State:
     attempts: dict[Place, int] = field(default_factory=dict)
     """Adapters that were bound since the last promotion."""
     trust_version: int = 0
+    trust: str = ""
+    """The digest of what the trust file of that version says."""
     latest: datetime | None = None
 
     def take(self, entry: Entry, digest: str) -> None:
@@ -105,11 +110,21 @@ class State:
             case "revocation":
                 self.revoked[entry.subject] = entry.note
             case "trust":
-                self.trust_version = max(self.trust_version, int(entry.version))
+                if int(entry.version) > self.trust_version:
+                    self.trust_version, self.trust = int(entry.version), entry.subject
 
     def waiting(self) -> list[Admitted]:
         """Admitted evidence that no promotion followed yet and nobody rejected, oldest first."""
         return [a for e, a in list(self.admitted.items()) if e not in self.promoted and e not in self.rejected]
+
+    def require_the_same(self, trust: Trust) -> None:
+        """The trust file is the one that was in force, or of another version.
+
+        Raises:
+            EvidenceInvalid: it is another one of that version.
+        """
+        if trust.version == self.trust_version and self.trust not in ("", digest(trust)):
+            raise another_of_this_version(trust)
 
     def _propose(self, entry: Entry, head: Head) -> None:
         place = (entry.model, entry.alias)
@@ -155,3 +170,11 @@ class State:
         if entry.evidence:
             self.promoted.add(entry.evidence)
             self.held[entry.evidence] = entry.time
+
+
+def another_of_this_version(trust: Trust) -> EvidenceInvalid:
+    """The refusal of a trust file where a different one of its version was in force: the roots signed two."""
+    return EvidenceInvalid(
+        f"another trust file of version {trust.version} was in force", expected=f"version {trust.version + 1}",
+        next_step="raise 'version' and have the roots sign again, or restore the file that was there",
+    )  # fmt: skip

@@ -26,7 +26,7 @@ from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, StageStatement
 from guardrail.evidence.trust import GuardedModel, Role
 from guardrail.records import Verdict
-from guardrail.registry.server.admission import Court, protected_alias
+from guardrail.registry.server.admission import Admission, Court, protected_alias
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
 from guardrail.registry.server.state import Admitted, State
 from guardrail.registry.server.tickets import bind, bound_ticket
@@ -39,7 +39,7 @@ class Registry(Protocol):
     def guarded_model(self, name: str) -> GuardedModel:
         """The guarded model of exactly this name."""
 
-    def judge(self, found: Admitted, votes: Sequence[bytes]) -> object:
+    def judge(self, found: Admitted, votes: Sequence[bytes]) -> Admission:
         """Check admitted evidence again, with these votes about it."""
 
     def complete(self, found: Admitted) -> str:
@@ -97,13 +97,17 @@ class Desk:
         decision = statement.parse(verify(envelope, self.court.trust.keys_of("decide"))).predicate.decision
         if decision.verdict is Verdict.PASSED:
             raise EvidenceInvalid("the decision is PASSED", expected="a denial; promote what passed")
-        self.registry.guarded_model(decision.model)
+        protected = protected_alias(self.registry.guarded_model(decision.model), decision.alias)
+        if decision.policy != protected.policy:
+            raise EvidenceInvalid(
+                f"the denial was made under the policy {decision.policy}", expected=f"{protected.policy}, as pinned"
+            )
         nonce = bound_ticket(decision, self.journal.state())
         evidence = sha256(envelope)
         broken = ", ".join(f.rule for f in decision.findings if f.verdict is not Verdict.PASSED)
 
         def deny(state: State) -> Draft:
-            if evidence in state.denied and nonce in state.closed:  # refused as a proposal, it spent nothing
+            if evidence in state.closed.values():  # refused as a proposal, it spent nothing
                 raise Unneeded
             return draft("denial", model=decision.model, alias=decision.alias, nonce=nonce, evidence=evidence,
                          subject=decision.manifest, said=envelope,
@@ -115,7 +119,7 @@ class Desk:
         said = self._by_role(envelope, "approve")
         approval = said.predicate.approval or Approval(approved=False)
         found = self._about(said)
-        self._require_fitting(found, envelope)
+        self._require_fitting(found, said, envelope)
         digest = self.journal.keep(envelope)
         who = ", ".join(self.court.trust.persons_of(signers(envelope)))
 
@@ -124,10 +128,10 @@ class Desk:
                 raise Unneeded
             if found.evidence in state.rejected:
                 raise EvidenceInvalid("somebody rejected this evidence already", expected="evidence that waits")
-            if not approval.approved and found.evidence in state.promoted:
+            if found.evidence in state.promoted:
                 raise EvidenceInvalid(
                     "this evidence was promoted already", expected="evidence that waits",
-                    next_step="guardrail registry revoke takes its adapter out",
+                    next_step="nothing waits any more; guardrail registry revoke takes an adapter out",
                 )  # fmt: skip
             return draft("approval" if approval.approved else "rejection", model=found.model, alias=found.alias,
                          evidence=found.evidence, subject=found.manifest, nonce=found.nonce, statement=digest,
@@ -136,10 +140,16 @@ class Desk:
         head = self.journal.append(vote)
         return self._completed(found, head) if approval.approved else _recorded(head, found.model, found.alias)
 
-    def _require_fitting(self, found: Admitted, envelope: bytes) -> None:
-        """A vote that does not fit the evidence would make all of it invalid; it is refused before it is written."""
+    def _require_fitting(self, found: Admitted, said: StageStatement, envelope: bytes) -> None:
+        """A vote that does not fit the evidence would make all of it invalid, at once or when it expires."""
         with suppress(PolicyDenied):
-            self.registry.judge(found, [*self.journal.votes(found.evidence), envelope])
+            judged = self.registry.judge(found, [*self.journal.votes(found.evidence), envelope])
+            needed = judged.chain.evaluate.predicate.expires
+            if said.predicate.expires < needed:
+                raise EvidenceInvalid(
+                    f"the approval expires at {said.predicate.expires}", expected=f"{needed}, as the evaluation does",
+                    next_step="guardrail approve signs such a one",
+                )  # fmt: skip
 
     def _completed(self, found: Admitted, head: Head) -> Submitted:
         noted = _recorded(head, found.model, found.alias)

@@ -12,7 +12,7 @@ from datetime import datetime
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.stages import StageStatement
 from guardrail.evidence.tickets import LIFETIME, Ticket
-from guardrail.evidence.trust import Trust
+from guardrail.evidence.trust import CLOCKS_DIFFER, Trust
 from guardrail.records import Decision
 from guardrail.registry.server.admission import protected_alias
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
@@ -87,9 +87,11 @@ def bound_ticket(decision: Decision, state: State) -> str:
         EvidenceInvalid: there is none.
     """
     about = (decision.model, decision.alias, decision.manifest, decision.attempt)
+    latest = decision.decided_at + CLOCKS_DIFFER
     for nonce, bound in reversed(list(state.bound.items())):
         ticket = state.tickets.get(nonce)
-        if ticket is not None and (ticket.model, ticket.alias, bound.manifest, bound.attempt) == about:
+        fits = ticket is not None and (ticket.model, ticket.alias, bound.manifest, bound.attempt) == about
+        if fits and bound.head.time <= latest:  # a denial from before says nothing about a new measurement
             return nonce
     raise EvidenceInvalid(
         "the denial is about an adapter that no ticket of its model and alias is bound to as this attempt",

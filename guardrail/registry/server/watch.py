@@ -14,6 +14,7 @@ from guardrail.errors import EvidenceInvalid, GuardrailError
 from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.trust import Trust, load_trust
 from guardrail.registry.server.settings import Settings
+from guardrail.registry.server.state import another_of_this_version
 
 
 class Floor(Protocol):
@@ -47,12 +48,12 @@ class TrustWatch:
         """The trust file, valid now.
 
         Raises:
-            EvidenceInvalid: it is broken, older than one that was accepted, or expired.
+            EvidenceInvalid: it is broken, expired, older than one that was accepted, or another of the same version.
         """
         now = self._clock()
         trust = self._loaded.trust
         if self._stamp() != self._loaded.stamp or not now <= trust.expires or trust.version < self._floor.get():
-            self._loaded = self._load(now)
+            self._loaded = self._load(now, trust)
         return self._loaded.trust
 
     def names(self) -> Trust:
@@ -72,12 +73,14 @@ class TrustWatch:
         """The time that everything is judged at."""
         return self._clock()
 
-    def _load(self, now: datetime) -> _Loaded:
+    def _load(self, now: datetime, before: Trust | None = None) -> _Loaded:
         stamp = self._stamp()
         trust = load_trust(
             self._bytes(), roots=self._settings.root_keys, threshold=self._settings.threshold, now=now,
             at_least=self._floor.get(),
         )  # fmt: skip
+        if before is not None and trust.version == before.version and trust != before:
+            raise another_of_this_version(trust)
         self._floor.raise_to(trust.version)
         return _Loaded(stamp, trust)
 
