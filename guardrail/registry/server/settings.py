@@ -52,10 +52,10 @@ class Settings:
     trust: Path
     root_keys: tuple[PublicKey, ...]
     threshold: int
-    server_key: str = ""
-    server_public_key: Path | None = None
-    ledger: Path = Path()
-    ledger_head: Path = Path()
+    server_key: str
+    server_public_key: Path | None
+    ledger: Path
+    ledger_head: Path
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> Settings:
