@@ -22,7 +22,7 @@ from types import FrameType
 from guardrail.errors import InvalidInput
 from guardrail.evidence.trust import load_trust
 from guardrail.registry.server import settings as config
-from guardrail.registry.server.apps import LAUNCHED
+from guardrail.registry.server.apps import REPORT
 from guardrail.registry.server.sealing import require_sealing
 from guardrail.registry.server.settings import SCHEME
 
@@ -76,7 +76,7 @@ def environment(launch: Launch, inherited: Mapping[str, str], report: Path) -> d
         **({config.SERVER_PUBLIC_KEY: str(launch.public_key.absolute())} if launch.public_key else {}),
         config.LEDGER: str(launch.ledger.absolute()),
         config.LEDGER_HEAD: str(launch.ledger_head.absolute()),
-        LAUNCHED: str(report),
+        REPORT: str(report),
         **dict.fromkeys(config.MUST_BE_OFF, "false"),
     }
 
