@@ -44,18 +44,18 @@ HEAD = click.option(
 
 @dataclass(frozen=True)
 class TrustGiven:
-    """What was given on the command line about a trust file."""
+    """What was given on the command line about a trust file; without ``threshold`` all roots must have signed it."""
 
     file: Path | None
     roots: tuple[Path, ...]
-    threshold: int
+    threshold: int | None
 
 
 def trust_options(command: F) -> F:
     """``--trust``, ``--root`` and ``--root-threshold``; arrive as ``trust``, ``roots`` and ``root_threshold``."""
     for option in (
         click.option(
-            "--root-threshold", type=click.IntRange(min=1), default=1, show_default=True,
+            "--root-threshold", type=click.IntRange(min=1), show_default="all of them",
             help="How many of these roots must have signed the trust file.",
         ),
         click.option("--root", "roots", type=FILE, multiple=True, help="A root's public key, for --trust. Repeat it."),
@@ -82,7 +82,8 @@ def load(given: TrustGiven, now: datetime) -> Trust | None:
     if not given.roots:
         raise InvalidInput("--trust was given without --root", expected="the public keys of who may sign it")
     roots = [load_public(path) for path in given.roots]
-    return load_trust(read_envelope(given.file), roots=roots, threshold=given.threshold, now=now)
+    threshold = given.threshold or len({root.keyid for root in roots})
+    return load_trust(read_envelope(given.file), roots=roots, threshold=threshold, now=now)
 
 
 def believed(key_files: tuple[Path, ...], trust: Trust | None, option: str = "--key") -> Believed:

@@ -20,7 +20,7 @@ def command(
     public_key: Path | None,
     trust: Path | None,
     roots: tuple[Path, ...],
-    root_threshold: int,
+    root_threshold: int | None,
     decider_keys: tuple[Path, ...],
     tracking_uri: str,
     yes: bool,

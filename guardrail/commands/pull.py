@@ -33,7 +33,7 @@ def command(
     key_files: tuple[Path, ...],
     trust: Path | None,
     roots: tuple[Path, ...],
-    root_threshold: int,
+    root_threshold: int | None,
     tracking_uri: str,
     base: str | None,
     revision: str | None,

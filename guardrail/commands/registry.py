@@ -27,8 +27,8 @@ command.add_command(revoke)
 @options.TRACKING_URI
 @options.OUTPUT
 def list_(
-    trust: Path | None, roots: tuple[Path, ...], root_threshold: int, server_keys: tuple[Path, ...], tracking_uri: str,
-    output: str,
+    trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
+    tracking_uri: str, output: str,
 ) -> None:  # fmt: skip
     """Show where every guarded alias stands: version, verdict, how long it is valid, and whether all is well.
 
@@ -56,7 +56,7 @@ def list_(
 @options.TRACKING_URI
 @options.OUTPUT
 def show(
-    spec: str, key_files: tuple[Path, ...], trust: Path | None, roots: tuple[Path, ...], root_threshold: int,
+    spec: str, key_files: tuple[Path, ...], trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None,
     tracking_uri: str, output: str,
 ) -> None:  # fmt: skip
     """Show everything that is known of one version: measurements, rules, who signed, who agreed, which attempt.
@@ -86,7 +86,7 @@ def show(
 @options.TRACKING_URI
 @options.OUTPUT
 def history(
-    name: str, trust: Path | None, roots: tuple[Path, ...], root_threshold: int, server_keys: tuple[Path, ...],
+    name: str, trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
     head: Path | None, tracking_uri: str, output: str,
 ) -> None:  # fmt: skip
     """Show what the server's ledger says of the model NAME: when, what, by whom.

@@ -20,7 +20,7 @@ from guardrail.commands import _options as options
     help="Public key of who may sign the trust file (may be repeated).",
 )
 @click.option(
-    "--root-threshold", type=click.IntRange(min=1), default=1, show_default=True, help="How many of them must sign."
+    "--root-threshold", type=click.IntRange(min=1), show_default="all of them", help="How many of them must sign."
 )
 @click.option(
     "--backend-store-uri", required=True, help="The database: sqlite:///FILE, postgresql://… or mysql+pymysql://…"
@@ -53,7 +53,7 @@ from guardrail.commands import _options as options
 def command(
     trust: Path,
     root_keys: tuple[Path, ...],
-    root_threshold: int,
+    root_threshold: int | None,
     backend_store_uri: str,
     artifacts_destination: str,
     key: str,

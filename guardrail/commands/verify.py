@@ -23,7 +23,7 @@ def command(
     key_files: tuple[Path, ...],
     trust: Path | None,
     roots: tuple[Path, ...],
-    root_threshold: int,
+    root_threshold: int | None,
     tracking_uri: str,
     base_sha256: str | None,
     head: Path | None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from gate_trust import Person, guarded_model, person, signed, trust
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from uvicorn.config import STARTUP_FAILURE
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.registry.server import settings
+from guardrail.evidence.trust import add_trust_signature
+from guardrail.registry.server import apps, settings
 from guardrail.registry.server.apps import closing
 from guardrail.registry.server.launch import Launch, check, command, environment
 from guardrail.registry.server.settings import MUST_BE_OFF, destination, require_off
@@ -92,6 +97,40 @@ def test_settings_say_what_is_missing(launch: Launch) -> None:
     for threshold in ("0", "2", "x", "-1", ""):
         with pytest.raises(InvalidInput, match="THRESHOLD"):
             settings.settings(environment(launch, {}, Path("r")) | {"GUARDRAIL_ROOT_THRESHOLD": threshold})
+
+
+def test_without_a_threshold_all_root_keys_must_have_signed(launch: Launch, root: Person, tmp_path: Path) -> None:
+    second = person(tmp_path / "k", "second-root")
+    both = replace(launch, root_keys=(root.public_file, second.public_file, second.public_file), root_threshold=None)
+    given = environment(both, {"GUARDRAIL_ROOT_THRESHOLD": "1"}, Path("r"))
+    assert settings.settings(given).threshold == 2
+    with pytest.raises(EvidenceInvalid, match="signed by 1 of the root keys"):
+        check(both, NOW)
+    data = (tmp_path / "trust").read_bytes()
+    (tmp_path / "trust").write_bytes(add_trust_signature(data, second.private))
+    check(both, NOW)
+
+
+def test_a_worker_whose_gate_is_not_active_says_so_and_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended: list[tuple[int, int]] = []
+    codes: list[int] = []
+
+    def fail() -> None:
+        raise InvalidInput("no gate")
+
+    monkeypatch.setattr(apps, "install", fail)
+    monkeypatch.setattr("os.kill", lambda *given: ended.append(given))
+    monkeypatch.setattr("os._exit", codes.append)
+    monkeypatch.delenv(apps.REPORT, raising=False)
+    apps._install_or_end()
+    assert ended == []
+    monkeypatch.setenv(apps.REPORT, str(tmp_path / "report"))
+    apps._install_or_end()
+    assert codes == [STARTUP_FAILURE, Arbiter.WORKER_BOOT_ERROR]
+    assert ended == [(os.getppid(), signal.SIGTERM)]
+    assert (tmp_path / "report").read_text() == "no gate"
 
 
 def test_a_key_that_the_trust_file_does_not_name_for_the_ledger_starts_nothing(launch: Launch, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ class Desk:
 
     def watch(self) -> TrustWatch:
         """A worker."""
-        return TrustWatch(Settings(self.file, (self.root.public,), 1), self.floor, lambda: self.now)
+        unused = Path("unused")
+        settings = Settings(self.file, (self.root.public,), 1, "unused", None, unused, unused)
+        return TrustWatch(settings, self.floor, lambda: self.now)
 
 
 @pytest.fixture

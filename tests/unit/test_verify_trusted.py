@@ -54,6 +54,15 @@ def test_a_trust_file_by_another_root_is_refused(one: World) -> None:
     assert say("verify", "guarded@production", *foreign, *one.server).code == 11
 
 
+def test_all_roots_that_are_given_must_have_signed_unless_a_threshold_says_otherwise(one: World) -> None:
+    root, second = one.who["root"].public_file, one.who["stranger"].public_file
+    server = ("guarded@production", "--trust", one.folder / "trust.json", *one.server)
+    refused = say("verify", *server, "--root", root, "--root", second)
+    assert (refused.code, "signed by 1 of the root keys that you gave" in refused.out) == (11, True), refused.out
+    assert say("verify", *server, "--root", root, "--root", second, "--root-threshold", 1).code == 0
+    assert say("verify", *server, "--root", root, "--root", root).code == 0
+
+
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "evidence/train.dsse.json", "evidence/decision.dsse.json"]
 )

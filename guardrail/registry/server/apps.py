@@ -17,8 +17,10 @@ from typing import Any
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
 
-LAUNCHED = "GUARDRAIL_SERVER"
+REPORT = "GUARDRAIL_REPORT"
 """Set by the launcher: the file in which a worker says why the gate is not active."""
+BOOT_FAILED = 3
+"""What a worker ends with that must not be started again: uvicorn's STARTUP_FAILURE, gunicorn's WORKER_BOOT_ERROR."""
 CLOSED = "/mlflow/assistant"
 """The assistant runs commands on the server's machine."""
 MUTATIONS = frozenset({"mlflowSearchDatasets", "mlflowSearchRuns", "testMutation"})
@@ -126,13 +128,16 @@ def _require_known_mutations() -> None:
 
 
 def _install_or_end() -> None:
-    """A supervisor would start a failing worker again and again, so its parent is ended with it."""
+    """Where the gate is not active this worker ends, by a code for which the server ends with it.
+
+    uvicorn before 0.50 starts such a worker again and again; under the launcher its parent is known, and ended, too.
+    """
     try:
         install()
         _settle()
     except GuardrailError as error:
         _logger.critical("the gate is not active, the server ends: %s", error.message())
-        if report := os.environ.get(LAUNCHED):
+        if report := os.environ.get(REPORT):
             Path(report).write_text(error.message(), encoding="utf-8")
             os.kill(os.getppid(), signal.SIGTERM)
-        raise SystemExit(1) from error
+        os._exit(BOOT_FAILED)  # at once: one that takes long to end answers no ping, and uvicorn starts another

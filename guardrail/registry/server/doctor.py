@@ -1,8 +1,8 @@
 """Is everything as the ledger says? Every version of a guarded model has its evidence, every alias its promotion.
 
-Reads all sealed bytes. What it finds is either finished by asking again (a crash came between two steps), or something
-that only a hand in the database or on the disk can have done.
-Not covered: mending; unguarded models.
+Reads all sealed bytes of versions and of what waits. What it finds is finished by asking again (a crash came between
+two steps), or only a hand in the database or on the disk can have done it, or the storage does not answer.
+Not covered: mending; unguarded models; what was rejected, whose files nobody is given any more.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from guardrail.errors import AwaitingApproval, GuardrailError, PolicyDenied
+from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, PolicyDenied
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
 from guardrail.evidence.digest import file_sha256
 from guardrail.evidence.trust import GuardedModel
+from guardrail.registry.server.admission import Court, admit
+from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.sealed import sealed_digest
 from guardrail.registry.server.state import Admitted, State
@@ -26,7 +28,7 @@ AT_THE_NEXT_ENTRY = "the next entry finishes the line that a crash cut off"
 
 
 def examine_all(registrar: Registrar) -> Health:
-    """Look at every guarded model, every sealed adapter behind a version, and the whole ledger."""
+    """Look at every guarded model, every sealed adapter behind a version or waiting for one, and the whole ledger."""
     found: list[Problem] = []
     try:
         entries = registrar.journal.recheck()
@@ -43,7 +45,7 @@ def examine_all(registrar: Registrar) -> Health:
         for one in versions:
             found.extend(_version(registrar, court.state, one))
         found.extend(_aliases(registrar, court.state, guarded))
-        found.extend(_unfinished(registrar, court.state, guarded, numbers))
+        found.extend(_unfinished(registrar, court, guarded, numbers))
     return Health(
         models=len(court.trust.models), versions=counted, entries=entries, head=registrar.journal.head(),
         problems=tuple(found),
@@ -78,27 +80,41 @@ def _aliases(registrar: Registrar, state: State, guarded: GuardedModel) -> Itera
 
 
 def _unfinished(
-    registrar: Registrar, state: State, guarded: GuardedModel, numbers: dict[str, int]
+    registrar: Registrar, court: Court, guarded: GuardedModel, numbers: dict[str, int]
 ) -> Iterator[Problem]:  # fmt: skip
-    """Evidence that was admitted and approved, but stands behind no version, or whose alias did not move there.
+    """Evidence that was admitted and approved, but stands behind no version, or whose alias did not move there; and
+    evidence that cannot be read.
 
     ``numbers`` maps evidence to its version; one that a later version has overtaken needs nothing more.
     """
-    for one in state.waiting():
-        number, highest = numbers.get(one.evidence), state.highest.get((one.model, one.alias), 0)
+    for one in court.state.waiting():
+        number, highest = numbers.get(one.evidence), court.state.highest.get((one.model, one.alias), 0)
         overtaken = number is not None and number <= highest
-        if one.model != guarded.name or overtaken or not _is_complete(registrar, one):
+        if one.model != guarded.name or overtaken:
             continue
-        missing = "its alias did not move" if one.evidence in numbers else "it has no version"
-        yield Problem(where=f"{one.model}, evidence {one.evidence}", what=f"admitted, but {missing}", finish=AGAIN)
+        where = f"{one.model}, evidence {one.evidence}"
+        try:
+            complete = _is_complete(registrar, court, guarded, one)
+        except (GuardrailError, OSError) as error:
+            yield Problem(where=where, what=str(error))
+            continue
+        if complete:
+            missing = "its alias did not move" if number is not None else "it has no version"
+            yield Problem(where=where, what=f"admitted, but {missing}", finish=AGAIN)
 
 
-def _is_complete(registrar: Registrar, found: Admitted) -> bool:
-    """Whether nothing but a crash can have kept it from being promoted."""
-    try:
-        registrar.judge(found, registrar.journal.votes(found.evidence)).require_approved()
-    except (AwaitingApproval, PolicyDenied):
-        return False
-    except GuardrailError:  # it expired or was revoked while it waited: nothing is to be finished
-        return False
+def _is_complete(registrar: Registrar, court: Court, guarded: GuardedModel, found: Admitted) -> bool:
+    """Whether nothing but a crash can have kept it from being promoted.
+
+    Raises:
+        EvidenceInvalid: its sealed files, or a vote about it, were changed.
+        InvalidInput: a vote about it is gone.
+        ServiceUnavailable: the storage does not answer.
+    """
+    votes = registrar.journal.votes(found.evidence)
+    with registrar.sealing().verified(Kept.of(found).sealed) as place:
+        try:
+            admit(place, court, guarded, votes, found.alias).require_approved()
+        except (AwaitingApproval, PolicyDenied, EvidenceInvalid):  # what was sealed does not hold yet, or not any more
+            return False
     return True

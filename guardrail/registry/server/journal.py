@@ -66,7 +66,8 @@ class Journal:
     ) -> None:  # fmt: skip
         self._file, self._key, self._clock = LedgerFile(path, head_path), key, clock
         self._statements = path.with_name(path.name + STATEMENTS)
-        self.trusted(keys)
+        self._keys = tuple(keys)
+        self._verifier = Verifier(self._keys, ledger.LEDGER_TYPE)
         self._mutex = threading.RLock()
         self._state, self._chain, self._offset, self._unexported = State(), LedgerChain(None), 0, False
         with self._file.locked() if path.exists() else nullcontext():  # nobody appends between ledger and head
@@ -176,11 +177,6 @@ class Journal:
     def unfinished(self) -> bool:
         """Whether a crash cut off the last line and the next entry will finish it: what is there is its beginning."""
         return self._file.cut_off()
-
-    def trusted(self, keys: Sequence[PublicKey]) -> None:
-        """From now on entries may be signed by these keys."""
-        self._keys = tuple(keys)
-        self._verifier = Verifier(self._keys, ledger.LEDGER_TYPE)
 
     def _require_exported(self) -> None:
         """The ledger reaches the head that was exported; the end may be cut off only where an append was."""

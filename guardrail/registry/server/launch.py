@@ -22,22 +22,22 @@ from types import FrameType
 from guardrail.errors import InvalidInput
 from guardrail.evidence.trust import load_trust
 from guardrail.registry.server import settings as config
-from guardrail.registry.server.apps import LAUNCHED
+from guardrail.registry.server.apps import REPORT
 from guardrail.registry.server.sealing import require_sealing
 from guardrail.registry.server.settings import SCHEME
 
 REMOVED = ("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_WORKSPACE_STORE_URI", "MLFLOW_ARTIFACTS_ONLY", "MLFLOW_WORKSPACE",
-           "MLFLOW_GUNICORN_OPTS", "MLFLOW_UVICORN_OPTS", "MLFLOW_TRACKING_URI")  # fmt: skip
+           "MLFLOW_GUNICORN_OPTS", "MLFLOW_UVICORN_OPTS", "MLFLOW_TRACKING_URI", config.ROOT_THRESHOLD)  # fmt: skip
 APPS = {"plain": "guardrail", "basic-auth": "guardrail-basic-auth"}
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start the server."""
+    """How to start the server; without ``root_threshold`` all root keys must have signed the trust file."""
 
     trust: Path
     root_keys: tuple[Path, ...]
-    root_threshold: int
+    root_threshold: int | None
     backend_store_uri: str
     artifacts_destination: str
     key: str
@@ -71,12 +71,12 @@ def environment(launch: Launch, inherited: Mapping[str, str], report: Path) -> d
         **kept,
         config.TRUST: str(launch.trust.absolute()),
         config.ROOT_KEYS: os.pathsep.join(str(path.absolute()) for path in launch.root_keys),
-        config.ROOT_THRESHOLD: str(launch.root_threshold),
+        **({config.ROOT_THRESHOLD: str(launch.root_threshold)} if launch.root_threshold else {}),
         config.SERVER_KEY: _absolute(launch.key),
         **({config.SERVER_PUBLIC_KEY: str(launch.public_key.absolute())} if launch.public_key else {}),
         config.LEDGER: str(launch.ledger.absolute()),
         config.LEDGER_HEAD: str(launch.ledger_head.absolute()),
-        LAUNCHED: str(report),
+        REPORT: str(report),
         **dict.fromkeys(config.MUST_BE_OFF, "false"),
     }
 

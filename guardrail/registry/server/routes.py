@@ -119,9 +119,7 @@ def _failed(error: GuardrailError) -> Response:
     from flask import Response
 
     raised = refusal(error)
-    status = raised.get_http_status_code()
-    if isinstance(error, InvalidInput) and not isinstance(error, (EvidenceInvalid, ServiceUnavailable)):
-        status = 400
+    status = 400 if isinstance(error, InvalidInput) else raised.get_http_status_code()
     return Response(raised.serialize_as_json(), status, mimetype="application/json")
 
 

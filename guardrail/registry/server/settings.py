@@ -52,10 +52,10 @@ class Settings:
     trust: Path
     root_keys: tuple[PublicKey, ...]
     threshold: int
-    server_key: str = ""
-    server_public_key: Path | None = None
-    ledger: Path = Path()
-    ledger_head: Path = Path()
+    server_key: str
+    server_public_key: Path | None
+    ledger: Path
+    ledger_head: Path
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -72,9 +72,9 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
             next_step="start with `guardrail server`, or set the variables that docs/server.md names",
         )  # fmt: skip
     keys = tuple(load_public(Path(name)) for name in environment[ROOT_KEYS].split(os.pathsep) if name)
-    public = environment.get(SERVER_PUBLIC_KEY)
+    public, all_of_them = environment.get(SERVER_PUBLIC_KEY), len({key.keyid for key in keys})
     return Settings(
-        Path(environment[TRUST]), keys, _threshold(environment.get(ROOT_THRESHOLD, "1"), len(keys)),
+        Path(environment[TRUST]), keys, _threshold(environment.get(ROOT_THRESHOLD, str(all_of_them)), all_of_them),
         environment[SERVER_KEY], Path(public) if public else None, Path(environment[LEDGER]),
         Path(environment[LEDGER_HEAD]),
     )  # fmt: skip

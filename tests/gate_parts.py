@@ -1,0 +1,94 @@
+"""A gate without its server: MLflow's registry store on SQLite, a sealed tree and a ledger, in this very process.
+
+Not a test file. Not covered: routes, and MLflow's tracking store; a logged model is the bundle that was made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gate_chains import proven
+from gated_servers import People, known, people
+
+from guardrail.errors import AwaitingApproval
+from guardrail.evidence.bundle import Bundle, write
+from guardrail.evidence.tickets import Ticket
+from guardrail.registry.server import candidate, tickets
+from guardrail.registry.server import settings as config
+from guardrail.registry.server.registrar import Registrar
+from guardrail.registry.server.sealed import DiskTree
+from guardrail.registry.server.statements import Desk
+from guardrail.registry.wire import Submitted
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The gate whose registry, ledger and files lie in ``folder``."""
+
+    folder: Path
+    who: People
+    store: Any = field(repr=False)
+    logged: dict[str, Bundle] = field(default_factory=dict)
+    """Logged model to what it holds."""
+
+    @property
+    def registrar(self) -> Registrar:
+        found: Registrar = self.store.registrar
+        return found
+
+    def ticket(self, model: str, alias: str) -> Ticket:
+        return tickets.issue(self.registrar.journal, self.registrar.court().trust, model, alias)
+
+    def submit(self, envelope: bytes) -> Submitted:
+        return Desk(self.registrar.journal, self.registrar, self.registrar.court()).take(envelope)
+
+    def bundle(self, model: str, seed: int) -> Bundle:
+        return proven(self.folder / "bundles" / str(seed), self, self.who.signers, model=model, seed=seed)
+
+    def propose(self, bundle: Bundle) -> str:
+        """The first half of a promotion; the version, empty where it waits for approvals."""
+        guarded = self.registrar.guarded_model(bundle.decision.model)
+        model_id = f"m-{bundle.adapter_dir.name}"
+        self.logged[model_id] = bundle
+        with suppress(AwaitingApproval):
+            return str(self.registrar.propose(guarded, f"models:/{model_id}", {}).version)
+        return ""
+
+    def promote(self, bundle: Bundle) -> str:
+        """The version that the alias points at now."""
+        version = self.propose(bundle)
+        self.registrar.move_alias(self.registrar.guarded_model(bundle.decision.model), bundle.decision.alias, version)
+        return version
+
+
+@contextmanager
+def parts(folder: Path) -> Iterator[Parts]:
+    """A gate in ``folder``, which may hold one already."""
+    who = known(folder / "people") if (folder / "people").exists() else people(folder / "people")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            config.TRUST: who.trust_file, config.ROOT_KEYS: who.root.public_file,
+            config.SERVER_KEY: who.server.private_file, config.LEDGER: folder / "ledger" / "ledger",
+            config.LEDGER_HEAD: folder / "ledger" / "ledger.head",
+        }.items():  # fmt: skip
+            patch.setenv(name, str(value))
+        patch.delenv(config.ROOT_THRESHOLD, raising=False)
+        patch.setattr(candidate, "logged_model", _logged_model)
+        from guardrail.registry.server.gated_store import GatedStore
+
+        store = GatedStore(f"gated+sqlite:///{folder / 'mlflow.db'}")
+        store.registrar.tree = DiskTree(folder / "sealed")
+        made = Parts(folder, who, store)
+        patch.setattr(candidate, "fetch", lambda model, place: write(made.logged[model.model_id], place))
+        yield made
+        store.engine.dispose()
+
+
+def _logged_model(source: str) -> SimpleNamespace:
+    return SimpleNamespace(model_id=source.removeprefix("models:/"), source_run_id=None)
