@@ -1,7 +1,8 @@
 """A ticket: the server's leave to try for one guarded alias, with the nonce that everything of this try must name.
 
 The nonce is drawn when the ticket is issued, so nothing can be prepared before; it seeds the order in which prompts are
-asked, so the order cannot be chosen; it is spent by the first evidence that is admitted or denied with it.
+asked, so that is one of the orders which the server drew, each of them in its ledger; it is spent by the first evidence
+that is admitted or denied with it.
 Not covered: issuing and binding (``registry/server/tickets.py``), and spending (``registry/server/admission.py``).
 """
 
