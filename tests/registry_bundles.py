@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from policy_evidence import (
+    BASE,
     adapter_record,
     data_report,
     evaluation_report,
@@ -27,7 +28,7 @@ from guardrail.evidence.tickets import seed_of
 from guardrail.policy.decide import decide
 from guardrail.policy.load import load_policy_bytes
 from guardrail.policy.rules import Evidence
-from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport
+from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, ModelRef
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 POLICY = """\
@@ -66,11 +67,17 @@ def unsealed(directory: Path, *, model: str = "guarded", alias: str = "productio
     """
     adapter_dir = adapter_directory(directory, seed)
     prepare(adapter_dir)
-    files = manifest(adapter_dir)
     policy = policy_text.format(model=model, alias=alias).encode()
-    data = data_report(sha256(policy))
+    return bundle_of(adapter_dir, policy, safe=safe, now=now, nonce=nonce)
+
+
+def bundle_of(adapter_dir: Path, policy: bytes = POLICY.format(model="guarded", alias="production").encode(), *,
+              safe: bool = True, now: datetime = NOW, nonce: str = "", base: ModelRef = BASE) -> Bundle:  # fmt: skip
+    """A bundle without an envelope of the adapter in ``adapter_dir``, which was trained and evaluated on ``base``."""
+    files = manifest(adapter_dir)
+    data = data_report(sha256(policy)).model_copy(update={"base": base.digest})
     adapter = adapter_record(sha256(policy), data).model_copy(
-        update={"files": files, "manifest": manifest_digest(files)}
+        update={"files": files, "manifest": manifest_digest(files), "base": base}
     )
     measurements = safe_measurements(4000 if nonce else 400) if safe else forgetful_measurements()
     evaluation = evaluation_report(sha256(policy), adapter, measurements)

@@ -69,12 +69,13 @@ def require_bound(
         if said.predicate.record != record:
             raise EvidenceInvalid(f"the {stage} statement names another record", expected=record)
     bound = chain.bound
-    true = {
-        "base": evaluation.base, "dataset": data.training_digest, "manifest": adapter.manifest,
-        "suites": suites(evaluation.measurements), "judges": judges(evaluation.measurements), "waivers": None,
-        "policy": decision.policy, "model": decision.model, "alias": decision.alias,
-    }  # fmt: skip
-    for name, value in true.items():
+    true = (
+        ("base", adapter.base), ("base", evaluation.base), ("dataset", data.training_digest),
+        ("manifest", adapter.manifest), ("suites", suites(evaluation.measurements)),
+        ("judges", judges(evaluation.measurements)), ("waivers", None), ("policy", decision.policy),
+        ("model", decision.model), ("alias", decision.alias),
+    )  # fmt: skip
+    for name, value in true:
         if getattr(bound, name) != value:
             raise EvidenceInvalid(
                 f"the statements bind another {name} than the records show", expected="what the records show"

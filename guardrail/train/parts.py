@@ -33,7 +33,7 @@ def place(work: Path, base: BaseModel, rows: Sequence[Encoded], settings: Settin
     """Where the adapter that plain training makes of ``rows`` is kept below ``work``."""
     decides = {key: value for key, value in asdict(settings).items() if key != "checkpoint_steps"}
     key = digest({
-        "base": base.ref.digest, "device": str(base.device), "settings": decides,
+        "base": base.ref.model_dump(), "device": str(base.device), "settings": decides,
         "lora": {**lora, "targets": list(lora["targets"])}, "rows": [[list(r.prompt), list(r.answer)] for r in rows],
     })  # fmt: skip
     return work / "parts" / key

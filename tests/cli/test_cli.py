@@ -391,7 +391,7 @@ def _finish(path: Path) -> None:
     """A run whose records say that everything held; its adapter's files are made up."""
     run = _start(path)
     (path / "adapter").mkdir()
-    (path / "adapter" / "adapter_config.json").write_text("{}")
+    (path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
     evidence = chain(run.policy().digest)
     assert evidence.data is not None

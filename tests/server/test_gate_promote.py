@@ -151,6 +151,12 @@ def _megatron(directory: Path) -> None:
     (directory / "adapter_config.json").write_text(json.dumps(config))
 
 
+def _other_base(directory: Path) -> None:
+    config = json.loads((directory / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "attacker/backdoored-base", "revision": "main"}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+
+
 def _pyfunc(directory: Path) -> None:
     (directory / "MLmodel").write_text("flavors: {python_function: {loader_module: evil}}")
 
@@ -252,6 +258,7 @@ FORGERIES = {
     "a stage that is not valid yet": Forgery(lambda d, p: _good(d, p, not_before=_at(0.1)), "holds only from"),
     "signed pickles": Forgery(lambda d, p: _good(d, p, prepare=_pickle), "adapter_model.bin"),
     "signed auto_mapping": Forgery(lambda d, p: _good(d, p, prepare=_auto_mapping), "auto_mapping"),
+    "an adapter for another base": Forgery(lambda d, p: _good(d, p, prepare=_other_base), "names the base"),
     "a module to import as megatron": Forgery(lambda d, p: _good(d, p, prepare=_megatron), "megatron_config"),
     "a signed pyfunc loader": Forgery(lambda d, p: _good(d, p, prepare=_pyfunc), "MLmodel"),
     "no evidence": Forgery(_good, "there is no evidence/", change=lambda d: shutil.rmtree(d / "evidence")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from registry_bundles import NOW, resealed, sealed, unsealed
+from policy_evidence import BASE
+from registry_bundles import NOW, adapter_directory, bundle_of, resealed, sealed, unsealed
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import keys
 from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.keys import PrivateKey
-from guardrail.records import Decision, Verdict
+from guardrail.records import Decision, ModelRef, Verdict
 from guardrail.registry.checks import admissible, examine
 
 
@@ -44,7 +46,7 @@ def check(directory: Path, key: PrivateKey) -> None:
 def test_a_stored_bundle_verifies_and_says_what_was_checked(stored: Path, key: PrivateKey) -> None:
     examined = examine(stored, [keys.public_of(key)])
     assert [found.name for found in examined.checks] == [
-        "envelope", "adapter", "evidence", "policy", "records", "decision",
+        "envelope", "adapter", "evidence", "policy", "records", "decision", "configuration",
     ]  # fmt: skip
     assert all(found.ok and found.why for found in examined.checks)
     assert admissible(examined.decision, NOW).ok
@@ -142,6 +144,63 @@ def test_a_policy_that_cannot_be_read_is_refused(tmp_path: Path, key: PrivateKey
     (tmp_path / "out").mkdir()
     with pytest.raises(EvidenceInvalid):
         check(laid_out(seal(Bundle(**{**bundle.__dict__, "policy": b"{"}), key), tmp_path / "out"), key)
+
+
+EVIL = "attacker/backdoored-base"
+HUB = BASE.model_copy(update={"name": "org/model", "revision": "0" * 40})
+PATH = BASE.model_copy(update={"name": "a model of mine"})
+Config = dict[str, object]
+NAMED: dict[str, tuple[ModelRef, Config]] = {
+    "nothing": (HUB, {}),
+    "null": (HUB, {"base_model_name_or_path": None, "revision": None}),
+    "the Hub's, with its commit": (HUB, {"base_model_name_or_path": HUB.name, "revision": HUB.revision}),
+    "a local one": (PATH, {"base_model_name_or_path": PATH.name, "revision": None}),
+    "a local one, without the word revision": (PATH, {"base_model_name_or_path": PATH.name}),
+}
+MISNAMED: dict[str, tuple[ModelRef, Config]] = {
+    "another base": (BASE, {"base_model_name_or_path": EVIL}),
+    "another revision": (HUB, {"base_model_name_or_path": HUB.name, "revision": "main"}),
+    "a base at whatever its revision is now": (HUB, {"base_model_name_or_path": HUB.name}),
+    "a revision of a local base": (BASE, {"base_model_name_or_path": BASE.name, "revision": "main"}),
+    "a revision alone": (BASE, {"revision": "main"}),
+    "an empty name": (BASE, {"base_model_name_or_path": ""}),
+    "a list": (BASE, {"base_model_name_or_path": [BASE.name]}),
+}
+
+
+def on(base: ModelRef, text: str, directory: Path, key: PrivateKey) -> Path:
+    """Sealed evidence of an adapter on ``base`` with this configuration, as it is stored."""
+    adapter_dir = adapter_directory(directory / "adapter")
+    (adapter_dir / "adapter_config.json").write_text(text)
+    (directory / "stored").mkdir()
+    return laid_out(seal(bundle_of(adapter_dir, base=base), key), directory / "stored")
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_an_adapter_may_name_the_base_that_was_evaluated_or_none(tmp_path: Path, key: PrivateKey, case: str) -> None:
+    base, config = NAMED[case]
+    check(on(base, json.dumps({"peft_type": "LORA", **config}), tmp_path, key), key)
+
+
+@pytest.mark.parametrize("case", MISNAMED)
+def test_an_adapter_that_names_another_base_is_refused_however_it_was_signed(
+    tmp_path: Path, key: PrivateKey, case: str
+) -> None:
+    base, config = MISNAMED[case]
+    stored = on(base, json.dumps({"peft_type": "LORA", **config}), tmp_path, key)
+    with pytest.raises(EvidenceInvalid, match="names the base") as caught:
+        check(stored, key)
+    assert f"{base.name!a}, revision {base.revision!a}" in caught.value.expected
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize("text", [
+    "{", "[]", "{}", "null", '{"peft_type": "XLORA"}', '{"peft_type": ["LORA"]}', "[" * 100_000,
+    f'{{"peft_type": "LORA", "base_model_name_or_path": "{EVIL}", "base_model_name_or_path": "testbed"}}',
+])  # fmt: skip
+def test_a_configuration_that_is_no_plain_lora_is_refused(tmp_path: Path, key: PrivateKey, text: str) -> None:
+    with pytest.raises(EvidenceInvalid, match=r"adapter_config\.json"):
+        check(on(BASE, text, tmp_path, key), key)
 
 
 def test_only_a_passed_decision_within_its_validity_admits(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,13 @@ def train(tmp_path: Path) -> Callable[..., str]:
     settings = Settings(epochs=1.0, batch_size=16, learning_rate=2e-3, checkpoint_steps=0)
     rows = arms.rows("sentiment", poison=0.1, size=44)
 
-    def call(folder: str, progress: Progress | None = None) -> str:
+    def call(folder: str, progress: Progress | None = None, base: str = "testbed") -> str:
         job = stage.Job("magmax", {"lambdas": "0.5"}, settings, stage.Lora(rank=4, alpha=8.0),
                         resolve.replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
         (tmp_path / folder).mkdir(exist_ok=True)
-        record = stage.train(resolve.base_model("testbed"), rows, job, tmp_path / folder / "adapter",
+        loaded = resolve.base_model("testbed")
+        loaded = replace(loaded, ref=loaded.ref.model_copy(update={"name": base}))
+        record = stage.train(loaded, rows, job, tmp_path / folder / "adapter",
                              stage.Origin(*("0" * 64,) * 4), lambda _: Score(True, 1.0, 0.0), progress,
                              work=tmp_path / folder / "work")  # fmt: skip
         return record.manifest
@@ -67,6 +71,15 @@ def test_a_finished_part_is_not_trained_again(train: Callable[..., str]) -> None
     seen: list[tuple[int, int]] = []
     assert train("stopped", _steps(seen)) == whole
     assert {total for _, total in seen} == {2}
+
+
+def test_a_finished_part_of_the_same_base_under_another_name_does_not_name_the_adapters_base(
+    train: Callable[..., str], tmp_path: Path
+) -> None:
+    _stopped(train)
+    train("stopped", base="a copy")
+    config = json.loads((tmp_path / "stopped/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "a copy"
 
 
 def test_a_finished_part_that_was_changed_is_refused(train: Callable[..., str], tmp_path: Path) -> None:

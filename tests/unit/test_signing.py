@@ -47,6 +47,14 @@ def test_the_statements_of_a_run_are_a_chain_about_its_records(run: Run) -> None
     assert chain.expires == NOW + timedelta(days=30)
 
 
+def test_an_adapter_record_that_names_another_base_than_its_statement_is_refused(run: Run) -> None:
+    chain = check_chain(envelopes(run).values(), pinned(), Target(MODEL, ALIAS, held_ticket(run).nonce), now=NOW)
+    data, adapter, evaluation = records(run)
+    renamed = adapter.model_copy(update={"base": adapter.base.model_copy(update={"name": "attacker/base"})})
+    with pytest.raises(EvidenceInvalid, match="bind another base"):
+        require_bound(chain, decide_run(run, NOW), data, renamed, evaluation)
+
+
 @pytest.mark.parametrize("change", [{"dtype": "float16"}, {"name": "other"}, {"template": "fallback"}])
 def test_a_base_that_is_loaded_otherwise_than_the_data_statement_binds_is_refused(
     tmp_path: Path, change: dict[str, str]
