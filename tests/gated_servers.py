@@ -193,7 +193,9 @@ def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False, s3: S
             *(["--gunicorn-opts", "--log-level warning"] if cell.server == "gunicorn" else []),
             *(["--app-name", "basic-auth"] if cell.auth == "basic-auth" else []),
         ]  # fmt: skip
-        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as made:
+        jobs = cell.server == "uvicorn" and not workspaces  # elsewhere no attempt needs the nine processes
+        env = environment(directory, s3=s3) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(jobs).lower()}
+        with started(Command(arguments, env), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"
             yield Running(uri, destination, made.log, cell, gated=False, database=store, remote=bucket)

@@ -54,4 +54,5 @@ def _command(directory: Path, port: int) -> list[str]:
 
 def _environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    return {**inherited, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    off = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: nine processes
+    return {**inherited, "OMP_NUM_THREADS": "1", **off}
