@@ -107,6 +107,26 @@ def test_history_tells_when_what_and_by_whom(two: World) -> None:
     assert record["events"][-1]["who"] == [f"key {two.who['ben'].public.keyid}"]
 
 
+def test_a_reason_may_say_anything_and_history_goes_on(two: World) -> None:
+    reason = 'see urn:mlflow-guardrail:approve in the wiki, "predicateType":"urn:mlflow-guardrail:approve:v1"'
+    assert rollback(two, "ana", "guarded@production", "--to", "1", "--reason", reason).code == 0
+    said = say("registry", "history", "guarded", *two.by_trust, *two.server)
+    assert said.code == 0, said.out
+    assert reason in said.out
+
+
+def test_history_gives_the_reasons_of_who_approved_and_who_rejected(tmp_path: Path) -> None:
+    reasons = {"approve": "looked at urn:mlflow-guardrail:rollback:v1", "reject": "answers rudely"}
+    with world(tmp_path, approvals=2) as made:
+        made.admit()
+        for (word, reason), who in zip(reasons.items(), ("ana", "ben"), strict=True):
+            words = (word, "guarded@production", *made.by_trust, *made.key(who), "--yes", "--reason", reason)
+            assert say(*words, *made.server).code == 0
+        said = say("registry", "history", "guarded", *made.by_trust, *made.server)
+        assert said.code == 0, said.out
+        assert [reason for reason in reasons.values() if reason not in said.out] == []
+
+
 def test_history_is_checked_by_the_servers_key_and_a_touched_ledger_is_refused(two: World) -> None:
     server = ("--server-key", two.who["server"].public_file)
     assert say("registry", "history", "guarded", *server, *two.server).code == 0
