@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from guardrail.policy.load import LoadedPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Finite(click.FloatRange):
@@ -74,7 +75,7 @@ KEY = click.option(
 )
 PUBLIC_KEY = click.option(
     "--public-key",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     default=None,
     help="Public key of a --key that stays in a service (guardrail keys show URI --out FILE).",
 )
@@ -86,7 +87,7 @@ SIGN_KEY = click.option(
 )
 SIGN_PUBLIC_KEY = click.option(
     "--public-key",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     default=None,
     help="Public key of a --sign-key that stays in a service (guardrail keys show URI --out FILE).",
 )

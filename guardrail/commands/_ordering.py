@@ -12,7 +12,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import one_line, plain
+from guardrail.commands._output import emit, one_line
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def signing_options(command: F) -> F:
     """Who signs, and where the order goes."""
     shared = (
         REASON, options.KEY, options.PUBLIC_KEY, VALID_HOURS,
-        click.option("--out", type=trusting.FILE, default=None,
+        click.option("--out", type=options.FILE, default=None,
                      help="Write the order here for others to sign, and hand nothing in."),
-        click.option("--add-signature", "signed", type=trusting.FILE, default=None, metavar="FILE",
+        click.option("--add-signature", "signed", type=options.FILE, default=None, metavar="FILE",
                      help="Sign an order that somebody wrote, and hand it in (or write it to --out)."),
         options.TRACKING_URI, options.OUTPUT,
     )  # fmt: skip
@@ -99,7 +99,6 @@ def _show(order: Order, signing: Signing) -> None:
 
 def _hand_in(envelope: bytes, signing: Signing) -> None:
     from guardrail.atomic import write_atomically
-    from guardrail.evidence.digest import canonical
     from guardrail.evidence.envelope import signers
     from guardrail.registry.gate_client import GateClient
 
@@ -111,8 +110,5 @@ def _hand_in(envelope: bytes, signing: Signing) -> None:
         )
         return
     found = GateClient(signing.tracking_uri).submit(envelope)
-    if signing.output == "json":
-        click.echo(canonical(found).decode())
-        return
     where = f"{found.model}@{found.alias} points at version {found.version} now" if found.version else "carried out"
-    click.echo(plain(f"{found.state:<12}{where} (entry {found.entry.number} of the ledger)"))
+    emit(found, signing.output, f"{found.state:<12}{where} (entry {found.entry.number} of the ledger)")

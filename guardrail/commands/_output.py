@@ -14,10 +14,9 @@ import click
 from guardrail.errors import EvidenceMissing, PolicyDenied
 
 if TYPE_CHECKING:
-    from guardrail.records import Decision, Record, RegistryRecord
+    from guardrail.records import Decision, Frozen, RegistryRecord
 
 Progress = Callable[[str, int, int], None]
-PAGE = "report.html"
 
 
 def quiet() -> None:
@@ -66,11 +65,11 @@ def one_line(text: str) -> str:
     return plain(text).replace("\n", "\\n")
 
 
-def emit(record: Record, output: str, text: str) -> None:
+def emit(record: Frozen, output: str, text: str) -> None:
     """Print a record as it is stored, or a text about it."""
     from guardrail.evidence.digest import canonical
 
-    click.echo(canonical(record).decode() if output == "json" else text)
+    click.echo(canonical(record).decode() if output == "json" else plain(text))
 
 
 def decision_text(decision: Decision) -> str:
@@ -89,6 +88,8 @@ def decision_text(decision: Decision) -> str:
 
 def registered_text(decision: Decision, record: RegistryRecord, run_dir: Path) -> str:
     """The decision, what became of it in the registry, and where to read on."""
+    from guardrail.registry.experiment import PAGE
+
     lines = [decision_text(decision)]
     if record.version:
         alias = f", alias {record.alias}" if record.alias else f"; alias {decision.alias} points at a later version"
@@ -107,7 +108,7 @@ def raise_unless_passed(decision: Decision) -> None:
     if decision.verdict is Verdict.FAILED:
         raise PolicyDenied(
             "the policy denies this adapter: " + ", ".join(broken),
-            next_step="the denial is recorded; train again with another method or cleaner data",
+            next_step="train again with another method or cleaner data",
         )
     if decision.verdict is not Verdict.PASSED:
         raise EvidenceMissing(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from guardrail.commands._options import FILE
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from guardrail.registry.history import History
 
 F = TypeVar("F", bound=Callable[..., Any])
-FILE = click.Path(dir_okay=False, path_type=Path)
 DANGER = "DANGER      ONE PERSON MAY TRAIN, EVALUATE AND APPROVE: nobody checks anybody"
 LONGEST_REASON = 3000
 VERIFYING_KEY = click.option(
@@ -38,7 +38,7 @@ BASE_SHA256 = click.option(
 )
 HEAD = click.option(
     "--head", type=FILE, default=None,
-    help="The ledger's exported head, with --trust. Without it, a missing end is not noticed.",
+    help="The ledger's exported head. Without it, a missing end is not noticed.",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from guardrail.commands._output import one_line
+from guardrail.commands._output import emit, one_line
 from guardrail.commands._trusting import DANGER, TrustGiven, believed, load
 from guardrail.errors import InvalidInput
 
@@ -51,15 +51,13 @@ def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
 
 def tell(found: Verification, output: str) -> None:
     """Print what was checked, and what should frighten."""
-    from guardrail.evidence.digest import canonical
     from guardrail.registry.verify_trusted import TrustedVerification
 
-    if output == "json":
-        click.echo(canonical(found).decode())
-        return
-    for entry in found.checks:
-        click.echo(one_line(f"ok  {entry.name:<9} {entry.why}"))
-    if isinstance(found, TrustedVerification) and found.one_person_may_train_evaluate_and_approve:
+    lines = [
+        *(f"ok  {entry.name:<9} {entry.why}" for entry in found.checks),
+        f"{found.model} version {found.version} holds exactly what was signed ({found.policy})",
+    ]
+    emit(found, output, "\n".join(map(one_line, lines)))
+    alone = isinstance(found, TrustedVerification) and found.one_person_may_train_evaluate_and_approve
+    if alone and output == "text":
         click.secho(DANGER, fg="red", bold=True)
-    said = f"{found.model} version {found.version} holds exactly what was signed ({found.policy})"
-    click.echo(one_line(said))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import decision_text, one_line, plain
+from guardrail.commands._output import decision_text, emit, one_line, plain
 from guardrail.errors import AwaitingApproval
 
 if TYPE_CHECKING:
@@ -21,23 +20,51 @@ if TYPE_CHECKING:
     from guardrail.registry.stages import Authority
     from guardrail.registry.wire import Submitted, Waiting
 
-F = TypeVar("F", bound=Callable[..., Any])
 DECIDER_KEY = click.option(
-    "--decider-key", "decider_keys", type=trusting.FILE, multiple=True,
+    "--decider-key", "decider_keys", type=options.FILE, multiple=True,
     help="Public key of whoever may promote, where no --trust is given (may be repeated).",
 )  # fmt: skip
 EVIDENCE = click.option("--evidence", metavar="SHA256", default=None, help="Which candidate, where several wait.")
 YES = click.option("--yes", is_flag=True, help="Do not ask before signing.")
 
 
-def voting_options(command: F) -> F:
-    """Everything that both commands are told, but for the reason."""
-    shared = (
-        click.argument("spec", metavar="NAME@ALIAS"), EVIDENCE, options.KEY, options.PUBLIC_KEY,
-        trusting.trust_options, DECIDER_KEY, options.TRACKING_URI, YES, options.OUTPUT,
-    )  # fmt: skip
-    for option in reversed(shared):
-        command = option(command)
+def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
+    """``guardrail approve`` or ``reject``, with ``text`` as its help; a no needs a reason."""
+
+    @click.command(name, help=text)
+    @click.argument("spec", metavar="NAME@ALIAS")
+    @EVIDENCE
+    @options.KEY
+    @options.PUBLIC_KEY
+    @trusting.trust_options
+    @DECIDER_KEY
+    @options.TRACKING_URI
+    @YES
+    @options.OUTPUT
+    @click.option(
+        "--reason",
+        required=not approved,
+        callback=trusting.optional_reason if approved else trusting.reason,
+        help="Why; it is signed and kept for ever.",
+    )
+    def command(
+        spec: str,
+        evidence: str | None,
+        key: str,
+        public_key: Path | None,
+        trust: Path | None,
+        roots: tuple[Path, ...],
+        root_threshold: int | None,
+        decider_keys: tuple[Path, ...],
+        tracking_uri: str,
+        yes: bool,
+        output: str,
+        reason: str | None,
+    ) -> None:
+        given = trusting.TrustGiven(trust, roots, root_threshold)
+        ballot = Ballot(spec, evidence, approved, reason or "", tracking_uri, output)
+        vote(ballot, key=key, public_key=public_key, trust=given, decider_keys=decider_keys, yes=yes)
+
     return command
 
 
@@ -135,14 +162,9 @@ def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, ch
 
 
 def _tell(found: Submitted, ballot: Ballot) -> None:
-    from guardrail.evidence.digest import canonical
-
-    if ballot.output == "json":
-        click.echo(canonical(found).decode())
-        return
     text = {
         "promoted": f"promoted    {found.model}@{found.alias} points at version {found.version} now",
         "waiting": f"recorded    {found.missing} more must approve {ballot.spec}",
         "recorded": f"recorded    {'approved' if ballot.approved else 'rejected'} {ballot.spec}",
     }.get(found.state, found.state)
-    click.echo(plain(f"{text} (entry {found.entry.number} of the ledger)"))
+    emit(found, ballot.output, f"{text} (entry {found.entry.number} of the ledger)")

@@ -40,12 +40,13 @@ def command(directory: Path, task: str) -> None:
     click.echo("loading torch and transformers ...", err=True)
     show.quiet()
     from guardrail.demo import demo
+    from guardrail.registry.experiment import PAGE
 
     with show.progress_bar() as progress:
         summary = demo(directory, task, lambda title: click.echo(f"- {title}", err=True), progress)
     _table(summary)
     click.echo(f"\nsummary   {directory / 'summary.json'}")
-    reports = [directory / outcome.name / show.PAGE for outcome in summary.scenarios]
+    reports = [directory / outcome.name / PAGE for outcome in summary.scenarios]
     click.echo("reports   " + "\n          ".join(str(path) for path in reports if path.exists()))
     click.echo(f"registry  mlflow ui --backend-store-uri {summary.tracking_uri}")
     click.echo(

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from guardrail.commands import _options as options
+
 
 @click.group("keys")
 def command() -> None:
@@ -42,20 +44,19 @@ def init(directory: Path, name: str, kind: Any) -> None:
 
 @command.command("show")
 @click.argument("key", metavar="FILE|URI")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the public key here (PEM).")
+@click.option("--out", type=options.FILE, help="Write the public key here (PEM).")
 def show(key: str, out: Path | None) -> None:
     """Show type and id of a key: a public or private key file, or awskms:, gcpkms:, azurekms:, hsm: or hv:.
 
     A service is asked for the public half; --out keeps it for signing and verifying. An existing file is not
     overwritten.
     """
-    from guardrail.commands._options import secret
     from guardrail.errors import InvalidInput
     from guardrail.evidence.fetch_key import fetch_public
     from guardrail.evidence.key_files import create
     from guardrail.evidence.keys import public_pem
 
-    public = fetch_public(key, secret)
+    public = fetch_public(key, options.secret)
     if out is not None:
         try:
             create(out, public_pem(public).encode("ascii"), 0o644)

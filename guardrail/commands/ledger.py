@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from guardrail.commands import _options as options
-
-FILE = click.Path(dir_okay=False, path_type=Path)
+from guardrail.commands import _trusting as trusting
+from guardrail.commands._output import emit
 
 
 @click.group("ledger")
@@ -17,12 +17,12 @@ def command() -> None:
 
 
 @command.command("verify")
-@click.argument("file", type=FILE)
+@click.argument("file", type=options.FILE)
 @click.option(
-    "--key", "key_files", type=FILE, multiple=True, required=True, help="Public key of the server. Repeat it."
+    "--key", "key_files", type=options.FILE, multiple=True, required=True, help="Public key of the server. Repeat it."
 )
-@click.option("--head", type=FILE, default=None, help="The exported head. Without it, a missing end is not noticed.")
-@click.option("--write-head", type=FILE, default=None, help="Write the head of what was verified here.")
+@trusting.HEAD
+@click.option("--write-head", type=options.FILE, default=None, help="Write the head of what was verified here.")
 @options.OUTPUT
 def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_head: Path | None, output: str) -> None:
     """Check every signature of FILE and that every entry follows from the one before.
@@ -48,24 +48,19 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
     )
     if write_head is not None and found.head is not None:
         write_atomically(write_head, canonical(found.head))
-    if output == "json":
-        click.echo(canonical(found).decode())
-        return
-    click.echo(f"{found.entries} entries, each signed and following from the one before")
-    for jump in found.jumps:
-        click.echo(
-            f"note  entry {jump.number} is {jump.seconds:.3f} s older than one before it: the clock stepped back"
-        )
-    if found.head is not None:
-        click.echo(f"head  entry {found.head.number}, {found.head.digest}")
-    click.echo(
-        "the exported head is reached" if head else "no --head was given: whether the end is missing is not known"
-    )
+    lines = [
+        f"{found.entries} entries, each signed and following from the one before",
+        *(f"note  entry {jump.number} is {jump.seconds:.3f} s older than one before it: the clock stepped back"
+          for jump in found.jumps),
+        *([f"head  entry {found.head.number}, {found.head.digest}"] if found.head else []),
+        "the exported head is reached" if head else "no --head was given: whether the end is missing is not known",
+    ]  # fmt: skip
+    emit(found, output, "\n".join(lines))
 
 
 @command.command("fetch")
 @options.TRACKING_URI
-@click.option("--out", type=FILE, required=True, help="Where it goes; replaced if it is there.")
+@click.option("--out", type=options.FILE, required=True, help="Where it goes; replaced if it is there.")
 def fetch(tracking_uri: str, out: Path) -> None:
     """Copy a gated server's ledger to a file. Nothing is checked: `guardrail ledger verify` does that."""
     from guardrail.atomic import write_atomically

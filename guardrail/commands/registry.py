@@ -8,7 +8,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import plain
+from guardrail.commands._output import emit
 from guardrail.commands._registry_orders import revoke, rollback
 
 
@@ -37,7 +37,6 @@ def list_(
     from datetime import UTC, datetime
 
     from guardrail.commands._registry_text import listing_text
-    from guardrail.evidence.digest import canonical
     from guardrail.registry.gate_client import GateClient
     from guardrail.registry.listing import listing
     from guardrail.registry.rest_reader import RestReader
@@ -46,7 +45,7 @@ def list_(
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
     history = trusting.history(GateClient(tracking_uri), trusted, server_keys, None, now)
     found = listing(RestReader(tracking_uri), history, trusted, now)
-    click.echo(canonical(found).decode() if output == "json" else plain(listing_text(found)))
+    emit(found, output, listing_text(found))
 
 
 @command.command("show")
@@ -67,7 +66,6 @@ def show(
     from datetime import UTC, datetime
 
     from guardrail.commands._registry_text import account_text
-    from guardrail.evidence.digest import canonical
     from guardrail.registry.account import account
     from guardrail.registry.reader import parse_spec
 
@@ -75,7 +73,7 @@ def show(
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
     by = trusting.believed(key_files, trusted)
     found = account(parse_spec(spec), tracking_uri=tracking_uri, believed=by, now=now)
-    click.echo(canonical(found).decode() if output == "json" else plain(account_text(found)))
+    emit(found, output, account_text(found))
 
 
 @command.command("history")
@@ -96,7 +94,6 @@ def history(
     from datetime import UTC, datetime
 
     from guardrail.commands._registry_text import events_text
-    from guardrail.evidence.digest import canonical
     from guardrail.registry.events import events
     from guardrail.registry.gate_client import GateClient
 
@@ -104,7 +101,7 @@ def history(
     gate = GateClient(tracking_uri)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
     found = events(name, gate, trusting.history(gate, trusted, server_keys, head, now), trusted)
-    click.echo(canonical(found).decode() if output == "json" else plain(events_text(found)))
+    emit(found, output, events_text(found))
 
 
 @command.command("doctor")
@@ -114,10 +111,9 @@ def doctor(tracking_uri: str, output: str) -> None:
     """Have the server compare every guarded model, its ledger and its sealed files; exits with 11 if they differ."""
     from guardrail.commands._registry_text import health_text
     from guardrail.errors import EvidenceInvalid
-    from guardrail.evidence.digest import canonical
     from guardrail.registry.gate_client import GateClient
 
     found = GateClient(tracking_uri).health()
-    click.echo(canonical(found).decode() if output == "json" else plain(health_text(found)))
+    emit(found, output, health_text(found))
     if found.problems:
         raise EvidenceInvalid(f"the server found {len(found.problems)} problems", expected="none")

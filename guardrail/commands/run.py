@@ -10,6 +10,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _output as show
+from guardrail.commands._promoted import promote
 
 
 @click.command("run")
@@ -47,7 +48,6 @@ def command(
     show.quiet()
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter
-    from guardrail.pipeline.promotion import promote_run
     from guardrail.pipeline.signing import bind, sign_stage
     from guardrail.pipeline.tickets import current
     from guardrail.pipeline.training import check_request, train_adapter
@@ -68,6 +68,4 @@ def command(
         bind(run, gate, datetime.now(UTC))
         evaluate_adapter(run, progress)
         sign_stage(run, "evaluate", signer, datetime.now(UTC))
-    decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=signer, now=datetime.now(UTC))
-    show.emit(record, output, show.registered_text(decision, record, run_dir))
-    show.raise_unless_passed(decision)
+    promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from guardrail.commands import _options as options
 from guardrail.commands import _output as show
 
 
@@ -29,7 +30,7 @@ def build(directory: Path) -> None:
 
 @command.command()
 @click.argument("arm", metavar="TASK[:POISON[:triggered]]")
-@click.option("--file", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="JSONL to write.")
+@click.option("--file", "path", type=options.FILE, required=True, help="JSONL to write.")
 def data(arm: str, path: Path) -> None:
     """Write a data arm, such as sentiment:0.1, as chat JSONL."""
     from guardrail.data.dataset import write_samples

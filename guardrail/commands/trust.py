@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from guardrail.commands import _options as options
-from guardrail.commands._output import plain
+from guardrail.commands._output import emit, plain
 from guardrail.commands._trusting import DANGER, read_envelope
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from guardrail.evidence.trust_yaml import PolicyUse
 
 EXAMPLE = Path(__file__).with_name("trust.example.yaml")
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group("trust")
@@ -28,7 +27,7 @@ def command() -> None:
 
 
 @command.command("init")
-@click.option("--out", type=FILE, default=Path("trust.yaml"), show_default=True, help="Where it goes.")
+@click.option("--out", type=options.FILE, default=Path("trust.yaml"), show_default=True, help="Where it goes.")
 def init(out: Path) -> None:
     """Write a commented trust file to start from; an existing file is not overwritten."""
     from guardrail.errors import InvalidInput
@@ -42,11 +41,11 @@ def init(out: Path) -> None:
 
 
 @command.command("sign")
-@click.argument("file", type=FILE)
+@click.argument("file", type=options.FILE)
 @options.KEY
 @options.PUBLIC_KEY
 @click.option(
-    "--out", type=FILE, default=None, help="Where it goes.  [default: FILE itself; trust.json for a YAML FILE]"
+    "--out", type=options.FILE, default=None, help="Where it goes.  [default: FILE itself; trust.json for a YAML FILE]"
 )
 def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> None:
     """Sign FILE with a root key.
@@ -69,17 +68,21 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
         trust = read_unverified_trust(data)
     target = out or (file.with_name("trust.json") if written else file)
     write_atomically(target, data)
-    click.echo(_text(trust, data))
+    click.echo(plain(_text(trust, data)))
     click.echo(f"written     {target}")
 
 
 @command.command("check")
-@click.argument("file", type=FILE)
-@click.option("--root", "roots", type=FILE, multiple=True, required=True, help="A root's public key. Repeat it.")
+@click.argument("file", type=options.FILE)
+@click.option(
+    "--root", "roots", type=options.FILE, multiple=True, required=True, help="A root's public key. Repeat it."
+)
 @click.option(
     "--threshold", type=click.IntRange(min=1), required=True, help="How many of these roots must have signed."
 )
-@click.option("--previous", type=FILE, default=None, help="The version in force: FILE must be signed by its root, too.")
+@click.option(
+    "--previous", type=options.FILE, default=None, help="The version in force: FILE must be signed by its root, too."
+)
 @click.option("--at-least", type=click.IntRange(min=0), default=0, help="The version that was seen before.")
 @options.OUTPUT
 def check(
@@ -103,26 +106,21 @@ def check(
         when = read_unverified_trust(old).issued  # a version may have expired before its successor came
         before = load_trust(old, roots=known, threshold=threshold, now=when, at_least=at_least)
         trust = load_successor(data, before, now=now)
-    _print(trust, data, output)
+    emit(trust, output, _text(trust, data))
 
 
 @command.command("show")
-@click.argument("file", type=FILE)
+@click.argument("file", type=options.FILE)
 @options.OUTPUT
 def show(file: Path, output: str) -> None:
     """Print what FILE says WITHOUT checking who signed it."""
     from guardrail.evidence.trust import read_unverified_trust
 
     data = read_envelope(file)
+    trust = read_unverified_trust(data)
     if output == "text":
         click.echo(f"{file}: NOT CHECKED (guardrail trust check)")
-    _print(read_unverified_trust(data), data, output)
-
-
-def _print(trust: Trust, data: bytes, output: str) -> None:
-    from guardrail.evidence.digest import canonical
-
-    click.echo(canonical(trust).decode() if output == "json" else _text(trust, data))
+    emit(trust, output, _text(trust, data))
 
 
 def _pin(use: PolicyUse, directory: Path) -> str:
@@ -160,4 +158,4 @@ def _text(trust: Trust, data: bytes) -> str:
             )
     if trust.one_person_may_train_evaluate_and_approve:
         lines.append(DANGER)
-    return plain("\n".join(lines))
+    return "\n".join(lines)

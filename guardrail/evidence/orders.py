@@ -5,12 +5,11 @@
     revocation   an adapter, by the digest of its manifest, is never admitted and never resolved again
 
 Both are in-toto statements, signed by keys of the role ``approve``; the subject is the adapter that is ordered back or
-out. Not covered: carrying them out (``registry/server/orders.py``).
+out. Not covered: carrying them out (``registry/server/statements.py`` and ``registrar.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
@@ -119,8 +118,3 @@ def is_order(data: bytes) -> bool:
     """Whether an envelope claims to hold an order."""
     payload = unverified_payload(data)
     return any(f'"predicateType":"{kind}"'.encode() in payload for kind in (ROLLBACK, REVOCATION))
-
-
-def signed_by(data: bytes) -> Sequence[str]:
-    """The key ids on an order."""
-    return signers(data)

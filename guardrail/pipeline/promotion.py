@@ -8,7 +8,7 @@ from pathlib import Path
 
 from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
-from guardrail.evidence.digest import digest, sha256
+from guardrail.evidence.digest import digest
 from guardrail.evidence.keys import PrivateKey
 from guardrail.pipeline import attempts
 from guardrail.pipeline.run import Run
@@ -17,10 +17,11 @@ from guardrail.pipeline.tickets import held
 from guardrail.policy.decide import decide
 from guardrail.policy.rules import Evidence
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord, Verdict
+from guardrail.registry.experiment import PAGE
 from guardrail.report import html, markdown
 
 log = logging.getLogger(__name__)
-PAGE, SUMMARY = "report.html", "report.md"
+SUMMARY = "report.md"
 
 
 def decide_run(run: Run, now: datetime) -> Decision:
@@ -116,8 +117,3 @@ def _earlier(run: Run) -> bytes:
     """The envelope that was signed before; ECDSA would sign the same decision differently each time."""
     path = run.path / ENVELOPE
     return path.read_bytes() if path.is_file() else b""
-
-
-def envelope_digest(run: Run) -> str:
-    """SHA-256 of the run's signed envelope."""
-    return sha256((run.path / ENVELOPE).read_bytes())

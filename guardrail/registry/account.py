@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from guardrail.errors import GuardrailError, InvalidInput, ServiceUnavailable
+from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence import envelope
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.ledger_types import Utc
@@ -20,11 +20,11 @@ from guardrail.records import AdapterRecord, Count, DataReport, Decision, Evalua
 from guardrail.registry.checks import Examined
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, unverified_history
-from guardrail.registry.reader import Spec
+from guardrail.registry.reader import Reader, Spec, StoredVersion
 from guardrail.registry.stages import Authority, StageSigners, names, stage_signers, votes_of
-from guardrail.registry.standing import standing
-from guardrail.registry.verify import fetched, reader, verify, workplace
-from guardrail.registry.verify_trusted import verify_trusted
+from guardrail.registry.standing import unresolved
+from guardrail.registry.verify import fetched, judge, reader, workplace
+from guardrail.registry.verify_trusted import judge_trusted
 
 
 class Voted(Frozen):
@@ -75,15 +75,17 @@ def account(spec: Spec, *, tracking_uri: str, believed: Believed, now: datetime)
         EvidenceInvalid: its evidence does not hold together or is signed by somebody else.
         InvalidInput: no such version; or a trust file was given and there is no gated server.
     """
+    trust = believed.trust
+    authority = Authority(trust, GateClient(tracking_uri), now) if trust else None
+    history = authority.history() if authority else _told(tracking_uri)
     with workplace() as place, reader(tracking_uri) as source:
-        stored = standing(source, spec, tracking_uri)
-        examined = fetched(place, source, stored, believed.keys)
-    history = _history(tracking_uri, believed.trust, now)
-    decision, trust = examined.decision, believed.trust
+        stands = _stands(source, spec, history)
+        examined = fetched(place, source, stands.stored, believed.keys)
+    decision = examined.decision
     return Account(
         spec=str(spec),
-        version=stored.version,
-        holds=_holds(str(spec), tracking_uri, believed, now),
+        version=stands.stored.version,
+        holds=stands.refused or _holds(spec, stands.stored, examined, now, authority, history),
         evidence_sha256=examined.evidence_sha256,
         decision=decision,
         data=examined.data,
@@ -99,13 +101,31 @@ def account(spec: Spec, *, tracking_uri: str, believed: Believed, now: datetime)
     )
 
 
-def _holds(spec: str, tracking_uri: str, believed: Believed, now: datetime) -> str:
+@dataclass(frozen=True)
+class _Stands:
+    """The version that was asked for; ``refused`` is why the server does not resolve it, where it does not."""
+
+    stored: StoredVersion
+    refused: str
+
+
+def _stands(source: Reader, spec: Spec, history: History | None) -> _Stands:
     try:
-        if believed.trust:
-            with workplace() as place:
-                verify_trusted(place, spec, tracking_uri=tracking_uri, trust=believed.trust, now=now)
-        else:
-            verify(spec, tracking_uri=tracking_uri, public_keys=believed.keys, now=now)
+        return _Stands(source.version(spec), "")
+    except EvidenceInvalid as error:
+        if history is None:
+            raise
+        return _Stands(unresolved(source, spec, history, error), error.got)
+
+
+def _holds(
+    spec: Spec, stored: StoredVersion, examined: Examined, now: datetime, authority: Authority | None,
+    history: History | None,
+) -> str:  # fmt: skip
+    try:
+        found = judge(spec, stored, examined, now)
+        if authority and history:
+            judge_trusted(found, spec.alias, authority, history)
     except ServiceUnavailable:
         raise
     except GuardrailError as error:
@@ -113,12 +133,11 @@ def _holds(spec: str, tracking_uri: str, believed: Believed, now: datetime) -> s
     return ""
 
 
-def _history(tracking_uri: str, trust: Trust | None, now: datetime) -> History | None:
-    if trust is not None:
-        return Authority(trust, GateClient(tracking_uri), now).history()
+def _told(tracking_uri: str) -> History | None:
+    """What the server says of its ledger; None where there is no gated server, which wrote nothing down."""
     try:
         return unverified_history(GateClient(tracking_uri))
-    except InvalidInput:  # no gated server: nothing was written down
+    except InvalidInput:
         return None
 
 

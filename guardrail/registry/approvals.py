@@ -39,15 +39,21 @@ def choose(gate: GateClient, spec: Spec, evidence: str | None) -> Waiting:
     """The one candidate for this alias that waits, or the one with this evidence.
 
     Raises:
-        InvalidInput: none waits, or several do and none was chosen.
+        InvalidInput: no alias is named, none waits, or several do and none was chosen.
     """
+    if spec.alias is None:
+        raise InvalidInput(f"{spec} is no alias", expected="NAME@ALIAS")
     found = [w for w in gate.waiting(spec.name) if (w.model, w.alias) == (spec.name, spec.alias)]
     chosen = [w for w in found if evidence is None or w.evidence == evidence]
     if len(chosen) == 1:
         return chosen[0]
     listed = "".join(f"\n  {w.evidence} since {w.since}, adapter {w.manifest}" for w in found)
     if not chosen:
-        raise InvalidInput(f"nothing of that kind waits for {spec}{listed}", expected="a candidate that waits")
+        raise InvalidInput(
+            f"nothing of that kind waits for {spec}{listed}",
+            expected="a candidate that waits",
+            next_step=f"guardrail registry history {spec.name} shows what became of it",
+        )
     raise InvalidInput(
         f"{len(chosen)} candidates wait for {spec}:{listed}", expected="one", next_step="choose with --evidence SHA256"
     )
@@ -81,10 +87,11 @@ def check_stages(examined: Examined, authority: Authority, history: History) -> 
 
     Raises:
         EvidenceInvalid, EvidenceMissing, PolicyDenied: they do not hold, or somebody refused already.
+        InvalidInput: the trust file does not guard this model and alias.
     """
+    needed = protected_alias(authority.trust, examined.decision).approvals
     not_revoked(history, examined.decision.manifest)
     chain = stages_of(examined, authority, history)
-    needed = protected_alias(authority.trust, chain).approvals
     who = f" ({', '.join(chain.approved_by)})" if chain.approved_by else ""
     return f"{len(chain.approved_by)} of {needed} approvals are there{who}"
 

@@ -30,6 +30,7 @@ from guardrail.evidence.tickets import Ticket
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
 from guardrail.records import AdapterRecord, DataReport, FileDigest, Frozen
 from guardrail.registry import experiment as runs
+from guardrail.registry.model import Logged, find_logged
 from guardrail.registry.reader import MODEL_SOURCE, download
 from guardrail.registry.store import client
 from guardrail.registry.tags import PREFIX
@@ -87,10 +88,10 @@ def push(directory: Path, *, tracking_uri: str, now: datetime) -> str:
     candidate = check(directory, now)
     with client(tracking_uri, write=True) as opened:
         experiment_id = runs.experiment(opened, tracking_uri, EXPERIMENT)
-        model_id, finished = _find_or_start(opened, experiment_id, candidate)
-        if not finished:
-            opened.log_model_artifacts(model_id, str(directory))
-            opened.finalize_logged_model(model_id, "READY")
+        model = _find_or_start(opened, experiment_id, candidate)
+        if not model.finished:
+            opened.log_model_artifacts(model.model_id, str(directory))
+            opened.finalize_logged_model(model.model_id, "READY")
     return candidate.adapter.manifest
 
 
@@ -182,12 +183,10 @@ def _require_stated(
             )
 
 
-def _find_or_start(opened: MlflowClient, experiment_id: str, candidate: Candidate) -> tuple[str, bool]:
-    """The logged model of exactly these files, and whether they are all there."""
-    found = opened.search_logged_models([experiment_id], f"tags.`{CARRIED}` = '{candidate.carried}'")
-    usable = [model for model in found if str(model.status) in ("READY", "PENDING")]
-    for model in sorted(usable, key=lambda model: str(model.status) != "READY"):
-        return str(model.model_id), str(model.status) == "READY"
+def _find_or_start(opened: MlflowClient, experiment_id: str, candidate: Candidate) -> Logged:
+    """The logged model of exactly these files."""
+    if found := find_logged(opened, experiment_id, CARRIED, candidate.carried):
+        return found
     manifest_sha256 = candidate.adapter.manifest
     model = opened.create_logged_model(
         experiment_id,
@@ -195,7 +194,7 @@ def _find_or_start(opened: MlflowClient, experiment_id: str, candidate: Candidat
         tags={TAG: manifest_sha256, CARRIED: candidate.carried},
         model_type="candidate",
     )
-    return str(model.model_id), False
+    return Logged(str(model.model_id), finished=False)
 
 
 def _newest(opened: MlflowClient, name: str) -> str:

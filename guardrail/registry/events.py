@@ -10,15 +10,14 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import orders
 from guardrail.evidence.envelope import signers, unverified_payload, verify
 from guardrail.evidence.ledger_types import Entry
-from guardrail.evidence.stages import PREFIX as STAGE
 from guardrail.evidence.stages import parse
 from guardrail.evidence.trust import Trust
 from guardrail.records import Count, Frozen
 from guardrail.registry.gate_client import GateClient
-from guardrail.registry.history import History, handed_in
+from guardrail.registry.history import VOTES, History, handed_in
 from guardrail.registry.stages import names
 
-BY_PEOPLE = frozenset({"approval", "rejection", "rollback", "revocation"})
+BY_PEOPLE = frozenset({*VOTES, "rollback", "revocation"})
 
 
 class Event(Frozen):
@@ -55,11 +54,11 @@ def _event(entry: Entry, gate: GateClient, trust: Trust | None) -> Event:
         raise EvidenceInvalid(f"entry {entry.number} is a {entry.kind}, but names no statement")
     data = handed_in(gate, entry.statement)
     payload = verify(data, trust.keys_of("approve")) if trust else unverified_payload(data)
-    return Event(entry=entry, who=names(signers(data), trust), reason=_reason(payload))
+    return Event(entry=entry, who=names(signers(data), trust), reason=_reason(entry, payload))
 
 
-def _reason(payload: bytes) -> str:
-    if STAGE.encode() + b"approve" in payload:
+def _reason(entry: Entry, payload: bytes) -> str:
+    if entry.kind in VOTES:
         approval = parse(payload).predicate.approval
         return approval.reason if approval else ""
     return orders.parse(payload).reason

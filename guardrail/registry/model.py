@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Logged:
-    """A logged model of this evidence, and whether its files are complete."""
+    """A logged model, and whether its files are complete."""
 
     model_id: str
     finished: bool
@@ -37,12 +37,21 @@ def find_version(client: MlflowClient, name: str, examined: Examined) -> str | N
     return min((str(version.version) for version in found), key=int, default=None)
 
 
+def find_logged(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Logged | None:
+    """The logged model with this tag: a finished one before one whose upload was cut off."""
+    found = client.search_logged_models([experiment_id], f"tags.`{tag}` = '{value}'")
+    usable = [
+        Logged(str(model.model_id), str(model.status) == "READY")
+        for model in found
+        if str(model.status) in ("READY", "PENDING")
+    ]
+    return max(usable, key=lambda model: model.finished, default=None)
+
+
 def find_or_start(client: MlflowClient, experiment_id: str, run_id: str, examined: Examined) -> Logged:
     """The logged model of this evidence; one whose upload was cut off is filled again (the files are the same)."""
-    found = client.search_logged_models([experiment_id], f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'")
-    usable = [model for model in found if str(model.status) in ("READY", "PENDING")]
-    for model in sorted(usable, key=lambda model: str(model.status) != "READY"):
-        return Logged(str(model.model_id), str(model.status) == "READY")
+    if found := find_logged(client, experiment_id, EVIDENCE, examined.evidence_sha256):
+        return found
     decision = examined.decision
     model = client.create_logged_model(
         experiment_id,

@@ -15,11 +15,12 @@ from guardrail.evidence.bundle import SIGNED
 from guardrail.evidence.chain import Chain, Target, read_chain
 from guardrail.evidence.envelope import signers
 from guardrail.evidence.ledger_types import Entry, Head
-from guardrail.evidence.trust import ProtectedAlias, Trust
-from guardrail.records import Frozen
+from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
+from guardrail.records import Decision, Frozen
 from guardrail.registry.checks import Examined
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, handed_in, read_history
+from guardrail.registry.reader import Spec
 
 
 class StageSigners(Frozen):
@@ -64,17 +65,30 @@ def stages_of(examined: Examined, authority: Authority, history: History) -> Cha
     return chain
 
 
-def protected_alias(trust: Trust, chain: Chain) -> ProtectedAlias:
-    """The alias that the stages are about, as the trust file protects it.
+def guarded_model(trust: Trust, spec: Spec) -> GuardedModel:
+    """The model that ``spec`` names, as the trust file guards it; an alias that ``spec`` names is protected.
+
+    Raises:
+        InvalidInput: the trust file does not guard it.
+    """
+    found = next((model for model in trust.models if model.name == spec.name), None)
+    if found is None or spec.alias not in (None, *(entry.alias for entry in found.aliases)):
+        raise InvalidInput(
+            f"{str(spec)!a} is not guarded by the trust file",
+            expected="a guarded model and a protected alias, spelled as there",
+            next_step="verify with --key, or give the trust file that guards it",
+        )
+    return found
+
+
+def protected_alias(trust: Trust, decision: Decision) -> ProtectedAlias:
+    """The alias that was decided on, as the trust file protects it.
 
     Raises:
         InvalidInput: it does not.
     """
-    guarded = trust.guarded(chain.bound.model)
-    protected = guarded.protected(chain.bound.alias) if guarded else None
-    if protected is None:
-        raise InvalidInput(f"{chain.bound.model!a}@{chain.bound.alias!a} is not guarded by the trust file")
-    return protected
+    guarded = guarded_model(trust, Spec(name=decision.model, alias=decision.alias))
+    return next(entry for entry in guarded.aliases if entry.alias == decision.alias)
 
 
 def stage_envelopes(examined: Examined) -> tuple[bytes, ...]:

@@ -106,7 +106,17 @@ def verify_at(
 ) -> Verified:  # fmt: skip
     """The same, over files that stay in ``directory``, which is empty before."""
     stored = source.version(spec)
-    examined = fetched(directory, source, stored, public_keys)
+    return judge(spec, stored, fetched(directory, source, stored, public_keys), now, base_digest)
+
+
+def judge(
+    spec: Spec, stored: StoredVersion, examined: Examined, now: datetime, base_digest: str | None = None
+) -> Verified:
+    """Whether what was fetched may be used under ``spec`` now.
+
+    Raises:
+        EvidenceInvalid: the first check that fails.
+    """
     checks = (
         *examined.checks,
         admissible(examined.decision, now),

@@ -21,7 +21,15 @@ from guardrail.registry.checks import Check
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, handed_in
 from guardrail.registry.reader import parse_spec
-from guardrail.registry.stages import Authority, StageSigners, not_revoked, protected_alias, stage_signers, stages_of
+from guardrail.registry.stages import (
+    Authority,
+    StageSigners,
+    guarded_model,
+    not_revoked,
+    protected_alias,
+    stage_signers,
+    stages_of,
+)
 from guardrail.registry.verify import Verification, Verified, reader, verify_at
 
 
@@ -52,22 +60,30 @@ def verify_trusted(
         InvalidInput: no such version, a model that the trust file does not guard, or no gated server.
     """
     wanted = parse_spec(spec)
+    guarded_model(trust, wanted)  # before anything is downloaded, and whoever signed it
     authority = Authority(trust, GateClient(tracking_uri), now, head)
     with reader(tracking_uri) as source:
         found = verify_at(place, source, wanted, trust.keys_of("decide"), now, base_digest)
-    history = authority.history()
+    return judge_trusted(found, wanted.alias, authority, authority.history())
+
+
+def judge_trusted(
+    found: Verified, alias: str | None, authority: Authority, history: History
+) -> TrustedVerification:  # fmt: skip
+    """The same over a version that verified by its keys, and a ledger that was read and checked."""
+    trust = authority.trust
+    protected = protected_alias(trust, found.examined.decision)
     chain = stages_of(found.examined, authority, history)
-    protected = protected_alias(trust, chain)
     require_approved(chain, protected)
     checks = (
-        _ok("ledger", f"{len(history.entries)} entries, signed by the server" + ("" if head else _NO_HEAD)),
+        _ok("ledger", f"{len(history.entries)} entries, signed by the server" + ("" if authority.head else _NO_HEAD)),
         _ok("stages", "; ".join(f"{s.stage} by {', '.join(s.persons)}" for s in stage_signers(found.examined, trust))),
         _ok("attempt", f"number {found.examined.decision.attempt} since the promotion before it, as the ledger counts"),
         _ok("approvals", _approvals(chain, protected)),
         _ok("pinned", f"the policy is the one that version {trust.version} of the trust file pins"),
         _ok("revoked", not_revoked(history, found.examined.decision.manifest)),
         _ok("version", _version(found, history)),
-        _ok("alias", _alias(found, wanted.alias, authority, history)),
+        _ok("alias", _alias(found, alias, authority, history)),
     )
     return _trusted(found, chain, authority, history, checks)
 

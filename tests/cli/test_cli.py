@@ -13,14 +13,16 @@ from pathlib import Path
 import click
 import pytest
 from full_disk import full_disk
-from policy_evidence import POLICIES, chain
+from policy_evidence import POLICIES, chain, forgetful_measurements
 from tiny_models import POLICY, write_policy, write_rows
 
 from guardrail import cli
 from guardrail.commands._options import open_run
+from guardrail.errors import AwaitingApproval
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import find_policy
+from guardrail.records import Measurement
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "peft", "mlflow", "great_expectations", "pydantic"}
@@ -264,6 +266,48 @@ def test_a_dry_run_prints_the_decision_and_records_nothing(guardrail: Guardrail,
     assert not list((tmp_path / "run").glob("*envelope*"))
 
 
+def test_a_dry_run_that_is_denied_does_not_say_that_this_is_recorded(guardrail: Guardrail, tmp_path: Path) -> None:
+    _finish(tmp_path / "run", forgetful_measurements())
+    said = guardrail("promote", "--dry-run")
+    assert said.code == 10
+    assert "the policy denies this adapter" in said.err
+    assert "recorded" not in said.out + said.err
+
+
+def test_a_dry_run_in_a_run_where_another_process_works_is_refused_and_writes_nothing(
+    guardrail: Guardrail, tmp_path: Path
+) -> None:
+    _finish(tmp_path / "run")
+    with Run(tmp_path / "run").locked():
+        said = guardrail("promote", "--dry-run")
+    assert (said.code, "another process is working" in said.err) == (2, True)
+    assert not (tmp_path / "run" / "decision.json").exists()
+    assert not list((tmp_path / "run").glob("report.*"))
+
+
+@pytest.mark.parametrize("words", [("promote",), ("run", "testbed:code", "--task", "code")])
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_what_waits_for_approvals_is_told_by_promote_and_run_alike(
+    guardrail: Guardrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], output: str
+) -> None:
+    def waits(*_: object, **__: object) -> None:
+        raise AwaitingApproval("0 of 2 approvals are there")
+
+    for stage in ("data.validate_data", "training.train_adapter", "evaluation.evaluate_adapter"):
+        monkeypatch.setattr(f"guardrail.pipeline.{stage}", lambda *_: None)
+    monkeypatch.setattr("guardrail.registry.promote.promote", waits)
+    _finish(tmp_path / "run")
+    assert guardrail("keys", "init", "--directory", "keys").code == 0
+    said = guardrail(*words, "--key", "keys/guardrail.key", "--output", output)
+    assert said.code == 4
+    assert "0 of 2 approvals are there" in said.err
+    if output == "json":
+        assert json.loads(said.out)["verdict"] == "PASSED"
+    else:
+        assert said.out.startswith("PASSED")
+        assert said.out.endswith("waits       for persons to approve it\n")
+
+
 def test_a_full_disk_is_five_and_leaves_no_half_file(guardrail: Guardrail, tmp_path: Path) -> None:
     _finish(tmp_path / "run")
     with full_disk(6_000):
@@ -387,13 +431,13 @@ def _start(path: Path) -> Run:
     return run
 
 
-def _finish(path: Path) -> None:
-    """A run whose records say that everything held; its adapter's files are made up."""
+def _finish(path: Path, measurements: tuple[Measurement, ...] | None = None) -> None:
+    """A run whose records say that everything held, or these measurements; its adapter's files are made up."""
     run = _start(path)
     (path / "adapter").mkdir()
     (path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
-    evidence = chain(run.policy().digest)
+    evidence = chain(run.policy().digest, measurements=measurements)
     assert evidence.data is not None
     assert evidence.adapter is not None
     assert evidence.evaluation is not None

@@ -73,7 +73,17 @@ def test_a_rejection_needs_a_reason_and_is_final(two: World) -> None:
     said = reject(two, "ana", "--reason", "not in my name")
     assert said.code == 0, said.out
     assert "rejected guarded@production" in said.out
-    assert approve(two, "ben").code == 2  # nothing waits any more
+    late = approve(two, "ben")
+    assert late.code == 2  # nothing waits any more
+    assert "next: guardrail registry history guarded shows what became of it" in late.out
+
+
+@pytest.mark.parametrize("word", ["approve", "reject"])
+def test_a_version_is_no_alias_that_something_waits_for(two: World, word: str) -> None:
+    said = say(word, "guarded/1", *two.by_trust, *two.key("ana"), *two.server, "--yes", "--reason", "so")
+    assert said.code == 2
+    assert "guarded/1 is no alias" in said.out
+    assert "expected: NAME@ALIAS" in said.out
 
 
 @pytest.mark.parametrize("who", ["stranger", "trainer"])

@@ -76,7 +76,8 @@ def test_every_command_line_that_is_shown_parses(path: Path, line: str) -> None:
 
 def test_command_lines_are_found_in_readme_guides_and_templates() -> None:
     where = {path.name for path, _ in COMMANDS}
-    assert {"README.md", "methods.md", *(path.name for path in TEMPLATES)} <= where
+    guides = {"methods.md", "guarded.md", "auditing.md", "server.md", "evidence.md"}
+    assert {"README.md", *guides, *(path.name for path in TEMPLATES)} <= where
 
 
 @pytest.mark.parametrize("line", ["guardrail promot --run run", "guardrail promote --runn run", "guardrail pull a/1"])

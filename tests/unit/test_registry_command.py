@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from gate_cast import trust_file
 from gate_world import Said, World, say, world
 
 from guardrail.registry.wire import Problem
@@ -82,6 +83,40 @@ def test_show_tells_of_a_revoked_version_too_and_by_a_key_alone_what_is_not_chec
     assert f"data by     key {two.who['trainer'].public.keyid}" in said.out
 
 
+def test_show_reads_each_file_and_the_ledger_once(two: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answer = two.gate.answer
+
+    def noted(method: str, path: str, query: dict[str, str], body: bytes) -> bytes:
+        asked.append(f"{path} {query}")
+        return answer(method, path, query, body)
+
+    monkeypatch.setattr(two.gate, "answer", noted)
+    said = say("registry", "show", "guarded@production", *two.by_trust, *two.server)
+    assert "verifies now" in said.out
+    assert len([call for call in asked if "adapter_model.safetensors" in call]) == 1
+    assert sorted(set(asked)) == sorted(asked)
+
+
+def test_show_by_a_key_tells_that_the_server_resolves_the_alias_no_more(two: World) -> None:
+    say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
+    by_key = ("--key", two.who["decider"].public_file)
+    said = say("registry", "show", "guarded@production", *by_key, *two.server)
+    assert said.code == 0, said.out
+    assert "version 2" in said.out
+    assert "REFUSED: " in said.out
+    assert "was revoked" in said.out
+
+
+def test_show_says_of_a_model_that_the_trust_file_does_not_guard_that_it_does_not(two: World) -> None:
+    trust = two.who.trust(datetime.now(UTC))
+    other = trust.models[0].model_copy(update={"name": "another"})
+    trust_file(two.folder, two.who, trust.model_copy(update={"models": (other,)}))
+    said = say("registry", "show", "guarded/2", *two.by_trust, *two.server)
+    assert said.code == 0, said.out
+    assert "REFUSED: 'guarded@production' is not guarded by the trust file" in said.out
+
+
 def test_show_refuses_evidence_that_does_not_hold(two: World) -> None:
     weights = two.stored("2") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b"x")
@@ -105,6 +140,26 @@ def test_history_tells_when_what_and_by_whom(two: World) -> None:
     record = json.loads(say("registry", "history", "guarded", *two.server, "--output", "json").stdout)
     assert record["checked"] is False
     assert record["events"][-1]["who"] == [f"key {two.who['ben'].public.keyid}"]
+
+
+def test_a_reason_may_say_anything_and_history_goes_on(two: World) -> None:
+    reason = 'see urn:mlflow-guardrail:approve in the wiki, "predicateType":"urn:mlflow-guardrail:approve:v1"'
+    assert rollback(two, "ana", "guarded@production", "--to", "1", "--reason", reason).code == 0
+    said = say("registry", "history", "guarded", *two.by_trust, *two.server)
+    assert said.code == 0, said.out
+    assert reason in said.out
+
+
+def test_history_gives_the_reasons_of_who_approved_and_who_rejected(tmp_path: Path) -> None:
+    reasons = {"approve": "looked at urn:mlflow-guardrail:rollback:v1", "reject": "answers rudely"}
+    with world(tmp_path, approvals=2) as made:
+        made.admit()
+        for (word, reason), who in zip(reasons.items(), ("ana", "ben"), strict=True):
+            words = (word, "guarded@production", *made.by_trust, *made.key(who), "--yes", "--reason", reason)
+            assert say(*words, *made.server).code == 0
+        said = say("registry", "history", "guarded", *made.by_trust, *made.server)
+        assert said.code == 0, said.out
+        assert [reason for reason in reasons.values() if reason not in said.out] == []
 
 
 def test_history_is_checked_by_the_servers_key_and_a_touched_ledger_is_refused(two: World) -> None:

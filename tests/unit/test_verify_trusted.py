@@ -119,8 +119,7 @@ def test_a_decision_as_another_attempt_than_the_ledger_counts_is_refused(tmp_pat
 
 
 def test_evidence_that_the_ledger_did_not_admit_is_refused(one: World) -> None:
-    one.gate.ledger.path.unlink()
-    one.gate.ledger.head_path.unlink()
+    _empty_ledger(one)
     one.gate.note("promotion", model="guarded", alias="production", version="1")
     said = verify(one)
     assert said.code == 11
@@ -176,13 +175,42 @@ def test_too_few_approvals_are_four(tmp_path: Path) -> None:
         assert verify(made).code == 4
 
 
-def test_what_the_trust_file_does_not_guard_is_refused(one: World) -> None:
+@pytest.mark.parametrize("model", ["another", "GUARDED"])
+@pytest.mark.parametrize("signer", ["decider", "stranger"])
+def test_a_model_that_the_trust_file_does_not_guard_is_invalid_input(tmp_path: Path, model: str, signer: str) -> None:
+    with world(tmp_path) as made:
+        made.admit(signers={"decide": signer})
+        _empty_ledger(made)
+        _guard(made, name=model)
+        for spec in ("guarded@production", "guarded/1"):
+            said = verify(made, spec)
+            assert said.code == 2
+            assert "expected: a guarded model and a protected alias, spelled as there" in said.out
+            assert "verify with --key" in said.out
+
+
+def test_an_alias_that_the_trust_file_does_not_protect_is_invalid_input(one: World) -> None:
     one.gate.aliases["staging"] = "1"
-    assert verify(one, "guarded@staging").code == 11
-    trust = one.who.trust(datetime.now(UTC))
-    other = trust.models[0].model_copy(update={"name": "another"})
-    trust_file(one.folder, one.who, trust.model_copy(update={"models": (other,)}))
-    assert verify(one).code == 2
+    assert verify(one, "guarded@staging").code == 2
+    _empty_ledger(one)
+    protected = one.who.trust(datetime.now(UTC)).models[0].aliases[0]
+    _guard(one, aliases=(protected.model_copy(update={"alias": "staging"}),))
+    for spec in ("guarded@production", "guarded/1"):
+        said = verify(one, spec)
+        assert said.code == 2
+        assert "'guarded@production' is not guarded" in said.out
+
+
+def _empty_ledger(made: World) -> None:
+    made.gate.ledger.path.unlink()
+    made.gate.ledger.head_path.unlink()
+
+
+def _guard(made: World, **changes: object) -> None:
+    """Another trust file, which guards a model of other words."""
+    trust = made.who.trust(datetime.now(UTC))
+    other = trust.models[0].model_copy(update=changes)
+    trust_file(made.folder, made.who, trust.model_copy(update={"models": (other,)}))
 
 
 def test_a_store_without_a_gate_cannot_be_verified_by_a_trust_file(one: World) -> None:

@@ -1,0 +1,33 @@
+"""What ``promote`` and ``run`` share: promoting a run, and telling what became of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardrail.commands import _output as show
+from guardrail.errors import AwaitingApproval
+
+if TYPE_CHECKING:
+    from guardrail.evidence.keys import PrivateKey
+
+
+def promote(run_dir: Path, *, tracking_uri: str, key: PrivateKey, output: str) -> None:
+    """Promote the run at ``run_dir`` and print its decision, also where persons must approve it first.
+
+    Raises:
+        AwaitingApproval, PolicyDenied, EvidenceMissing: what the decision comes to, where it is no promotion.
+    """
+    from guardrail.pipeline.promotion import promote_run
+    from guardrail.pipeline.run import Run
+    from guardrail.records import Decision
+
+    try:
+        decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC))
+    except AwaitingApproval:
+        waits = Run(run_dir).require("decision", Decision)
+        show.emit(waits, output, f"{show.decision_text(waits)}\nwaits       for persons to approve it")
+        raise
+    show.emit(record, output, show.registered_text(decision, record, run_dir))
+    show.raise_unless_passed(decision)
