@@ -45,7 +45,7 @@ def plain() -> Any:
 
 def basic_auth() -> Any:
     """MLflow's basic-auth application, gated."""
-    _install_or_end()
+    _install_or_end(_judge_readers)
     from mlflow.server import auth
 
     from guardrail.registry.server.routes import USERS
@@ -55,6 +55,15 @@ def basic_auth() -> Any:
     allowed = {(f"/{PREFIX}/{route}", method): _whoever_is_known for route, method in USERS}
     auth.BEFORE_REQUEST_VALIDATORS.update(allowed)
     return closing(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
+
+
+def _judge_readers() -> None:
+    from mlflow.server import auth, handlers
+
+    from guardrail.registry.server.readers import judge_by_models
+
+    store: Any = handlers._get_model_registry_store()
+    judge_by_models(auth, store.registrar)
 
 
 def _whoever_is_known() -> bool:
@@ -125,11 +134,11 @@ def _require_known_mutations() -> None:
         raise InvalidInput(f"this MLflow's GraphQL can change what the gate does not know: {', '.join(unknown)}")
 
 
-def _install_or_end() -> None:
+def _install_or_end(*more: Callable[[], None]) -> None:
     """A supervisor would start a failing worker again and again, so its parent is ended with it."""
     try:
-        install()
-        _settle()
+        for step in (install, *more, _settle):
+            step()
     except GuardrailError as error:
         _logger.critical("the gate is not active, the server ends: %s", error.message())
         if report := os.environ.get(LAUNCHED):
