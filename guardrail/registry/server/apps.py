@@ -16,6 +16,7 @@ from typing import Any
 
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
+from guardrail.registry.server.outside import database, own, require_outside
 
 LAUNCHED = "GUARDRAIL_SERVER"
 """Set by the launcher: the file in which a worker says why the gate is not active."""
@@ -45,7 +46,7 @@ def plain() -> Any:
 
 def basic_auth() -> Any:
     """MLflow's basic-auth application, gated."""
-    _install_or_end(_judge_readers)
+    _install_or_end(_users)
     from mlflow.server import auth
 
     from guardrail.registry.server.routes import USERS
@@ -57,11 +58,14 @@ def basic_auth() -> Any:
     return closing(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
 
 
-def _judge_readers() -> None:
+def _users() -> None:
+    """Their database is out of clients' reach, and sealed adapters open with the models that they may read."""
     from mlflow.server import auth, handlers
 
     from guardrail.registry.server.readers import judge_by_models
 
+    destination = config.destination(os.environ.get(config.DESTINATION, ""))
+    require_outside(destination, database(auth.auth_config.database_uri))
     store: Any = handlers._get_model_registry_store()
     judge_by_models(auth, store.registrar)
 
@@ -102,7 +106,9 @@ def install() -> None:
     from guardrail.registry.server.sealing import sealing
 
     config.require_off()
-    places = sealing(config.destination(os.environ.get(config.DESTINATION, "")))
+    place = config.destination(os.environ.get(config.DESTINATION, ""))
+    require_outside(place, own())
+    places = sealing(place)
     places.tree.sweep()
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
