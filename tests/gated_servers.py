@@ -141,7 +141,9 @@ def bytes_of(directory: Path) -> dict[str, str]:
     return {path.relative_to(directory).as_posix(): file_sha256(path) for path in paths}
 
 
-def environment(directory: Path, *, parts: bool = True, s3: S3 | None = None) -> dict[str, str]:
+def environment(
+    directory: Path, *, parts: bool = True, s3: S3 | None = None, default_permission: str = "READ"
+) -> dict[str, str]:
     """What both servers inherit."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "GUARDRAIL_"))}
     paths = [str(plugin_path(directory, parts=parts)), str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
@@ -154,15 +156,21 @@ def environment(directory: Path, *, parts: bool = True, s3: S3 | None = None) ->
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "for tests",
-        "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory)),
+        "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory, default_permission)),
     }
 
 
 @contextmanager
 def gated_server(
-    directory: Path, cell: Cell, who: People, s3: S3 | None = None, *, workers: int = 1
+    directory: Path,
+    cell: Cell,
+    who: People,
+    s3: S3 | None = None,
+    *,
+    workers: int = 1,
+    default_permission: str = "READ",
 ) -> Iterator[Running]:
-    """``guardrail server``; artifacts in a bucket of ``s3``, or on the disk."""
+    """``guardrail server``; artifacts in a bucket of ``s3``, or on the disk. Users have the default permission."""
     with database(directory, cell) as store:
         port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
         arguments = [
@@ -173,7 +181,8 @@ def gated_server(
             "--port", str(port), "--workers", str(workers),
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
         ]  # fmt: skip
-        with started(Command(arguments, environment(directory, s3=s3)), port, directory) as made:
+        inherited = environment(directory, s3=s3, default_permission=default_permission)
+        with started(Command(arguments, inherited), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"
             yield Running(uri, destination, made.log, cell, gated=True, database=store, remote=bucket,
@@ -230,10 +239,10 @@ def pointing(running: Running) -> Iterator[None]:
         yield
 
 
-def _auth_config(directory: Path) -> Path:
+def _auth_config(directory: Path, default_permission: str) -> Path:
     path = directory / "auth.ini"
     path.write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{directory / 'auth.db'}\n"
+        f"[mlflow]\ndefault_permission = {default_permission}\ndatabase_uri = sqlite:///{directory / 'auth.db'}\n"
         f"admin_username = {USER}\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     return path

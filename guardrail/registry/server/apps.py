@@ -16,6 +16,7 @@ from typing import Any
 
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
+from guardrail.registry.server.outside import database, own, require_outside
 
 REPORT = "GUARDRAIL_REPORT"
 """Set by the launcher: the file in which a worker says why the gate is not active."""
@@ -47,7 +48,7 @@ def plain() -> Any:
 
 def basic_auth() -> Any:
     """MLflow's basic-auth application, gated."""
-    _install_or_end()
+    _install_or_end(_users)
     from mlflow.server import auth
 
     from guardrail.registry.server.routes import USERS
@@ -57,6 +58,18 @@ def basic_auth() -> Any:
     allowed = {(f"/{PREFIX}/{route}", method): _whoever_is_known for route, method in USERS}
     auth.BEFORE_REQUEST_VALIDATORS.update(allowed)
     return closing(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
+
+
+def _users() -> None:
+    """Their database is out of clients' reach, and sealed adapters open with the models that they may read."""
+    from mlflow.server import auth, handlers
+
+    from guardrail.registry.server.readers import judge_by_models
+
+    destination = config.destination(os.environ.get(config.DESTINATION, ""))
+    require_outside(destination, database(auth.auth_config.database_uri))
+    store: Any = handlers._get_model_registry_store()
+    judge_by_models(auth, store.registrar)
 
 
 def _whoever_is_known() -> bool:
@@ -95,7 +108,9 @@ def install() -> None:
     from guardrail.registry.server.sealing import sealing
 
     config.require_off()
-    places = sealing(config.destination(os.environ.get(config.DESTINATION, "")))
+    place = config.destination(os.environ.get(config.DESTINATION, ""))
+    require_outside(place, own())
+    places = sealing(place)
     places.tree.sweep()
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
@@ -127,14 +142,14 @@ def _require_known_mutations() -> None:
         raise InvalidInput(f"this MLflow's GraphQL can change what the gate does not know: {', '.join(unknown)}")
 
 
-def _install_or_end() -> None:
+def _install_or_end(*more: Callable[[], None]) -> None:
     """Where the gate is not active this worker ends, by a code for which the server ends with it.
 
     uvicorn before 0.50 starts such a worker again and again; under the launcher its parent is known, and ended, too.
     """
     try:
-        install()
-        _settle()
+        for step in (install, *more, _settle):
+            step()
     except GuardrailError as error:
         _logger.critical("the gate is not active, the server ends: %s", error.message())
         if report := os.environ.get(REPORT):

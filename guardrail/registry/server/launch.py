@@ -23,6 +23,7 @@ from guardrail.errors import InvalidInput
 from guardrail.evidence.trust import load_trust
 from guardrail.registry.server import settings as config
 from guardrail.registry.server.apps import REPORT
+from guardrail.registry.server.outside import STORES, own, require_outside
 from guardrail.registry.server.sealing import require_sealing
 from guardrail.registry.server.settings import SCHEME
 
@@ -85,11 +86,14 @@ def check(launch: Launch, now: datetime) -> None:
     """What can be known before anything is started.
 
     Raises:
-        InvalidInput: an option, an installation without the plug-ins, or a bucket in which nothing can be sealed.
+        InvalidInput: an option, an installation without the plug-ins, a file of the server's own that clients could
+            write, or a bucket in which nothing can be sealed.
         EvidenceInvalid: no valid trust file, or a ledger that does not verify.
         ServiceUnavailable: the bucket does not answer.
     """
-    require_sealing(config.destination(launch.artifacts_destination))
+    place, given = config.destination(launch.artifacts_destination), environment(launch, os.environ, Path())
+    require_outside(place, own({**given, STORES[0]: launch.backend_store_uri}))
+    require_sealing(place)
     scheme = SCHEME + launch.backend_store_uri.partition(":")[0]
     _require_entry_point("mlflow.model_registry_store", scheme)
     _require_entry_point("mlflow.app", APPS[launch.auth])
