@@ -115,17 +115,19 @@ def parse_spec(text: str) -> Spec:
     raise InvalidInput(f"{text!r} names no model version", expected="NAME/VERSION or NAME@ALIAS")
 
 
-def download(reader: Reader, root: str, directory: Path) -> None:
-    """Every file of a version, below an empty ``directory``.
+def download(reader: Reader, root: str, directory: Path, most: int = MOST_BYTES) -> None:
+    """Every file of a version, below an empty ``directory``; ``most`` bytes at most.
 
     Raises:
         EvidenceInvalid: a name that could leave the directory, too many files or bytes.
         ServiceUnavailable: the registry does not answer, or the disk is full.
     """
-    left = MOST_BYTES
+    left = most
     for count, entry in enumerate(_walk(reader, root, "", 0)):
         if count >= MOST_FILES:
             raise EvidenceInvalid(f"the model holds more than {MOST_FILES} files")
+        if entry.size > left:
+            raise too_large(entry.path, left)
         target = directory / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         left -= reader.fetch(root, entry.path, target, left)
