@@ -51,7 +51,7 @@ class Check(Frozen):
 
 @dataclass(frozen=True)
 class Examined:
-    """A directory whose evidence holds together: what was decided, on what, signed by whom."""
+    """A directory whose evidence holds together: what was decided, on what, signed by whom; ``files`` are all of it."""
 
     decision: Decision
     data: DataReport
@@ -61,6 +61,7 @@ class Examined:
     signed_by: tuple[str, ...]
     checks: tuple[Check, ...]
     stages: Mapping[str, bytes]
+    files: tuple[FileDigest, ...]
 
 
 def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
@@ -93,7 +94,7 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
         _ok("configuration", _configuration(directory / CONFIG, decision.base)),
     ]
     stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
-    return Examined(decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages)
+    return Examined(decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, files)
 
 
 def admissible(decision: Decision, now: datetime) -> Check:

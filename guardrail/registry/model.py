@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guardrail.registry.checks import Examined
+from guardrail.registry.leftovers import MOST, usable
+from guardrail.registry.local_reader import LocalReader
 from guardrail.registry.tags import EVIDENCE, MODEL_ID, tags
 
 if TYPE_CHECKING:
@@ -38,11 +40,16 @@ def find_version(client: MlflowClient, name: str, examined: Examined) -> str | N
 
 
 def find_or_start(client: MlflowClient, experiment_id: str, run_id: str, examined: Examined) -> Logged:
-    """The logged model of this evidence; one whose upload was cut off is filled again (the files are the same)."""
-    found = client.search_logged_models([experiment_id], f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'")
-    usable = [model for model in found if str(model.status) in ("READY", "PENDING")]
-    for model in sorted(usable, key=lambda model: str(model.status) != "READY"):
-        return Logged(str(model.model_id), str(model.status) == "READY")
+    """The logged model that holds exactly these files; one whose upload was cut off is filled again."""
+    found = client.search_logged_models(
+        [experiment_id],
+        f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'",
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    )
+    left = [Logged(str(m.model_id), str(m.status) == "READY") for m in found if str(m.status) in ("READY", "PENDING")]
+    for logged in sorted(left, key=lambda logged: not logged.finished)[:MOST]:
+        if usable(LocalReader(client), logged.model_id, examined.files, finished=logged.finished):
+            return logged
     decision = examined.decision
     model = client.create_logged_model(
         experiment_id,
