@@ -80,7 +80,6 @@ def pull_candidate(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             fresh = Path(folder) / "run"
-            fresh.mkdir()
             candidate = candidates.fetch(name, fresh, tracking_uri=tracking_uri, now=now)
             _require_same(candidate.policy, policy)
             given = _config(fresh)

@@ -5,8 +5,8 @@
     adapter.json, train.dsse.json            the training stage's
     adapter/                                 the adapter's files
 
-It is found by the digest of the adapter's manifest (tag ``guardrail.candidate``), the newest first. Nothing that a
-registry gives back is believed: :func:`check` runs before anything is handed over and again after it was fetched.
+It is found by the digest of the adapter's manifest (tag ``guardrail.candidate``): the newest that checks. Nothing that
+a registry gives back is believed: :func:`check` runs before anything is handed over and again after it was fetched.
 Not covered: whose signatures the statements carry (the gated server asks), and ``run.json``, which the pipeline reads.
 """
 
@@ -15,12 +15,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput
 from guardrail.evidence.binding import bound_of
 from guardrail.evidence.bundle import adapter_files, stage_file
 from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
@@ -30,17 +31,19 @@ from guardrail.evidence.tickets import Ticket
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
 from guardrail.records import AdapterRecord, DataReport, FileDigest, Frozen
 from guardrail.registry import experiment as runs
-from guardrail.registry.model import Logged, find_logged
-from guardrail.registry.reader import MODEL_SOURCE, download
+from guardrail.registry.pull import pull, require_free
+from guardrail.registry.reader import MODEL_SOURCE, Reader, download
 from guardrail.registry.store import client
 from guardrail.registry.tags import PREFIX
-from guardrail.registry.verify import reader
+from guardrail.registry.verify import reader, workplace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "guardrail"
-TAG, CARRIED = PREFIX + "candidate", PREFIX + "carried_sha256"
+TAG = PREFIX + "candidate"
+MOST = 10
+"""So many are looked at before a name is given up."""
 POLICY, CONFIG, TICKET, DATA, ADAPTER, FOLDER = (
     "policy.yaml", "run.json", "ticket.json", "data-report.json", "adapter.json", "adapter",
 )  # fmt: skip
@@ -79,40 +82,95 @@ def check(directory: Path, now: datetime) -> Candidate:
 
 
 def push(directory: Path, *, tracking_uri: str, now: datetime) -> str:
-    """Store the candidate in ``directory``, unless exactly this one is there already; the digest that names it.
+    """Store the candidate in ``directory``, unless it is what :func:`fetch` gives already; the digest that names it.
 
     Raises:
         EvidenceInvalid: see :func:`check`.
-        ServiceUnavailable: MLflow does not answer; push again to go on.
+        ServiceUnavailable: MLflow does not answer; push again.
     """
     candidate = check(directory, now)
-    with client(tracking_uri, write=True) as opened:
-        experiment_id = runs.experiment(opened, tracking_uri, EXPERIMENT)
-        model = _find_or_start(opened, experiment_id, candidate)
-        if not model.finished:
-            opened.log_model_artifacts(model.model_id, str(directory))
-            opened.finalize_logged_model(model.model_id, "READY")
-    return candidate.adapter.manifest
+    name = candidate.adapter.manifest
+    if _carried(name, tracking_uri, now) != candidate.carried:
+        with client(tracking_uri, write=True) as opened:
+            _store(opened, runs.experiment(opened, tracking_uri, EXPERIMENT), name, directory)
+    return name
 
 
 def fetch(name: str, directory: Path, *, tracking_uri: str, now: datetime) -> Candidate:
-    """Download the newest candidate whose adapter has this digest into an empty ``directory``, and check it.
+    """Make ``directory`` the newest candidate whose adapter has this digest and that checks.
+
+    Whoever may write to MLflow may give anything the tag, so what does not check is passed over.
 
     Raises:
-        InvalidInput: the name is no digest, or there is no such candidate.
-        EvidenceInvalid: what is there is another adapter, or see :func:`check`.
-        ServiceUnavailable: MLflow does not answer.
+        InvalidInput: the name is no digest, there is no such candidate, or the directory is there already.
+        EvidenceInvalid: none that is there holds; what the last that was looked at is, see :func:`check`.
+        ServiceUnavailable: MLflow or the disk does not work now.
     """
     if not SHA256.fullmatch(name):
         raise InvalidInput(f"{name!a} is no digest", expected="64 hexadecimal digits, as candidate push prints them")
+    require_free(directory)
     with client(tracking_uri, write=False) as opened:
-        model_id = _newest(opened, name)
+        found = _newest(opened, name)
+    if not found:
+        raise InvalidInput(f"there is no candidate {name}", next_step="guardrail candidate push --run DIR")
+    for model_id in found:
+        try:
+            return pull(directory, partial(_fetched, name, model_id, tracking_uri, now))
+        except GuardrailError as failed:
+            error = failed
+    raise error
+
+
+def _fetched(name: str, model_id: str, tracking_uri: str, now: datetime, place: Path) -> Candidate:
     with reader(tracking_uri) as source:
-        download(source, model_id, directory)
-    candidate = check(directory, now)
+        download(source, model_id, place, _most(source, model_id, name))
+    candidate = check(place, now)
     if candidate.adapter.manifest != name:
         raise EvidenceInvalid(f"the candidate holds the adapter {candidate.adapter.manifest}", expected=name)
     return candidate
+
+
+def _most(source: Reader, model_id: str, name: str) -> int:
+    """The most bytes that a candidate of this name has: the digest is also that of its files' sizes."""
+    if ADAPTER not in {entry.path for entry in source.listing(model_id, "")}:
+        raise EvidenceMissing(f"the candidate holds no {ADAPTER}", expected=", ".join((*FILES, FOLDER)))
+    with workplace() as place:
+        source.fetch(model_id, ADAPTER, place / ADAPTER, LARGEST)
+        files = _read(place, ADAPTER, AdapterRecord).files
+    if manifest_digest(files) != name:
+        raise EvidenceInvalid(f"the candidate's record is of the adapter {manifest_digest(files)}", expected=name)
+    return sum(file.size for file in files) + len(FILES) * LARGEST
+
+
+def _carried(name: str, tracking_uri: str, now: datetime) -> str | None:
+    """The digest of all files of the candidate that whoever fetches this name is given, if any is."""
+    try:
+        with workplace() as place:
+            return fetch(name, place / "candidate", tracking_uri=tracking_uri, now=now).carried
+    except GuardrailError:
+        return None
+
+
+def _store(opened: MlflowClient, experiment_id: str, name: str, directory: Path) -> None:
+    model = opened.create_logged_model(
+        experiment_id, name=f"adapter-{name[:12]}", tags={TAG: name}, model_type="candidate"
+    )
+    opened.log_model_artifacts(model.model_id, str(directory))
+    opened.finalize_logged_model(model.model_id, "READY")
+
+
+def _newest(opened: MlflowClient, name: str) -> list[str]:
+    """The complete logged models with this tag, newest first; a push that nobody finds among these is made again."""
+    experiment = opened.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return []
+    found = opened.search_logged_models(
+        [str(experiment.experiment_id)],
+        f"tags.`{TAG}` = '{name}'",
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    )
+    ready = [str(model.model_id) for model in found if str(model.status) == "READY"]
+    return [model_id for model_id in ready if MODEL_SOURCE.fullmatch(f"models:/{model_id}")][:MOST]
 
 
 def _files(directory: Path) -> tuple[FileDigest, ...]:
@@ -181,31 +239,3 @@ def _require_stated(
                 expected="what the records beside it show",
                 next_step="run the stage again in the candidate's run, with --sign-key, and push again",
             )
-
-
-def _find_or_start(opened: MlflowClient, experiment_id: str, candidate: Candidate) -> Logged:
-    """The logged model of exactly these files."""
-    if found := find_logged(opened, experiment_id, CARRIED, candidate.carried):
-        return found
-    manifest_sha256 = candidate.adapter.manifest
-    model = opened.create_logged_model(
-        experiment_id,
-        name=f"adapter-{manifest_sha256[:12]}",
-        tags={TAG: manifest_sha256, CARRIED: candidate.carried},
-        model_type="candidate",
-    )
-    return Logged(str(model.model_id), finished=False)
-
-
-def _newest(opened: MlflowClient, name: str) -> str:
-    experiment = opened.get_experiment_by_name(EXPERIMENT)
-    found = (
-        opened.search_logged_models([str(experiment.experiment_id)], f"tags.`{TAG}` = '{name}'") if experiment else []
-    )
-    ready = [model for model in found if str(model.status) == "READY"]
-    if not ready:
-        raise InvalidInput(f"there is no candidate {name}", next_step="guardrail candidate push --run DIR")
-    model_id = str(max(ready, key=lambda model: (model.creation_timestamp, model.model_id)).model_id)
-    if not MODEL_SOURCE.fullmatch(f"models:/{model_id}"):
-        raise EvidenceInvalid(f"the candidate is the logged model {model_id!a}", expected="m-…")
-    return model_id

@@ -51,7 +51,7 @@ class Check(Frozen):
 
 @dataclass(frozen=True)
 class Examined:
-    """A directory whose evidence holds together: what was decided, on what, signed by whom."""
+    """A directory whose evidence holds together: what was decided, on what, signed by whom; ``files`` are all of it."""
 
     decision: Decision
     data: DataReport
@@ -61,6 +61,7 @@ class Examined:
     signed_by: tuple[str, ...]
     checks: tuple[Check, ...]
     stages: Mapping[str, bytes]
+    files: tuple[FileDigest, ...]
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class _Signed:
 
     envelope: bytes
     statement: Statement
-    files: Mapping[str, FileDigest]
-    """Those of the evidence."""
+    files: tuple[FileDigest, ...]
+    evidence: Mapping[str, FileDigest]
     checks: tuple[Check, ...]
 
 
@@ -95,7 +96,7 @@ def _as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> _Signed:
         _ok("adapter", _adapter(adapter, signed)),
         _ok("evidence", _evidence(evidence, signed)),
     )
-    return _Signed(envelope, signed, evidence, checks)
+    return _Signed(envelope, signed, files, evidence, checks)
 
 
 def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
@@ -105,7 +106,7 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
         EvidenceInvalid: the first thing that does not hold.
     """
     found = _as_signed(directory, public_keys)
-    envelope, signed, evidence, checks = found.envelope, found.statement, found.files, [*found.checks]
+    envelope, signed, evidence, checks = found.envelope, found.statement, found.evidence, [*found.checks]
     raw = {name: _read(directory, name, evidence) for name in signed.evidence}
     decision = signed.predicate.decision
     data = _record(DataReport, raw, bundle.DATA, decision.data)
@@ -119,7 +120,9 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
         _ok("configuration", _configuration(directory / CONFIG, decision.base)),
     ]
     stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
-    return Examined(decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages)
+    return Examined(
+        decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files
+    )
 
 
 def admissible(decision: Decision, now: datetime) -> Check:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from guardrail.evidence.bundle import EVIDENCE as FOLDER
 from guardrail.registry.checks import Examined
+from guardrail.registry.leftovers import MOST, usable
+from guardrail.registry.local_reader import entries, fetch
+from guardrail.registry.reader import Entry
 from guardrail.registry.store import sqlite_path
 from guardrail.registry.tags import EVIDENCE, metrics, tags
 
@@ -40,15 +43,19 @@ def experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
 
 
 def find_or_start(client: MlflowClient, experiment_id: str, examined: Examined) -> Run:
-    """The run of this evidence; a finished one before one that was cut off."""
-    found = client.search_runs([experiment_id], f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'")
-    for run in sorted(found, key=lambda run: (run.info.status != "FINISHED", run.info.start_time)):
-        return Run(str(run.info.run_id), run.info.status == "FINISHED")
+    """The run that holds exactly this evidence; a finished one before one that was cut off."""
+    where = f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'"
+    found = client.search_runs([experiment_id], where, order_by=["attributes.start_time DESC"])
+    left = [Run(str(run.info.run_id), run.info.status == "FINISHED") for run in found]
+    ours = tuple(entry for entry in examined.files if entry.path.startswith(f"{FOLDER}/"))
+    for run in sorted(left, key=lambda run: not run.finished)[:MOST]:
+        if usable(_RunFiles(client), run.run_id, ours, finished=run.finished):
+            return run
     decision = examined.decision
     name = f"{decision.verdict.value} {decision.model} {decision.manifest[:8]}"
     values = tags(decision, examined.evidence_sha256, examined.signed_by)
-    run = client.create_run(experiment_id, tags=values, run_name=name)
-    return Run(str(run.info.run_id), finished=False)
+    made = client.create_run(experiment_id, tags=values, run_name=name)
+    return Run(str(made.info.run_id), finished=False)
 
 
 def fill(client: MlflowClient, run_id: str, examined: Examined, directory: Path, page: str) -> None:
@@ -62,3 +69,17 @@ def fill(client: MlflowClient, run_id: str, examined: Examined, directory: Path,
     client.log_artifacts(run_id, str(directory / FOLDER), FOLDER)
     if page:
         client.log_text(run_id, page, PAGE)
+
+
+class _RunFiles:
+    """The evidence in a run, and what would be in the way of the page; other artifacts are whoever's logged them."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+        found = entries(self._client.list_artifacts(root, directory or None))
+        return tuple(e for e in found if directory or e.path == FOLDER or (e.path == PAGE and e.is_dir))
+
+    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
+        return fetch(str(self._client.get_run(root).info.artifact_uri), path, target, limit)

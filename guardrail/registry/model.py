@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guardrail.registry.checks import Examined
+from guardrail.registry.leftovers import MOST, usable
+from guardrail.registry.local_reader import LocalReader
 from guardrail.registry.tags import EVIDENCE, MODEL_ID, tags
 
 if TYPE_CHECKING:
@@ -37,21 +39,17 @@ def find_version(client: MlflowClient, name: str, examined: Examined) -> str | N
     return min((str(version.version) for version in found), key=int, default=None)
 
 
-def find_logged(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Logged | None:
-    """The logged model with this tag: a finished one before one whose upload was cut off."""
-    found = client.search_logged_models([experiment_id], f"tags.`{tag}` = '{value}'")
-    usable = [
-        Logged(str(model.model_id), str(model.status) == "READY")
-        for model in found
-        if str(model.status) in ("READY", "PENDING")
-    ]
-    return max(usable, key=lambda model: model.finished, default=None)
-
-
 def find_or_start(client: MlflowClient, experiment_id: str, run_id: str, examined: Examined) -> Logged:
-    """The logged model of this evidence; one whose upload was cut off is filled again (the files are the same)."""
-    if found := find_logged(client, experiment_id, EVIDENCE, examined.evidence_sha256):
-        return found
+    """The logged model that holds exactly these files; one whose upload was cut off is filled again."""
+    found = client.search_logged_models(
+        [experiment_id],
+        f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'",
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    )
+    left = [Logged(str(m.model_id), str(m.status) == "READY") for m in found if str(m.status) in ("READY", "PENDING")]
+    for logged in sorted(left, key=lambda logged: not logged.finished)[:MOST]:
+        if usable(LocalReader(client), logged.model_id, examined.files, finished=logged.finished):
+            return logged
     decision = examined.decision
     model = client.create_logged_model(
         experiment_id,

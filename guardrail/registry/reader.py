@@ -72,7 +72,17 @@ class Entry(Frozen):
     size: int
 
 
-class Reader(Protocol):
+class Files(Protocol):
+    """Files that lie somewhere in MLflow, below a root."""
+
+    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+        """The names in one directory below ``StoredVersion.root`` (``""`` is the root itself)."""
+
+    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
+        """Write one file to ``target`` and return its size; more than ``limit`` bytes are an error."""
+
+
+class Reader(Files, Protocol):
     """What verification asks of a registry."""
 
     def version(self, spec: Spec) -> StoredVersion:
@@ -82,12 +92,6 @@ class Reader(Protocol):
             InvalidInput: there is none.
             ServiceUnavailable: the registry does not answer.
         """
-
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
-        """The names in one directory below ``StoredVersion.root`` (``""`` is the root itself)."""
-
-    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
-        """Write one file to ``target`` and return its size; more than ``limit`` bytes are an error."""
 
 
 def sealed_uri(root: str) -> str:
@@ -115,17 +119,19 @@ def parse_spec(text: str) -> Spec:
     raise InvalidInput(f"{text!r} names no model version", expected="NAME/VERSION or NAME@ALIAS")
 
 
-def download(reader: Reader, root: str, directory: Path) -> None:
-    """Every file of a version, below an empty ``directory``.
+def download(reader: Files, root: str, directory: Path, most: int = MOST_BYTES) -> None:
+    """Every file of a version, below an empty ``directory``; ``most`` bytes at most.
 
     Raises:
         EvidenceInvalid: a name that could leave the directory, too many files or bytes.
         ServiceUnavailable: the registry does not answer, or the disk is full.
     """
-    left = MOST_BYTES
-    for count, entry in enumerate(_walk(reader, root, "", 0)):
+    left = most
+    for count, entry in enumerate(walk(reader, root)):
         if count >= MOST_FILES:
             raise EvidenceInvalid(f"the model holds more than {MOST_FILES} files")
+        if entry.size > left:
+            raise too_large(entry.path, left)
         target = directory / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         left -= reader.fetch(root, entry.path, target, left)
@@ -136,7 +142,12 @@ def too_large(path: str, limit: int) -> EvidenceInvalid:
     return EvidenceInvalid(f"{path} is larger than the {limit} bytes that are left of the limit")
 
 
-def _walk(reader: Reader, root: str, directory: str, depth: int) -> Iterator[Entry]:
+def walk(reader: Files, root: str, directory: str = "", depth: int = 0) -> Iterator[Entry]:
+    """Every file below ``root``.
+
+    Raises:
+        EvidenceInvalid: a name that could leave the directory, or directories nested too deep.
+    """
     if depth > DEEPEST:
         raise EvidenceInvalid(f"the model's directories are nested more than {DEEPEST} deep")
     for entry in reader.listing(root, directory):
@@ -146,6 +157,6 @@ def _walk(reader: Reader, root: str, directory: str, depth: int) -> Iterator[Ent
                 f"the model holds a file called {entry.path!r}", expected="only the files that were promoted"
             )
         if entry.is_dir:
-            yield from _walk(reader, root, entry.path, depth + 1)
+            yield from walk(reader, root, entry.path, depth + 1)
         else:
             yield entry

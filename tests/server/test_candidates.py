@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -98,8 +99,8 @@ def test_files_of_the_trainers_machine_are_not_files_of_the_evaluators(name: str
 
 
 def test_the_store_is_not_told_where_the_trainers_policy_lies(name: str, uri: str, tmp_path: Path) -> None:
-    candidates.fetch(name, tmp_path, tracking_uri=uri, now=NOW)
-    assert '"policy_source":"policy.yaml"' in (tmp_path / CONFIG).read_text()
+    candidates.fetch(name, tmp_path / "candidate", tracking_uri=uri, now=NOW)
+    assert '"policy_source":"policy.yaml"' in (tmp_path / "candidate" / CONFIG).read_text()
 
 
 def test_the_evaluators_own_policy_takes_the_place_of_an_equal_one(name: str, uri: str, tmp_path: Path) -> None:
@@ -153,6 +154,11 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def flatten(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.write_text("a file")
+
+
 def other_run(directory: Path, *names: str) -> None:
     """Files of another run of the same policy in the place of this one's."""
     made = started(directory.parent / f"other of {directory.name}", attempt=2)
@@ -194,7 +200,6 @@ def relink(directory: Path, name: str) -> None:
 def test_what_was_tampered_with_is_refused(name: str, uri: str, tmp_path: Path, case: str) -> None:
     tamper, said = TAMPERED[case]
     candidate = tmp_path / "candidate"
-    candidate.mkdir()
     candidates.fetch(name, candidate, tracking_uri=uri, now=NOW)
     tamper(candidate)
     with pytest.raises(GuardrailError, match=said) as caught:
@@ -220,6 +225,81 @@ def test_a_whole_candidate_under_the_name_of_another_is_refused(trained: Run, tm
         opened.set_logged_model_tags(model.model_id, {candidates.TAG: claimed})
     with pytest.raises(EvidenceInvalid, match=name):
         pull(claimed, tmp_path / "pulled", uri)
+
+
+def plant(uri: str, name: str, lay: Callable[[Path], object], folder: Path) -> None:
+    """What anyone may log who may write to MLflow: a complete logged model of other files under a candidate's name."""
+    folder.mkdir()
+    lay(folder)
+    with client(uri, write=True) as opened:
+        experiment = opened.get_experiment_by_name("guardrail")
+        assert experiment is not None
+        made = opened.create_logged_model(experiment.experiment_id, name="junk", tags={candidates.TAG: name})
+        if any(folder.iterdir()):
+            opened.log_model_artifacts(made.model_id, str(folder))
+        opened.finalize_logged_model(made.model_id, "READY")
+
+
+def spoiled(trained: Run, name: str, spoil: Callable[[Path], object]) -> Callable[[Path], None]:
+    """The candidate's own files, one of them changed."""
+
+    def lay(folder: Path) -> None:
+        for path in (*candidates.FILES, candidates.FOLDER):
+            copy = shutil.copytree if (trained.path / path).is_dir() else shutil.copyfile
+            copy(trained.path / path, folder / path)
+        spoil(folder)
+
+    return lay
+
+
+PLANTED: dict[str, Callable[[Path], object]] = {
+    "the adapter changed": lambda d: flip(d / WEIGHTS),
+    "an adapter of many bytes": lambda d: os.truncate(d / WEIGHTS, 1 << 30),
+    "the record of another adapter": lambda d: other_run(d, "adapter.json"),
+    "no record": lambda d: (d / "adapter.json").unlink(),
+    "a file in the place of the adapter": lambda d: flatten(d / "adapter"),
+}
+
+
+@pytest.mark.parametrize("case", ["nothing", *PLANTED])
+def test_what_was_put_over_a_candidate_keeps_nobody_from_it(trained: Run, name: str, tmp_path: Path, case: str) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert push(trained, uri) == name
+    lay = spoiled(trained, name, PLANTED[case]) if case in PLANTED else lambda _: None
+    plant(uri, name, lay, tmp_path / "junk")
+    (tmp_path / "place").mkdir()
+    assert pull(name, tmp_path / "place" / "pulled", uri).candidate.adapter.manifest == name
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["pulled"]
+
+
+def test_pushing_again_leads_to_a_candidate_that_more_was_put_over_than_is_looked_at(
+    trained: Run, name: str, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert push(trained, uri) == name
+    for number in range(candidates.MOST):
+        plant(uri, name, lambda _: None, tmp_path / f"junk {number}")
+    with pytest.raises(EvidenceMissing, match=r"holds no adapter\.json"):
+        pull(name, tmp_path / "pulled", uri)
+    assert push(trained, uri) == name
+    assert pull(name, tmp_path / "pulled", uri).candidate.adapter.manifest == name
+
+
+def test_pushing_again_leads_to_this_candidate_where_another_of_the_same_adapter_is_newer(
+    trained: Run, name: str, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert push(trained, uri) == name
+    other = Run(shutil.copytree(trained.path, tmp_path / "other"))
+    again = started(tmp_path / "again", attempt=3)
+    shutil.copyfile(again.path / TICKET, other.path / TICKET)
+    for stage in ("data", "train"):
+        (other.path / stage_file(stage)).unlink(missing_ok=True)
+        sign_stage(other, stage, key("train"), NOW)
+    assert push(other, uri) == name
+    assert pull(name, tmp_path / "other's", uri).candidate.ticket == held_ticket(other)
+    assert push(trained, uri) == name
+    assert pull(name, tmp_path / "pulled", uri).candidate.ticket == held_ticket(trained)
 
 
 def test_statements_that_have_expired_are_not_pulled(name: str, uri: str, tmp_path: Path) -> None:

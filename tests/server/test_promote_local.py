@@ -18,12 +18,14 @@ from guardrail.evidence import keys
 from guardrail.evidence.bundle import Bundle
 from guardrail.evidence.keys import PrivateKey
 from guardrail.records import RegistryRecord, Verdict
+from guardrail.registry.experiment import experiment
 from guardrail.registry.promote import STEPS, promote
 from guardrail.registry.store import client, probe
 from guardrail.registry.verify import verify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +133,57 @@ def test_a_crash_before_any_step_leaves_nothing_unproven_and_a_retry_completes(
     runs = opened.search_runs([opened.get_run(record.run_id).info.experiment_id],
                               f"tags.`guardrail.evidence_sha256` = '{bundle.evidence_sha256}'")  # fmt: skip
     assert [run.info.status for run in runs] == ["FINISHED"]
+    assert [str(logged.status) for logged in logged_models(opened, bundle)] == ["READY"]
+
+
+def logged_models(opened: MlflowClient, bundle: Bundle) -> list[LoggedModel]:
+    """Those with the tag of this evidence."""
+    where = f"tags.`guardrail.evidence_sha256` = '{bundle.evidence_sha256}'"
+    return list(opened.search_logged_models([e.experiment_id for e in opened.search_experiments()], where))
+
+
+def junk(folder: Path, *names: str) -> str:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("junk")
+    return str(folder)
+
+
+JUNK: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "other files": ("adapter_config.json", "adapter_model.safetensors", "evidence/decision.dsse.json"),
+    "a file more": ("more.bin", "evidence/more.bin"),
+    "a directory in the way": ("adapter_config.json/x", "evidence/decision.dsse.json/x", "report.html/x"),
+}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("case", JUNK)
+def test_what_was_logged_before_under_the_evidences_digest_is_in_nobodys_way(
+    tmp_path: Path, key: PrivateKey, model: str, case: str, finished: bool
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    bundle = sealed(tmp_path / "a", key, model=model)
+    tag = {"guardrail.evidence_sha256": bundle.evidence_sha256}
+    with client(uri, write=True) as opened:
+        experiment_id = experiment(opened, uri, "guardrail")
+        for number in range(2):
+            run = opened.create_run(experiment_id, tags=tag)
+            logged = opened.create_logged_model(experiment_id, name="junk", tags=tag)
+            if JUNK[case]:
+                files = junk(tmp_path / f"junk {number}", *JUNK[case])
+                opened.log_artifacts(run.info.run_id, files)
+                opened.log_model_artifacts(logged.model_id, files)
+            if finished:
+                opened.set_terminated(run.info.run_id)
+                opened.finalize_logged_model(logged.model_id, "READY")
+        first = promote(bundle, tracking_uri=uri, private_key=key, now=NOW, page="a page")
+        assert first == promote(bundle, tracking_uri=uri, private_key=key, now=NOW, page="a page")
+        stored = {Path(item.path).name: item.file_size for item in opened.list_artifacts(first.run_id, "evidence")}
+    sent = {**bundle.records(), "decision.dsse.json": bundle.envelope}
+    assert stored == {name: len(data) for name, data in sent.items()}
+    assert (first.version, first.alias) == ("1", "production")
+    assert verify(f"{model}/1", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "1"
 
 
 def assert_nothing_unproven(opened: MlflowClient, model: str, uri: str, key: PrivateKey) -> None:
