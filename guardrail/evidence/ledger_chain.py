@@ -77,7 +77,10 @@ class LedgerChain:
         """The latest time so far, this entry's included."""
         if self.now is not None and not entry.time <= self.now + AHEAD:
             raise EvidenceInvalid(
-                f"entry {entry.number} is from {entry.time}", expected=f"nothing later than {self.now}"
+                f"entry {entry.number} is from {entry.time}",
+                expected=f"at most {AHEAD.total_seconds():.0f} s after the clock here, which says {self.now}",
+                next_step="set this clock; if it is right, the server's was ahead when it wrote the entry: wait, or "
+                "ask its operator (Clocks in docs/server.md)",
             )
         if self.head is None or entry.time >= self.head.time:
             return entry.time
@@ -86,7 +89,8 @@ class LedgerChain:
             raise EvidenceInvalid(
                 f"entry {entry.number} is from {entry.time}, {back.total_seconds():.0f} s before an earlier entry",
                 expected=f"a clock that steps back by at most {BACKWARDS.total_seconds():.0f} s",
-                next_step="set the server's clock",
+                next_step="set the server's clock; if it is right, it was ahead when the earlier entry was written: "
+                f"wait until {self.head.time - BACKWARDS}, or see Clocks in docs/server.md",
             )
         self.jumps.append(Jump(number=entry.number, seconds=back.total_seconds()))
         return self.head.time

@@ -207,7 +207,7 @@ def test_many_small_steps_back_are_one_large_one() -> None:
 def test_an_entry_from_the_future_is_refused_against_the_reader_s_clock() -> None:
     envelopes = history(1, seconds=[301])
     assert check(envelopes, None, now=NOW + timedelta(seconds=1)).entries == 1
-    with pytest.raises(EvidenceInvalid, match="entry 1 is from"):
+    with pytest.raises(EvidenceInvalid, match=r"entry 1 is from[\s\S]*the server's was ahead"):
         check(envelopes, None, now=NOW)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -111,6 +112,22 @@ def test_a_clock_that_jumps_back_writes_nothing(place: Place) -> None:
     with pytest.raises(EvidenceInvalid, match="before an earlier entry"):
         journal.append(lambda _: ticket("2"))
     place.now += timedelta(hours=2)
+    journal.append(lambda _: ticket("2"))
+
+
+def test_after_a_clock_that_was_ahead_a_refusal_says_until_when_to_wait_and_a_restart_does_not_help(
+    place: Place,
+) -> None:
+    journal, right = place.worker(), place.now
+    place.now = right + timedelta(hours=1)
+    journal.append(lambda _: ticket("1"))
+    place.now = right
+    until = right + timedelta(minutes=59)
+    for worker in (journal, place.worker()):
+        with pytest.raises(EvidenceInvalid, match=re.escape(f"wait until {until}")):
+            worker.append(lambda _: ticket("2"))
+        assert worker.state().tickets.keys() == {"1"}
+    place.now = until
     journal.append(lambda _: ticket("2"))
 
 
