@@ -38,6 +38,8 @@ from guardrail.records import (
 )
 
 CONFIG = "adapter_config.json"
+IMPORTING = ("auto_mapping", "megatron_config")
+"""Where these say anything, peft imports a module that the configuration names."""
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -180,6 +182,8 @@ def _configuration(path: Path, base: ModelRef) -> str:
         raise EvidenceInvalid(f"{CONFIG} cannot be read: {error}", expected="JSON, every name once") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise EvidenceInvalid(f"{CONFIG} is not that of a LoRA", expected='{"peft_type": "LORA", ...}')
+    if importing := [name for name in IMPORTING if config.get(name)]:
+        raise EvidenceInvalid(f"{CONFIG} names modules to import ({', '.join(importing)})", expected="none")
     named = config.get("base_model_name_or_path"), config.get("revision")
     if named not in ((None, None), (base.name, base.revision)):
         raise EvidenceInvalid(

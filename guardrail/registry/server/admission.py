@@ -7,7 +7,6 @@ writing it down (``recording.py``).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,10 +25,6 @@ from guardrail.registry.checks import Examined, admissible, examine
 from guardrail.registry.server.state import State
 
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".md", ".model"})
-LARGEST_CONFIG = 1 << 20
-PEFTS = "the adapter_config.json that peft writes"
-IMPORTING = ("auto_mapping", "megatron_config")
-"""Where these say anything, peft imports a module that the configuration names."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +112,10 @@ def protected_alias(guarded: GuardedModel, alias: str) -> ProtectedAlias:
 
 
 def plain_files(directory: Path) -> None:
-    """Only files that hold no code: safetensors, JSON and text; a configuration that imports nothing by name.
+    """Only files that hold no code: safetensors, JSON and text.
 
     Raises:
-        EvidenceInvalid: another kind of file, or something of ``IMPORTING`` in the adapter's configuration.
+        EvidenceInvalid: another kind of file.
     """
     for path in directory.rglob("*"):
         inside = path.relative_to(directory)
@@ -128,17 +123,6 @@ def plain_files(directory: Path) -> None:
             raise EvidenceInvalid(
                 f"the adapter holds {inside}", expected=f"files that end in {', '.join(sorted(SUFFIXES))}"
             )
-    config = directory / "adapter_config.json"
-    if not config.is_file() or config.stat().st_size > LARGEST_CONFIG:
-        raise EvidenceInvalid("the adapter has no adapter_config.json of a sensible size", expected=PEFTS)
-    try:
-        values = json.loads(config.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise EvidenceInvalid("adapter_config.json is no JSON", expected=PEFTS) from error
-    if not isinstance(values, dict):
-        raise EvidenceInvalid("adapter_config.json is no JSON object", expected=PEFTS)
-    if named := [name for name in IMPORTING if values.get(name)]:
-        raise EvidenceInvalid(f"adapter_config.json names modules to import ({', '.join(named)})", expected="none")
 
 
 def _for(decision: Decision, guarded: GuardedModel, alias: str | None) -> ProtectedAlias:
