@@ -32,6 +32,8 @@ class Run:
 
 def experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
     """The id of the experiment, made if absent; a SQLite store keeps its files beside the database."""
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
@@ -39,7 +41,13 @@ def experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
     if tracking_uri.startswith("sqlite:///"):
         folder = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
         location = (sqlite_path(tracking_uri).resolve().parent / "mlartifacts" / folder).as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        made = client.get_experiment_by_name(name)  # somebody else's first promotion may have been faster
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or made is None:
+            raise
+        return str(made.experiment_id)
 
 
 def find_or_start(client: MlflowClient, experiment_id: str, examined: Examined) -> Run:
