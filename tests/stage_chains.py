@@ -45,9 +45,8 @@ KNOWN_LATER: dict[Stage, dict[str, Any]] = {
 def check_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
     """Everything that is asked of a chain: that it holds, and that enough persons agreed."""
     found = read_chain(envelopes, trust, target, now=now)
-    guarded = trust.guarded(target.model)
-    protected = guarded.protected(target.alias) if guarded else None
-    assert protected is not None
+    (protected,) = (a for model in trust.models if model.name == target.model for a in model.aliases
+                    if a.alias == target.alias)  # fmt: skip
     require_approved(found, protected)
     return found
 

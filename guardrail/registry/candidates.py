@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.binding import bound_of
 from guardrail.evidence.bundle import adapter_files, stage_file
 from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
@@ -116,6 +116,8 @@ def fetch(name: str, directory: Path, *, tracking_uri: str, now: datetime) -> Ca
     for model_id in found:
         try:
             return pull(directory, partial(_fetched, name, model_id, tracking_uri, now))
+        except ServiceUnavailable:  # an older one must not stand in for one that could not be read
+            raise
         except GuardrailError as failed:
             error = failed
     raise error

@@ -7,7 +7,6 @@ from the records, never believed. Not covered: the registry's own claims (``veri
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,14 +31,11 @@ from guardrail.records import (
     EvaluationReport,
     FileDigest,
     Frozen,
-    ModelRef,
     Record,
     Verdict,
 )
+from guardrail.registry.adapter_config import require_fitting
 
-CONFIG = "adapter_config.json"
-IMPORTING = ("auto_mapping", "megatron_config")
-"""Where these say anything, peft imports a module that the configuration names."""
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -119,7 +115,7 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
         _ok("policy", _policy(raw[bundle.POLICY], decision)),
         _ok("records", "data, adapter and evaluation are those the decision names"),
         _ok("decision", _decided_again(raw[bundle.POLICY], records, decision)),
-        _ok("configuration", _configuration(directory / CONFIG, decision.base)),
+        _ok("configuration", require_fitting(directory, decision.base)),
     ]
     stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
     return Examined(
@@ -170,36 +166,6 @@ def _adapter(files: tuple[FileDigest, ...], signed: Statement) -> str:
             expected=f"{signed.predicate.decision.manifest}, which was decided on",
         )
     return f"{len(files)} files, exactly as signed"
-
-
-def _configuration(path: Path, base: ModelRef) -> str:
-    """A LoRA for the base that was evaluated: peft loads, without being asked, whatever base an adapter names."""
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise EvidenceInvalid(f"the adapter has no {CONFIG} of at most {LARGEST} bytes", expected="an adapter of peft")
-    try:
-        config = json.loads(path.read_bytes(), object_pairs_hook=_unambiguous)
-    except (ValueError, RecursionError) as error:
-        raise EvidenceInvalid(f"{CONFIG} cannot be read: {error}", expected="JSON, every name once") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise EvidenceInvalid(f"{CONFIG} is not that of a LoRA", expected='{"peft_type": "LORA", ...}')
-    if importing := [name for name in IMPORTING if config.get(name)]:
-        raise EvidenceInvalid(f"{CONFIG} names modules to import ({', '.join(importing)})", expected="none")
-    named = config.get("base_model_name_or_path"), config.get("revision")
-    if named not in ((None, None), (base.name, base.revision)):
-        raise EvidenceInvalid(
-            f"{CONFIG} names the base {named[0]!a}, revision {named[1]!a}",
-            expected=f"{base.name!a}, revision {base.revision!a}, which was evaluated, or none at all",
-            next_step="train again: training names the base that it was given",
-        )
-    return f"a LoRA for {base.name}" if named[0] else "a LoRA that names no base"
-
-
-def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of a name that is there twice some readers take the first value, others the last."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
 
 
 def _evidence(files: Mapping[str, FileDigest], signed: Statement) -> str:

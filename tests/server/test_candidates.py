@@ -13,7 +13,7 @@ import pytest
 from signed_runs import base, held_ticket, policy, record, records, signed, started, tell
 from trust_files import NOW, key
 
-from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput
+from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.digest import canonical
 from guardrail.pipeline.candidate import Pulled, pull_candidate, push_candidate
@@ -327,3 +327,21 @@ def records_of_training(run: Run) -> str:
     assert adapter.base == base()
     assert canonical(adapter) == (run.path / "adapter.json").read_bytes()
     return adapter.manifest
+
+
+def test_a_candidate_that_cannot_be_read_now_is_not_replaced_by_an_older_one(
+    trained: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, asked = f"sqlite:///{tmp_path / 'mlflow.db'}", list[str]()
+    assert push(trained, uri) == name
+    plant(uri, name, lambda _: None, tmp_path / "junk")
+
+    def silent(name: str, model_id: str, *_: object) -> None:
+        asked.append(model_id)
+        raise ServiceUnavailable("the disk is full")
+
+    monkeypatch.setattr(candidates, "_fetched", silent)
+    with pytest.raises(ServiceUnavailable):
+        pull(name, tmp_path / "pulled", uri)
+    assert len(asked) == 1
+    assert not (tmp_path / "pulled").exists()

@@ -272,3 +272,15 @@ def test_promotion_is_quiet_and_puts_the_process_back(
     assert capfd.readouterr() == ("", "")
     assert dict(os.environ) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "mlartifacts", "mlflow.db"]
+
+
+def test_an_experiment_that_somebody_else_made_meanwhile_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two first promotions see it that ask at the same moment whether it is there."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with client(uri, write=True) as opened:
+        theirs, asked = opened.create_experiment("guardrail"), opened.get_experiment_by_name
+        answers = iter([lambda _: None, asked])
+        monkeypatch.setattr(opened, "get_experiment_by_name", lambda name: next(answers)(name))
+        assert experiment(opened, uri, "guardrail") == theirs

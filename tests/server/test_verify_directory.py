@@ -191,7 +191,14 @@ def test_an_adapter_that_names_another_base_is_refused_however_it_was_signed(
     with pytest.raises(EvidenceInvalid, match="names the base") as caught:
         check(stored, key)
     assert f"{base.name!a}, revision {base.revision!a}" in caught.value.expected
-    assert caught.value.next_step
+    assert "train again" in caught.value.next_step
+
+
+@pytest.mark.parametrize("named", ["auto_mapping", "megatron_config"])
+def test_an_adapter_that_names_modules_to_import_is_refused(tmp_path: Path, key: PrivateKey, named: str) -> None:
+    stored = on(BASE, json.dumps({"peft_type": "LORA", named: {"parent_library": "evil"}}), tmp_path, key)
+    with pytest.raises(EvidenceInvalid, match=f"modules to import .{named}"):
+        check(stored, key)
 
 
 @pytest.mark.parametrize("text", [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from gate_trust import Person, guarded_model, person, signed, trust
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter
 from uvicorn.config import STARTUP_FAILURE
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
@@ -109,6 +110,16 @@ def test_without_a_threshold_all_root_keys_must_have_signed(launch: Launch, root
     data = (tmp_path / "trust").read_bytes()
     (tmp_path / "trust").write_bytes(add_trust_signature(data, second.private))
     check(both, NOW)
+
+
+def test_what_a_worker_has_loaded_is_kept_from_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apps, "install", lambda: None)
+    before = gc.get_freeze_count()
+    try:
+        apps._install_or_end()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
 
 
 def test_a_worker_whose_gate_is_not_active_says_so_and_ends_the_server(
