@@ -67,11 +67,11 @@ def test_a_second_trust_file_of_the_version_in_force_starts_no_server_and_admits
 
 def test_a_worker_that_knew_only_the_second_trust_file_is_refused_by_the_ledger(gate: Parts, tmp_path: Path) -> None:
     """Started before the first was in force, so that its own memory cannot tell."""
-    first = gate.who.trust_file.read_bytes()
-    gate.who.write(gate.who.trust("one more"))
+    first, second = gate.who.trust_file.read_bytes(), gate.who.trust("one more")
+    gate.who.write(second)
     with parts(tmp_path / "gate") as late:
         gate.who.write(first)
         gate.registrar.court()
-        gate.who.write(late.who.trust("one more"))
+        gate.who.write(second)
         with pytest.raises(EvidenceInvalid, match="another trust file of version 1"):
             late.registrar.court()
