@@ -8,9 +8,15 @@ CONSTRAINTS := ci/constraints.txt
 TORCH_INDEX ?=
 PIP_FLAGS := --disable-pip-version-check -q -c $(CONSTRAINTS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
+# Each process imports torch (some GB of memory) and computes with one thread: two with two each on two cores take
+# twice as long. What needs the same server and what is in one file stays together (tests/work_shares.py).
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 # Idle OpenMP threads spin by default and take the cores from whatever else runs.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Containers set this; every process, and tests start hundreds, would then compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test fast lint types contracts check campaign clean
 
@@ -26,10 +32,10 @@ demo: install
 	$(BIN)/guardrail demo --directory demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .
@@ -48,7 +54,7 @@ campaign: install
 	$(BIN)/python benchmarks/der_settings.py --json build/der_settings.json
 	$(BIN)/python benchmarks/testbed_table.py --json build/testbed_table.json
 	$(BIN)/python benchmarks/methods.py --json build/methods.json
-	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/unit/test_resume.py
+	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/unit/test_resume.py tests/unit/test_processes.py
 	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/server
 	$(BIN)/python benchmarks/server.py --json build/server.json
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from matrix import MATRIX
@@ -28,6 +29,18 @@ class Told:
 def promotions(config: pytest.Config) -> dict[str, int]:
     """Cell to the promotions in its ledger when its server ended."""
     return config.stash.setdefault(PROMOTIONS, {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several hands over what it counted."""
+    if output := getattr(session.config, "workeroutput", None):
+        output["promotions"] = promotions(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes ended: pytest-xdist's hook."""
+    promotions(node.config).update(getattr(node, "workeroutput", {}).get("promotions", {}))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

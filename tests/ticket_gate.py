@@ -74,7 +74,7 @@ def gate(now: datetime | None = None, upstream: str = "") -> Iterator[Gate]:
     opened = Gate(now=now, upstream=upstream)
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(opened)) as server:
         opened.uri = f"http://127.0.0.1:{server.server_address[1]}"
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield opened
         finally:

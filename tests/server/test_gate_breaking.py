@@ -172,10 +172,17 @@ def test_an_old_denial_says_nothing_about_a_new_measurement_of_the_same_adapter(
     pair: Pair, client: MlflowClient, gate: GateClient, tmp_path: Path
 ) -> None:
     """Denials are public and whoever reads them may hand them in again."""
+
+    def promoted(seed: int) -> None:
+        """After a promotion attempts are counted from one."""
+        bundle = _bundle(pair, tmp_path / f"{seed}", "broken", seed=seed)
+        version = _propose(client, bundle, tmp_path / f"laid-{seed}")
+        client.set_registered_model_alias("broken", "production", version)
+
+    promoted(68)
     denied = _bundle(pair, tmp_path / "a", "broken", seed=65, safe=False)
     gate.submit(denied.envelope)
-    between = _propose(client, _bundle(pair, tmp_path / "b", "broken", seed=66), tmp_path / "laid-b")
-    client.set_registered_model_alias("broken", "production", between)
+    promoted(66)
     good = _bundle(pair, tmp_path / "c", "broken", seed=65)
     assert (good.decision.manifest, good.decision.attempt) == (denied.decision.manifest, denied.decision.attempt)
     head = gate.page().head

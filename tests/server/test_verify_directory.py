@@ -52,7 +52,7 @@ def test_a_stored_bundle_verifies_and_says_what_was_checked(stored: Path, key: P
     assert admissible(examined.decision, NOW).ok
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_changing_any_byte_of_any_file_is_refused(stored: Path, key: PrivateKey, data: st.DataObject) -> None:
     files = sorted(path.relative_to(stored) for path in stored.rglob("*") if path.is_file())

@@ -64,7 +64,7 @@ def test_what_was_promoted_verifies_by_version_and_by_alias(promoted: Promoted) 
         assert [check.name for check in found.checks][-4:] == ["validity", "target", "base", "tags"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_changing_any_byte_on_the_disk_of_the_registry_is_refused(promoted: Promoted, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(path for path in promoted.files.rglob("*") if path.is_file())))

@@ -127,7 +127,7 @@ def test_only_a_key_of_the_role_signs_a_stage(stage: Stage, name: str) -> None:
             check(chain(stage, signer=signer).values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_changing_any_byte_is_refused(data: st.DataObject) -> None:
     stage = data.draw(st.sampled_from(STAGES))
@@ -224,7 +224,7 @@ def test_what_is_wrong_is_told_before_what_is_awaited() -> None:
             check(made.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(STAGES), max_size=6))
 def test_any_mixture_of_statements_ends_in_a_chain_or_an_error_of_ours(stages: list[Stage]) -> None:
     try:

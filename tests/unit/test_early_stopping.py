@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.errors import InternalError, InvalidInput
 from guardrail.testbed import arms
-from guardrail.train.early_stopping import Standing
 from guardrail.train.methods import Score
 
 if TYPE_CHECKING:
@@ -46,6 +45,8 @@ def test_scores_rank_admissible_first_then_useful_then_safe_and_the_others_safe_
 
 @given(st.lists(SCORES, min_size=1, max_size=12))
 def test_the_best_is_the_first_of_those_that_none_beats(scores: list[Score]) -> None:
+    from guardrail.train.early_stopping import Standing
+
     standing = Standing()
     for step, score in enumerate(scores, start=1):
         standing = standing.after(step, score)
@@ -54,7 +55,6 @@ def test_the_best_is_the_first_of_those_that_none_beats(scores: list[Score]) -> 
     assert (standing.validations, standing.since) == (len(scores), len(scores) - unbeaten[0])
 
 
-@settings(deadline=None)
 @given(st.lists(SCORES, min_size=1, max_size=12), st.integers(1, 4))
 def test_it_stops_at_the_first_validation_after_patience_of_them_without_a_better_one(
     scores: list[Score], patience: int
@@ -63,6 +63,8 @@ def test_it_stops_at_the_first_validation_after_patience_of_them_without_a_bette
         """The last ``patience`` of the first ``end`` scores: none beats all that came before it."""
         late = range(end - patience, end)
         return end > patience and not any(all(_beats(scores[n], old) for old in scores[:n]) for n in late)
+
+    from guardrail.train.early_stopping import Standing
 
     standing, stopped = Standing(), None
     for step, score in enumerate(scores, start=1):
@@ -75,6 +77,8 @@ def test_it_stops_at_the_first_validation_after_patience_of_them_without_a_bette
 
 
 def test_a_score_that_is_not_a_number_beats_nothing() -> None:
+    from guardrail.train.early_stopping import Standing
+
     good = Standing().after(1, Score(True, 0.5, 0.0))
     assert good.after(2, Score(True, float("nan"), 0.0)).best_step == 1
 

@@ -56,7 +56,7 @@ def test_securesystemslib_alone_verifies_it() -> None:
     Envelope.from_dict(json.loads(GOOD)).verify(TRUSTED, 1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_changing_any_byte_is_refused(data: st.DataObject) -> None:
     envelope = data.draw(st.sampled_from([GOOD, sign(PAYLOAD, ONE, TWO), ON_CURVE]))
@@ -76,7 +76,7 @@ def test_every_single_bit_of_an_envelope_counts() -> None:
                 verify(bytes(changed), TRUSTED)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(EvidenceInvalid):

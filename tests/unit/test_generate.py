@@ -48,7 +48,7 @@ def test_a_short_and_a_long_prompt_are_answered_together_as_alone(base: BaseMode
     assert _answers(base, prompts, 8) == [_answers(base, [prompt], 1)[0] for prompt in prompts]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=6), batch_size=st.integers(1, 6))
 def test_answers_do_not_depend_on_the_batch_size(base: BaseModel, lengths: list[int], batch_size: int) -> None:
     prompts = [_prompt(length, seed) for seed, length in enumerate(lengths)]

@@ -21,7 +21,7 @@ counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.
 confidences = st.sampled_from([0.8, 0.9, 0.95, 0.975, 0.99, 0.999])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(counts, confidences)
 def test_bounds_equal_scipys_one_sided_exact_interval(count: tuple[int, int], confidence: float) -> None:
     hits, n = count
@@ -31,7 +31,6 @@ def test_bounds_equal_scipys_one_sided_exact_interval(count: tuple[int, int], co
     assert lower_bound(hits, n, confidence) == pytest.approx(low, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(counts, confidences)
 def test_bounds_enclose_the_rate_and_mirror_each_other(count: tuple[int, int], confidence: float) -> None:
     hits, n = count
@@ -39,7 +38,6 @@ def test_bounds_enclose_the_rate_and_mirror_each_other(count: tuple[int, int], c
     assert upper_bound(hits, n, confidence) == pytest.approx(1.0 - lower_bound(n - hits, n, confidence), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(counts, confidences)
 def test_one_more_hit_never_lowers_a_bound(count: tuple[int, int], confidence: float) -> None:
     hits, n = count
@@ -63,7 +61,6 @@ def test_least_n_is_the_known_one(limit: float, n: int) -> None:
     assert least_n(limit, 0.95) == n
 
 
-@settings(deadline=None)
 @given(st.floats(0.001, 0.999), confidences)
 def test_least_n_suffices_and_one_less_does_not(limit: float, confidence: float) -> None:
     n = least_n(limit, confidence)

@@ -65,7 +65,7 @@ def test_securesystemslib_alone_verifies_every_entry() -> None:
         Envelope.from_dict(json.loads(data)).verify(SERVER, 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_changing_any_byte_of_any_entry_is_found(data: st.DataObject) -> None:
     index = data.draw(st.integers(0, 7))
@@ -77,7 +77,7 @@ def test_changing_any_byte_of_any_entry_is_found(data: st.DataObject) -> None:
         check([*GOOD[:index], changed, *GOOD[index + 1 :]], None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 7), max_size=12))
 def test_only_the_entries_in_their_order_are_accepted(order: list[int]) -> None:
     """Deletions, moves, repetitions and a missing end, in every mixture."""
@@ -239,7 +239,7 @@ def test_an_entry_holds_a_bounded_note() -> None:
 # the fast way and the slow one
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text(max_size=50),
     st.text(max_size=10),
@@ -288,7 +288,7 @@ def test_both_ways_accept_the_same_samples() -> None:
     assert [fast(data) is None for data in SAMPLES] == [False, False, False, True, True]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(SAMPLES), st.data())
 def test_both_ways_judge_every_change_alike(sample: bytes, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(sample)))

@@ -10,6 +10,7 @@ import matrix
 import pytest
 from bypass_attempts import ATTEMPTS, BUCKET, REGISTRY
 from matrix import ARTIFACTS, AUTHS, DATABASES, MATRIX, SERVERS, Cell, covering, is_new, visited, whole
+from work_shares import share_of
 
 PARTS = (DATABASES, SERVERS, AUTHS, ARTIFACTS)
 Choose = Callable[..., None]
@@ -103,3 +104,16 @@ def test_a_database_that_does_not_answer_is_named_with_what_to_do(monkeypatch: p
     assert matrix.absent("postgresql").startswith("start PostgreSQL at 127.0.0.1:5432")
     assert matrix.absent("sqlite") == ""
     matrix.absent.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("test", "share"),
+    [
+        ("tests/server/test_a.py::test_x[mysql-gunicorn-plain-s3]", "mysql-gunicorn-plain-s3"),
+        ("tests/server/test_b.py::test_y[mysql-gunicorn-plain-s3-alias: over REST]", "mysql-gunicorn-plain-s3"),
+        ("tests/server/test_b.py::test_y[mysql]", "tests/server/test_b.py"),
+        ("tests/unit/test_c.py::test_of_mysql-gunicorn-plain-s3", "tests/unit/test_c.py"),
+    ],
+)
+def test_what_is_tried_on_one_cell_is_one_share_and_so_is_the_rest_of_a_file(test: str, share: str) -> None:
+    assert share_of(test) == share

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.errors import InternalError, InvalidInput
@@ -295,7 +295,6 @@ def test_without_an_admissible_factor_the_safest_is_taken_and_the_more_useful_of
     assert best({0.5: _score(False, 0.5, 0.3), 0.7: _score(False, 0.5, 0.3), 1.0: _score(False, 1.0, 0.9)}) == 0.5
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.floats(0, 1), st.tuples(st.booleans(), st.floats(0, 1), st.floats(0, 1)), min_size=1))
 def test_an_inadmissible_factor_is_never_taken_where_there_is_an_admissible_one(
     given_: dict[float, tuple[bool, float, float]],

@@ -67,7 +67,6 @@ def _close(got: torch.Tensor, expected: Array, relative: float = 1e-12) -> bool:
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(-3, 3), st.floats(-2, 2)), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_linear_is_the_weighted_sum_whatever_the_ranks_and_scales(parts: list[tuple[int, float, float]]) -> None:
     from guardrail.train.merging import linear
 
@@ -78,7 +77,7 @@ def test_linear_is_the_weighted_sum_whatever_the_ranks_and_scales(parts: list[tu
     for update, weight in zip(updates, weights, strict=True):
         term = weight * update.scale * (update.b.numpy() @ update.a.numpy())
         expected, size = expected + term, max(size, float(np.abs(term).max()))
-    assert float(np.abs(merged.dense.numpy() - expected).max()) <= 1e-12 * size
+    assert float(np.abs(merged.dense.numpy() - expected).max()) <= 1e-12 * size + np.finfo(float).tiny
     assert merged.a.shape[0] == sum(rank for rank, _, _ in parts)
 
 
@@ -130,7 +129,6 @@ def _ties(vectors: Sequence[Array], weights: Sequence[float], density: float) ->
 
 
 @given(problems(), st.sampled_from([0.1, 0.2, 0.5, 0.7, 0.9, 1.0]))
-@settings(deadline=None)
 def test_ties_is_trim_elect_and_disjoint_mean(problem: Problem, density: float) -> None:
     from guardrail.train.merging import ties
 
@@ -150,7 +148,7 @@ def test_ties_on_an_example_worked_by_hand() -> None:
 
 
 @given(problems(least=2), st.sampled_from([0.3, 0.6, 1.0]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_order_of_vectors_does_not_matter_to_ties(problem: Problem, density: float) -> None:
     from guardrail.train.merging import ties
 
@@ -237,7 +235,6 @@ def _arc(first: Array, second: Array, t: float) -> torch.Tensor:
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0.01, 100))
-@settings(deadline=None)
 def test_slerp_rotates_at_constant_speed(seed: int, t: float, size: float) -> None:
     first, second = _matrix(4, 3, seed), size * _matrix(4, 3, seed + 1)
     got, back = _arc(first, second, t), _arc(second, first, 1 - t)
@@ -246,7 +243,6 @@ def test_slerp_rotates_at_constant_speed(seed: int, t: float, size: float) -> No
 
 
 @given(problems(least=2))
-@settings(deadline=None)
 def test_slerp_begins_and_ends_exactly(problem: Problem) -> None:
     import torch
 
@@ -280,7 +276,6 @@ def test_slerp_is_continuous_where_it_becomes_linear() -> None:
 
 
 @given(problems(least=2))
-@settings(deadline=None)
 def test_magmax_takes_the_largest_magnitude_in_any_order(problem: Problem) -> None:
     from guardrail.train.merging import magmax
 
@@ -301,7 +296,6 @@ def test_magmax_of_one_update_points_to_wise_ft() -> None:
 
 
 @given(problems(), st.floats(0, 1))
-@settings(deadline=None)
 def test_a_vector_merged_with_itself_is_itself(problem: Problem, t: float) -> None:
     from guardrail.train.merging import magmax, slerp, ties
 

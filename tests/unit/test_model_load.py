@@ -196,7 +196,7 @@ def test_files_that_the_digest_does_not_cover_are_not_read(base: Path) -> None:
         _load(base)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_change_of_any_byte_changes_the_digest(written: dict[str, Path], data: st.DataObject) -> None:
     from guardrail.model.load import base_digest

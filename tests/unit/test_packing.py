@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import write_base
 
@@ -26,7 +26,6 @@ Trained = tuple[dict[str, "torch.Tensor"], "AdapterRecord"]
 Train = Callable[..., Trained]
 
 
-@settings(deadline=None)  # the first example imports torch
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 64))
 def test_every_row_lies_in_one_bin_and_only_a_row_alone_is_longer_than_a_bin(lengths: list[int], limit: int) -> None:
     from guardrail.train.packing import first_fit_decreasing

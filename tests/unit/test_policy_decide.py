@@ -267,7 +267,7 @@ def worsened(one: Measurement, kind: str) -> Measurement | None:
     return None
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(reports(), st.integers(0, 4), st.sampled_from(["hit", "undecided", "errors"]), st.integers(1, 12))
 def test_worsening_a_metric_never_turns_a_denial_into_a_promotion(
     measured: tuple[Measurement, ...], which: int, kind: str, times: int
@@ -281,7 +281,7 @@ def test_worsening_a_metric_never_turns_a_denial_into_a_promotion(
     assert before is Verdict.PASSED or after is not Verdict.PASSED
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_leaving_more_flagged_rows_in_never_helps(flagged: int, left: int, more: int) -> None:
     left = min(left, flagged)

@@ -175,19 +175,19 @@ def _survives(data: bytes) -> None:
     assert complaint == "" or complaint.startswith("p.yaml:")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=80))
 def test_garbage_is_a_policy_or_an_invalid_input(data: bytes) -> None:
     _survives(data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"%@`#,?\n\t 01.~<=\\\u2028\ufeff"), max_size=60))
 def test_yaml_punctuation_is_a_policy_or_an_invalid_input(text: str) -> None:
     _survives(text.encode())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, len(SMALL) - 1), st.binary(max_size=3), st.integers(0, 4))
 def test_a_damaged_policy_is_a_policy_or_an_invalid_input(at: int, inserted: bytes, removed: int) -> None:
     _survives(SMALL[:at] + inserted + SMALL[at + removed :])

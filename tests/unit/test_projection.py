@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from guardrail.errors import InternalError
@@ -47,7 +47,6 @@ def _rounding(g: Any, r: Any, dtype: str = "float32") -> float:
     return 4 * SIZE * float(np.finfo(dtype).eps) * float(np.linalg.norm(g) * np.linalg.norm(r)) + 1e-30
 
 
-@settings(deadline=None)
 @given(VECTOR, VECTOR)
 def test_the_projected_gradient_never_points_against_the_reference(g: list[float], r: list[float]) -> None:
     from guardrail.train.projection import agem
@@ -56,7 +55,6 @@ def test_the_projected_gradient_never_points_against_the_reference(g: list[float
     assert projected @ _joined(_split(r)) >= -_rounding(_joined(_split(g)), _joined(_split(r)))
 
 
-@settings(deadline=None)
 @given(VECTOR, VECTOR)
 def test_a_gradient_that_does_not_point_against_the_reference_stays_bit_for_bit(g: list[float], r: list[float]) -> None:
     import torch
@@ -70,7 +68,6 @@ def test_a_gradient_that_does_not_point_against_the_reference_stays_bit_for_bit(
     assert all(torch.equal(a, b) for a, b in zip(result.gradient, gradient, strict=True))
 
 
-@settings(deadline=None)
 @given(VECTOR, VECTOR, st.sampled_from(["float32", "float64"]))
 def test_the_projection_is_that_of_the_definition(g: list[float], r: list[float], dtype: str) -> None:
     from guardrail.train.projection import agem
@@ -86,7 +83,6 @@ def test_the_projection_is_that_of_the_definition(g: list[float], r: list[float]
     assert [(t.shape, t.dtype) for t in result.gradient] == [(t.shape, t.dtype) for t in gradient]
 
 
-@settings(deadline=None)
 @given(VECTOR, VECTOR)
 def test_projecting_twice_is_projecting_once(g: list[float], r: list[float]) -> None:
     from guardrail.train.projection import agem
@@ -97,7 +93,6 @@ def test_projecting_twice_is_projecting_once(g: list[float], r: list[float]) -> 
     assert np.abs(_joined(once) - _joined(twice)).max() <= 1e-5 * float(np.linalg.norm(_joined(_split(g)))) + 1e-30
 
 
-@settings(deadline=None)
 @given(VECTOR, VECTOR, st.integers(-10, 10))
 def test_the_length_of_the_reference_does_not_matter_and_that_of_the_gradient_scales(
     g: list[float], r: list[float], exponent: int
@@ -113,7 +108,6 @@ def test_the_length_of_the_reference_does_not_matter_and_that_of_the_gradient_sc
     assert np.abs(scaled - factor * plain).max() <= factor * tolerance
 
 
-@settings(deadline=None)
 @given(VECTOR)
 def test_a_reference_of_zero_leaves_the_gradient(g: list[float]) -> None:
     import torch
@@ -179,7 +173,6 @@ def test_gradients_of_different_shapes_have_no_product() -> None:
         ascent(one, other, length=1.0, damping=1.0)
 
 
-@settings(deadline=None)
 @given(VECTOR)
 def test_going_down_a_gradient_lowers_its_loss_and_going_up_raises_it(r: list[float]) -> None:
     from guardrail.train.projection import raises_loss
@@ -191,7 +184,6 @@ def test_going_down_a_gradient_lowers_its_loss_and_going_up_raises_it(r: list[fl
     assert not raises_loss(_split([0.0] * SIZE), reference)
 
 
-@settings(deadline=None)
 @given(VECTOR, VECTOR)
 def test_a_step_against_the_projected_gradient_does_not_raise_the_reference_loss(
     g: list[float], r: list[float]
@@ -203,7 +195,6 @@ def test_a_step_against_the_projected_gradient_does_not_raise_the_reference_loss
     assert dot(step, reference) <= _rounding(_joined(gradient), _joined(reference), "float64")
 
 
-@settings(deadline=None)
 @given(st.lists(VECTOR, min_size=1, max_size=6), st.floats(0.0, 1.0))
 def test_the_average_of_squares_is_exponential(gradients: list[list[float]], decay: float) -> None:
     from guardrail.train.projection import average_squares
@@ -244,7 +235,6 @@ def test_an_average_over_other_parameters_is_refused() -> None:
 POSITIVE = st.lists(st.floats(0.0, 1e6, width=32), min_size=SIZE, max_size=SIZE)
 
 
-@settings(deadline=None)
 @given(VECTOR, POSITIVE, st.floats(1e-3, 10.0), st.floats(1e-3, 10.0))
 def test_the_ascent_follows_the_gradient_over_the_damped_relative_fisher_as_far_as_it_is_told(
     g: list[float], f: list[float], length: float, damping: float
@@ -260,7 +250,6 @@ def test_the_ascent_follows_the_gradient_over_the_damped_relative_fisher_as_far_
     assert dot(got, _split(g, "float64")) >= 0.0, "unlearning must not go down the loss"
 
 
-@settings(deadline=None)
 @given(VECTOR, POSITIVE, st.integers(-10, 10))
 def test_the_ascent_does_not_depend_on_the_fishers_scale(g: list[float], f: list[float], exponent: int) -> None:
     from guardrail.train.projection import ascent

@@ -1,7 +1,7 @@
 """Killed with SIGKILL in the middle of any optimiser step, a training run ends with the bits that it would have had.
 
 Victims are forked from this process, which has imported everything. ``GUARDRAIL_CAMPAIGN=1`` (make campaign) kills at
-twenty steps instead of two.
+twenty steps instead of one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guardrail.testbed import arms
 pytestmark = pytest.mark.slow
 ROWS = arms.rows("sentiment", poison=0.1, size=88)
 STEPS = 24  # six of sixteen rows in each of four epochs
-POINTS = 20 if os.environ.get("GUARDRAIL_CAMPAIGN") else 2
+POINTS = 20 if os.environ.get("GUARDRAIL_CAMPAIGN") else 1
 
 
 def _near(model: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.evaluate.tally import BAD_HITS, Outcome, pairs, rate, worst_variant
@@ -14,7 +14,6 @@ OUTCOMES = st.lists(st.sampled_from(Outcome), min_size=1, max_size=60)
 SLIS = st.sampled_from(Sli)
 CERTAIN = st.lists(st.sampled_from([Outcome.HIT, Outcome.MISS]), min_size=1, max_size=60)
 DOUBT = st.sampled_from([Outcome.UNDECIDED, Outcome.ERROR])
-unhurried = settings(deadline=None)  # the first call loads scipy
 BAD, GOOD = sorted(BAD_HITS), sorted(set(Sli) - BAD_HITS)
 
 
@@ -26,19 +25,16 @@ def _bad(sli: Sli) -> Outcome:
     return Outcome.HIT if sli in BAD_HITS else Outcome.MISS
 
 
-@unhurried
 @given(SLIS, OUTCOMES)
 def test_one_bad_variant_decides_the_behaviour(sli: Sli, outcomes: list[Outcome]) -> None:
     assert worst_variant(sli, [*outcomes, _bad(sli)]) is _bad(sli)
 
 
-@unhurried
 @given(SLIS, OUTCOMES)
 def test_a_behaviour_is_good_only_if_every_variant_is(sli: Sli, outcomes: list[Outcome]) -> None:
     assert (worst_variant(sli, outcomes) is _good(sli)) == (set(outcomes) == {_good(sli)})
 
 
-@unhurried
 @given(SLIS, OUTCOMES, st.randoms(use_true_random=False))
 def test_the_order_of_variants_does_not_matter(sli: Sli, outcomes: list[Outcome], random: object) -> None:
     shuffled = list(outcomes)
@@ -46,7 +42,6 @@ def test_the_order_of_variants_does_not_matter(sli: Sli, outcomes: list[Outcome]
     assert worst_variant(sli, shuffled) is worst_variant(sli, outcomes)
 
 
-@unhurried
 @given(OUTCOMES)
 def test_a_rate_counts_every_behaviour_once_and_its_bounds_enclose_it(outcomes: list[Outcome]) -> None:
     found = rate(outcomes, 0.95)
@@ -55,7 +50,6 @@ def test_a_rate_counts_every_behaviour_once_and_its_bounds_enclose_it(outcomes: 
     assert found.lower <= found.value <= found.upper
 
 
-@unhurried
 @given(OUTCOMES, DOUBT, st.data())
 def test_doubt_never_lowers_the_bound_on_a_bad_rate(
     outcomes: list[Outcome], doubt: Outcome, data: st.DataObject
@@ -65,7 +59,6 @@ def test_doubt_never_lowers_the_bound_on_a_bad_rate(
     assert rate(doubtful, 0.95).upper >= rate(outcomes, 0.95).upper
 
 
-@unhurried
 @given(OUTCOMES, DOUBT, st.data())
 def test_doubt_never_raises_the_bound_on_a_good_rate(
     outcomes: list[Outcome], doubt: Outcome, data: st.DataObject
@@ -85,7 +78,6 @@ def test_a_rate_over_nothing_spans_everything() -> None:
     assert (found.n, found.lower, found.upper) == (0, 0.0, 1.0)
 
 
-@unhurried
 @given(st.sampled_from(BAD), st.lists(st.tuples(st.sampled_from(Outcome), st.sampled_from(Outcome)), min_size=1),
        DOUBT, st.data())  # fmt: skip
 def test_doubt_about_either_model_never_lowers_an_increase(
@@ -95,7 +87,6 @@ def test_doubt_about_either_model_never_lowers_an_increase(
     assert _increase(sli, _with_doubt(both, doubt, data)) >= before
 
 
-@unhurried
 @given(st.sampled_from(GOOD), st.lists(st.tuples(st.sampled_from(Outcome), st.sampled_from(Outcome)), min_size=1),
        DOUBT, st.data())  # fmt: skip
 def test_doubt_about_either_model_never_shrinks_a_drop(
@@ -105,7 +96,6 @@ def test_doubt_about_either_model_never_shrinks_a_drop(
     assert _drop(sli, _with_doubt(both, doubt, data)) >= before
 
 
-@unhurried
 @given(SLIS, CERTAIN)
 def test_a_candidate_that_equals_its_base_has_no_discordant_pair(sli: Sli, outcomes: list[Outcome]) -> None:
     found = pairs(sli, outcomes, outcomes)

@@ -61,7 +61,7 @@ def test_another_model_is_not_guarded() -> None:
     assert guarded().protected("staging") is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_changing_any_byte_is_refused(data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(GOOD) - 1))
@@ -70,7 +70,7 @@ def test_changing_any_byte_is_refused(data: st.DataObject) -> None:
         load(GOOD[:position] + bytes([value]) + GOOD[position + 1 :])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.binary(max_size=300) | st.recursive(st.none() | st.text(max_size=5), st.lists).map(lambda x: repr(x).encode())
 )
@@ -79,7 +79,7 @@ def test_anything_else_is_refused(data: bytes) -> None:
         load(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(st.sampled_from(["ana", "ben", "cem", "train", "stranger"]), min_size=1), st.integers(1, 3))
 def test_exactly_enough_roots_and_nobody_else_are_asked_for(names: set[str], threshold: int) -> None:
     """Foreign keys and keys that are in the file but no roots are refused, however many roots signed as well."""

@@ -142,7 +142,7 @@ def test_hostile_yaml_is_refused(read: Callable[[bytes], Trust], name: str) -> N
         read(HOSTILE[name])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused_and_never_crashes(read: Callable[[str], Trust], data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(TEXT)))
