@@ -8,8 +8,8 @@ CONSTRAINTS := ci/constraints.txt
 TORCH_INDEX ?=
 PIP_FLAGS := --disable-pip-version-check -q -c $(CONSTRAINTS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 STAMP := $(VENV)/.installed
-# Each process imports torch (some GB of memory) and computes with one thread: two with two each on two cores take
-# twice as long. What needs the same server and what is in one file stays together (tests/work_shares.py).
+# Each process imports torch (some GB of memory) and computes with one thread: more threads than cores hinder one
+# another. What needs the same server and what is in one file stays together (tests/work_shares.py).
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
