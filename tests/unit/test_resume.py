@@ -1,7 +1,7 @@
 """Killed with SIGKILL in the middle of any optimiser step, a training run ends with the bits that it would have had.
 
 Victims are forked from this process, which has imported everything. ``GUARDRAIL_CAMPAIGN=1`` (make campaign) kills at
-twenty steps, the first among them, instead of at one that has a checkpoint behind it.
+twenty of all steps instead of at one that has a checkpoint behind it.
 """
 
 from __future__ import annotations
