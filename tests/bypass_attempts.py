@@ -1,4 +1,4 @@
-"""The ways around the gate that were tried, one line each. docs/server.md lists them by the same names.
+"""The ways around the gate that were tried, one line each. docs/threat-model.md lists them by the same names.
 
 Each must spoil a model on stock MLflow (or use what the gate has to switch off), and be refused by the gated server.
 """
@@ -157,4 +157,12 @@ FEATURES = [
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
 ]  # fmt: skip
 
-ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES]
+GROUPS = {
+    "Registry, over `api`, `ajax-api` and MLflow's client": REGISTRY,
+    "Artifacts": ARTIFACTS,
+    "Artifacts in a bucket": BUCKET,
+    "What the launcher switches off, because the gate cannot cover it": FEATURES,
+}
+"""How docs/threat-model.md groups them."""
+
+ATTEMPTS = [attempt for group in GROUPS.values() for attempt in group]
