@@ -10,6 +10,7 @@ from functools import partial
 
 import bypass_moves as moves
 from bypass import EVIL, WEIGHTS
+from bypass_http import HTTP_ATTEMPTS
 from bypass_moves import FULL_WIDTH_P, PROXY, A, Move, ajax, api, client, encoded, make_version, upload_at
 from matrix import Cell, is_new, visited, whole
 
@@ -157,8 +158,11 @@ FEATURES = [
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
 ]  # fmt: skip
 
+HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
+
 GROUPS = {
     "Registry, over `api`, `ajax-api` and MLflow's client": REGISTRY,
+    "The same in another dress: routes, fields, encodings, numbers": HTTP,
     "Artifacts": ARTIFACTS,
     "Artifacts in a bucket": BUCKET,
     "What the launcher switches off, because the gate cannot cover it": FEATURES,
