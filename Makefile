@@ -55,7 +55,7 @@ campaign: install
 	$(BIN)/python benchmarks/testbed_table.py --json build/testbed_table.json
 	$(BIN)/python benchmarks/methods.py --json build/methods.json
 	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/unit/test_resume.py tests/unit/test_processes.py
-	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/server
+	GUARDRAIL_CAMPAIGN=1 $(PYTEST) tests/server
 	$(BIN)/python benchmarks/server.py --json build/server.json
 
 clean:
