@@ -1,8 +1,8 @@
 """What a trust file must not say: every problem at once, each with the place in the file.
 
 Persons are compared, not keys: whoever trains must not evaluate or approve with another key, or under another spelling
-of the same name. Two names that only look alike (a Cyrillic letter; ``l`` and ``1``, too) are refused as well: persons
-who read the file sign it. The one way around is ``one_person_may_train_evaluate_and_approve``, which every record shows.
+of the same name. The one way around is ``one_person_may_train_evaluate_and_approve``, which every record shows. Names
+that only look alike (a Cyrillic letter, ``l`` and ``1``) are refused as well: persons read the file before they sign.
 Not covered: signatures and times against the clock (``trust.py``); that two names are in truth one human being.
 """
 
