@@ -1,19 +1,20 @@
 """What a trust file must not say: every problem at once, each with the place in the file.
 
 Persons are compared, not keys: whoever trains must not evaluate or approve with another key, or under another spelling
-of the same name. The one way around is ``one_person_may_train_evaluate_and_approve``, which every record shows.
+of the same name. The one way around is ``one_person_may_train_evaluate_and_approve``, which every record shows. Names
+that only look alike (a Cyrillic letter, ``l`` and ``1``) are refused as well: persons read the file before they sign.
 Not covered: signatures and times against the clock (``trust.py``); that two names are in truth one human being.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.keys import parse_public, public_pem
 from guardrail.evidence.trust_types import ROLES, GuardedModel, KeyId, Role, Trust
-from guardrail.names import not_plain, repeated, same
+from guardrail.names import not_plain, repeated, repeated_looks, same
 
 Place = tuple[str | int, ...]
 REQUIRED: tuple[Role, ...] = ("data", "train", "evaluate", "decide", "server")
@@ -63,9 +64,8 @@ def _persons(trust: Trust) -> Iterator[Problem]:
     for name in names:
         if why := not_plain(name):
             yield Problem(("keys", first[name], "person"), f"the person {name!a} {why}")
-    for later, earlier in repeated(names).items():
-        text = f"{names[later]!a} and {names[earlier]!a} are one name: spell a person in one way"
-        yield Problem(("keys", first[names[later]], "person"), text)
+    for later, why in _mistakable(names, "are one name: spell a person in one way"):
+        yield Problem(("keys", first[names[later]], "person"), why)
 
 
 def _root(trust: Trust) -> Iterator[Problem]:
@@ -104,9 +104,8 @@ def _apart(trust: Trust) -> Iterator[Problem]:
 
 def _models(trust: Trust) -> Iterator[Problem]:
     names = [model.name for model in trust.models]
-    for later, earlier in repeated(names).items():
-        text = f"{names[later]!a} and {names[earlier]!a} are one name to some databases"
-        yield Problem(("models", later, "name"), text)
+    for later, why in _mistakable(names, "are one name to some databases"):
+        yield Problem(("models", later, "name"), why)
     for index, model in enumerate(trust.models):
         if why := not_plain(model.name):
             yield Problem(("models", index, "name"), f"the model's name {model.name!a} {why}")
@@ -115,10 +114,17 @@ def _models(trust: Trust) -> Iterator[Problem]:
 
 def _aliases(trust: Trust, model: GuardedModel, place: Place) -> Iterator[Problem]:
     names = [entry.alias for entry in model.aliases]
-    for later, earlier in repeated(names).items():
-        text = f"{names[later]!a} and {names[earlier]!a} are one alias to some databases"
-        yield Problem((*place, later, "alias"), text)
+    for later, why in _mistakable(names, "are one alias to some databases"):
+        yield Problem((*place, later, "alias"), why)
     able = len(trust.persons_of(trust.roles.approve))
     for index, entry in enumerate(model.aliases):
         if entry.approvals > able:
             yield Problem((*place, index, "approvals"), f"asks for {entry.approvals} approvals, {able} may approve")
+
+
+def _mistakable(names: Sequence[str], if_one: str) -> Iterator[tuple[int, str]]:
+    """Every name that is an earlier one, or looks like it, and why."""
+    one = repeated(names)
+    for later, earlier in repeated_looks(names).items():
+        what = if_one if later in one else "look alike: choose names that nobody mistakes for one another"
+        yield later, f"{names[later]!a} and {names[one.get(later, earlier)]!a} {what}"

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 from guardrail.evidence.keys import PublicKey, parse_public
-from guardrail.names import Alias, ModelName, same
+from guardrail.names import Alias, ModelName, look_alike, position, same
 from guardrail.records import Count, Frozen, Sha256
 
 Role = Literal["data", "train", "evaluate", "decide", "approve", "server"]
@@ -96,7 +96,17 @@ class Trust(Frozen):
 
     def guarded(self, name: str) -> GuardedModel | None:
         """The guarded model that some database would take ``name`` for, if any (``names.py``)."""
-        return next((model for model in self.models if same(model.name, name)), None)
+        index = position(name, self._names)
+        return None if index is None else self.models[index]
+
+    def looks_like(self, name: str) -> GuardedModel | None:
+        """The guarded model that a reader may take ``name`` for, if any; more names than :meth:`guarded` finds."""
+        index = look_alike(name, self._names)
+        return None if index is None else self.models[index]
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(model.name for model in self.models)
 
     def keys_of(self, role: Role) -> tuple[PublicKey, ...]:
         """The public keys that may act as ``role``."""

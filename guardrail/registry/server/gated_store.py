@@ -1,9 +1,10 @@
 """MLflow's registry store, refusing every change of a guarded model that evidence does not admit.
 
 MLflow chooses it by the scheme of ``--registry-store-uri`` (``gated+sqlite``, ``gated+postgresql``, ``gated+mysql``);
-the rest of the address is the database's own. What is not guarded behaves as in stock MLflow.
+the rest of the address is the database's own. What is not guarded behaves as in stock MLflow, except that nobody may
+make a model that looks like a guarded one, nor use a name longer than 256 characters.
 MLflow's store is untyped, so its entities are Any here.
-Not covered: other ways into the database.
+Not covered: other ways into the database; models that look like a guarded one and were there before it was guarded.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -11,6 +12,7 @@ Not covered: other ways into the database.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -18,18 +20,20 @@ from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-from guardrail.errors import InvalidInput
-from guardrail.evidence.trust import GuardedModel
-from guardrail.names import same
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
+from guardrail.names import alike
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.floor import DatabaseFloor
 from guardrail.registry.server.methods import require_classified
-from guardrail.registry.server.names import database_equal
+from guardrail.registry.server.names import Spellings, require_alias, require_name
 from guardrail.registry.server.refusals import refusing, unproven
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.settings import SCHEME, open_journal, settings
 from guardrail.registry.server.validity import require_valid
 from guardrail.registry.server.watch import TrustWatch
+
+_logger = logging.getLogger("guardrail.server")
 
 
 class GatedStore(SqlAlchemyStore):
@@ -47,7 +51,9 @@ class GatedStore(SqlAlchemyStore):
         read = os.environ.get(READ_REPLICA_BACKEND_STORE_URI_ENV_VAR)
         super().__init__(store_uri.removeprefix(SCHEME), read_db_uri=read)
         given = settings()
-        self._watch = TrustWatch(given, DatabaseFloor(self.engine))
+        engines = [self.engine] if self.read_engine is None else [self.engine, self.read_engine]
+        self._spellings = [Spellings(engine) for engine in engines]
+        self._watch = TrustWatch(given, DatabaseFloor(self.engine), require=self._require_distinct)
         self.registrar = Registrar(Beneath(self), self._watch, open_journal(given, self._watch.current()))
 
     def create_registered_model(
@@ -62,6 +68,8 @@ class GatedStore(SqlAlchemyStore):
                     raise unproven(f"the name {name!r}, another spelling", guarded.name)
                 if list(tags or []) or description:
                     raise unproven("a tag or description", name)
+            else:
+                self._unless_look_alike(name)
         return super().create_registered_model(name, tags, description, deployment_job_id)
 
     def update_registered_model(self, name: str, description: str | None, deployment_job_id: str | None = None) -> Any:
@@ -73,6 +81,8 @@ class GatedStore(SqlAlchemyStore):
         """Refused, from a guarded name and onto one."""
         self._unless_guarded("the name", name)
         self._unless_guarded("the name", new_name)
+        with refusing():
+            self._unless_look_alike(new_name)
         return super().rename_registered_model(name, new_name)
 
     def delete_registered_model(self, name: str) -> None:
@@ -124,7 +134,7 @@ class GatedStore(SqlAlchemyStore):
             if guarded is not None:
                 self._watch.current()
                 _require_exact(name, guarded)
-                if _is_protected(guarded, alias):
+                if self._is_protected(guarded, alias):
                     raise unproven(f"the alias {alias!r}", name)
         super().delete_registered_model_alias(name, alias)
 
@@ -133,7 +143,8 @@ class GatedStore(SqlAlchemyStore):
         description: str | None = None, local_model_path: str | None = None, model_id: str | None = None,
     ) -> Any:  # fmt: skip
         """Of a guarded model only what the evidence in the proposed files admits; they are sealed, then registered."""
-        guarded = self._guarded(name)
+        with refusing():
+            guarded = self._guarded(name)
         if guarded is None:
             return super().create_model_version(
                 name, source, run_id, tags, run_link, description, local_model_path, model_id
@@ -146,7 +157,9 @@ class GatedStore(SqlAlchemyStore):
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         """A protected alias only forward, to a version whose sealed evidence admits it now."""
-        guarded = self._guarded(name)
+        with refusing():
+            require_alias(alias)
+            guarded = self._guarded(name)
         if guarded is None or not self._is_protected_here(guarded, name, alias):
             super().set_registered_model_alias(name, alias, version)
             return
@@ -155,21 +168,67 @@ class GatedStore(SqlAlchemyStore):
 
     def get_model_version_by_alias(self, name: str, alias: str) -> Any:
         """A protected alias resolves only while its evidence is valid and its adapter not revoked."""
+        with refusing():
+            require_name(name)
+            require_alias(alias)
         found = super().get_model_version_by_alias(name, alias)
-        guarded = self._watch.names().guarded(name)
-        protected = guarded.protected(alias) if guarded else None
-        if protected is not None:
-            with refusing():
+        with refusing():
+            guarded = self._guarded(name)
+            protected = self._protected(guarded, alias) if guarded else None
+            if protected is not None:
                 require_valid(found, protected, self.registrar.journal.state(), self._watch.now())
+        if guarded is None:
+            self._name_look_alike(name)
         return found
 
     def _guarded(self, name: str) -> GuardedModel | None:
+        """The guarded model that ``name`` reaches, or would: to the trust file, or to the database.
+
+        Raises:
+            EvidenceInvalid: no database holds such a name, or not this one.
+        """
+        require_name(name)
         trust = self._watch.names()
         found = trust.guarded(name)
-        if found is None:
-            equal = database_equal(self.engine, name, [model.name for model in trust.models])
-            found = trust.guarded(equal) if equal is not None else None
+        for spellings in self._spellings if found is None else ():
+            reached = spellings.model(name, [model.name for model in trust.models])
+            found = trust.guarded(reached) if reached is not None else found
         return found
+
+    def _protected(self, guarded: GuardedModel, alias: str) -> ProtectedAlias | None:
+        """The protected alias that ``alias`` reaches, or would: to the trust file, or to the database."""
+        found = guarded.protected(alias)
+        for spellings in self._spellings if found is None else ():
+            reached = spellings.alias(guarded, alias)
+            found = guarded.protected(reached) if reached is not None else found
+        return found
+
+    def _is_protected(self, guarded: GuardedModel, alias: str) -> bool:
+        """Protected, or so alike that some database or reader may not tell them apart."""
+        require_alias(alias)
+        return not alias.isascii() or self._protected(guarded, alias) is not None
+
+    def _require_distinct(self, trust: Trust) -> None:
+        for spellings in self._spellings:
+            spellings.require_distinct(trust)
+
+    def _unless_look_alike(self, name: str) -> None:
+        """No new model that a reader takes for a guarded one. Two names in ASCII are left: ``model-1`` may be honest
+        beside ``model-l``, and the log names it."""
+        guarded = self._watch.names().looks_like(name)
+        if guarded is not None and name.isascii() and guarded.name.isascii():
+            self._name_look_alike(name)
+        elif guarded is not None:
+            raise EvidenceInvalid(
+                f"the name {name!a} looks like the guarded model {guarded.name!a}",
+                expected="a name that nobody takes for it (Unicode Technical Standard 39)",
+                next_step="choose another name",
+            )
+
+    def _name_look_alike(self, name: str) -> None:
+        """Tell the operator of an unguarded model that looks like a guarded one."""
+        if (guarded := self._watch.names().looks_like(name)) is not None:
+            _logger.warning("the unguarded model %a looks like the guarded model %a", name, guarded.name)
 
     def _unless_guarded(self, what: str, name: str) -> None:
         with refusing():
@@ -183,16 +242,13 @@ class GatedStore(SqlAlchemyStore):
             _require_exact(name, guarded)
             if any(protected.alias == alias for protected in guarded.aliases):
                 return True
-            if _is_protected(guarded, alias):
+            if self._is_protected(guarded, alias):
                 raise unproven(f"the alias {alias!r}, another spelling of a protected one,", name)
+            if any(alike(protected.alias, alias) for protected in guarded.aliases):
+                raise unproven(f"the alias {alias!r}, which looks like a protected one,", name)
             return False
 
 
 def _require_exact(name: str, guarded: GuardedModel) -> None:
     if name != guarded.name:
         raise unproven(f"the name {name!r}, another spelling,", guarded.name)
-
-
-def _is_protected(guarded: GuardedModel, alias: str) -> bool:
-    """Protected, or so alike that some database or reader may not tell them apart."""
-    return not alias.isascii() or any(same(protected.alias, alias) for protected in guarded.aliases)

@@ -34,14 +34,15 @@ class _Loaded:
 
 
 class TrustWatch:
-    """The trust file of these settings.
+    """The trust file of these settings. ``require`` raises EvidenceInvalid for one that this server cannot follow.
 
     Raises:
         EvidenceInvalid: on construction, when there is no valid one.
     """
 
-    def __init__(self, settings: Settings, floor: Floor, clock: Callable[[], datetime] = lambda: datetime.now(UTC)):
-        self._settings, self._floor, self._clock = settings, floor, clock
+    def __init__(self, settings: Settings, floor: Floor, clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+                 require: Callable[[Trust], None] = lambda _: None) -> None:  # fmt: skip
+        self._settings, self._floor, self._clock, self._require = settings, floor, clock, require
         self._loaded = self._load(clock())
 
     def current(self) -> Trust:
@@ -81,6 +82,7 @@ class TrustWatch:
         )  # fmt: skip
         if before is not None and trust.version == before.version and trust != before:
             raise another_of_this_version(trust)
+        self._require(trust)
         self._floor.raise_to(trust.version)
         return _Loaded(stamp, trust)
 
