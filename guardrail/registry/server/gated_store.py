@@ -158,9 +158,9 @@ class GatedStore(SqlAlchemyStore):
         found = super().get_model_version_by_alias(name, alias)
         guarded = self._watch.names().guarded(name)
         protected = guarded.protected(alias) if guarded else None
-        if protected is not None:
+        if guarded is not None and protected is not None:
             with refusing():
-                require_valid(found, protected, self.registrar.journal.state(), self._watch.now())
+                require_valid(found, guarded, protected, self.registrar.journal.state(), self._watch.now())
         return found
 
     def _guarded(self, name: str) -> GuardedModel | None:
