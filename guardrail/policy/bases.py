@@ -15,7 +15,7 @@ from guardrail.errors import InvalidInput
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence
 from guardrail.policy.schema import Policy
-from guardrail.records import Decision, Finding, ModelRef, Verdict
+from guardrail.records import AdapterRecord, Decision, EvaluationReport, Finding, ModelRef, Verdict
 
 RULE = "base model"
 """What the finding is called; no rule of a plug-in can be called so, because no module can."""
@@ -26,12 +26,15 @@ def base_findings(policy: Policy, evidence: Evidence) -> tuple[Finding, ...]:
     """The finding on the base: PASSED if the policy pins it, FAILED if it pins others; none where it pins nothing."""
     if not policy.bases:
         return ()
-    base = evidence.adapter.base if evidence.adapter else None
-    verdict, reason = Verdict.INCONCLUSIVE, "there is no adapter record"
-    if base is not None:
-        verdict = Verdict.PASSED if is_pinned(policy, base) else Verdict.FAILED
-        reason = f"trained and evaluated on {described(base)}"
+    used = dict.fromkeys(described(record.base) for record in _records(evidence))
+    pinned = all(is_pinned(policy, record.base) for record in _records(evidence))
+    verdict = (Verdict.PASSED if pinned else Verdict.FAILED) if used else Verdict.INCONCLUSIVE
+    reason = f"trained and evaluated on {', '.join(used)}" if used else "there is no record of a base"
     return (Finding(rule=RULE, sli=RULE, objective=pins_described(policy), verdict=verdict, reason=reason),)
+
+
+def _records(evidence: Evidence) -> list[AdapterRecord | EvaluationReport]:
+    return [record for record in (evidence.adapter, evidence.evaluation) if record is not None]
 
 
 def is_pinned(policy: Policy, base: ModelRef) -> bool:
