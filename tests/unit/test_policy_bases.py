@@ -98,7 +98,9 @@ def test_without_a_commit_the_digest_alone_tells_the_files() -> None:
 
 
 def test_any_of_several_pins_will_do() -> None:
-    policy = pinning("bases:", f"  - {{name: testbed, sha256: {PIN.sha256}}}", f"  - {{name: org/model, sha256: {OTHER}}}")
+    policy = pinning(
+        "bases:", f"  - {{name: testbed, sha256: {PIN.sha256}}}", f"  - {{name: org/model, sha256: {OTHER}}}"
+    )
     for base in (BASE, HUB):
         assert decided(on(base, policy), policy).verdict is Verdict.PASSED
     mixed = BASE.model_copy(update={"digest": OTHER})  # the name of one, the digest of the other
