@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+from policy_evidence import BASE
 from registry_bundles import POLICY, decided, unsealed
 
 from guardrail.evidence.binding import bound_of, statement
@@ -20,6 +21,7 @@ from guardrail.evidence.envelope import sign, unverified_payload
 from guardrail.evidence.keys import PrivateKey
 from guardrail.evidence.stages import Approval, Stage, parse
 from guardrail.evidence.tickets import Ticket
+from guardrail.records import ModelRef
 from guardrail.registry.wire import Submitted
 
 
@@ -39,7 +41,7 @@ def staged(
     directory: Path, gate: Gate, signers: Signers, *, model: str = "guarded", alias: str = "production",
     safe: bool = True, seed: int = 0, now: datetime | None = None, policy_text: str = POLICY,
     prepare: Callable[[Path], object] = lambda _: None, ticket: Ticket | None = None, bind: bool = True,
-    attempt: int | None = None, order: str = "", **changes: Any,
+    attempt: int | None = None, order: str = "", base: ModelRef = BASE, **changes: Any,
 ) -> Bundle:  # fmt: skip
     """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says.
 
@@ -48,10 +50,10 @@ def staged(
     now, ticket = now or datetime.now(UTC), ticket or gate.ticket(model, alias)
     given: dict[str, Any] = {
         "model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
-        "nonce": order or ticket.nonce,
+        "nonce": order or ticket.nonce, "base": base,
     }  # fmt: skip
     bundle = unsealed(directory, prepare=prepare, **given)
-    policy, base = bundle.decision.policy, bundle.adapter.base
+    policy = bundle.decision.policy
     times = {"not_before": now - timedelta(minutes=1), "expires": now + timedelta(days=30)}
 
     def signed(stage: Stage, record: Any, after: str | None, *known: Any, **more: Any) -> bytes:

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import gate_bases
 import pytest
 from gate_trust import Person, acquainted, guarded_model, person, signed, trust
 from matrix import ADMIN, Cell, execute
@@ -87,6 +88,7 @@ class People:
     def trust(self, *more: str, version: int = 1, days: float = 30) -> bytes:
         """A signed trust file that guards the usual models and ``more``."""
         models = [guarded_model(name, approvals=2 if name in APPROVED else 0) for name in (*GUARDED, *more)]
+        models += gate_bases.models()
         value = trust(self.root, self.decider, models, version=version, days=days, approvers=self.approvers,
                       server=self.server)  # fmt: skip
         return signed(value, self.root)

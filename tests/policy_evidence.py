@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from guardrail.evidence.digest import digest, manifest_digest, sha256
+from guardrail.model.files import base_digest
 from guardrail.policy.intervals import lower_bound, upper_bound
 from guardrail.policy.rules import Evidence
 from guardrail.policy.schema import GenerationPlan
@@ -27,11 +28,12 @@ from guardrail.records import (
     Rate,
     Sli,
 )
+from guardrail.testbed import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "policies"
 BASE = ModelRef(
-    name="testbed", digest=sha256(b"base"), architecture="LlamaForCausalLM", dtype="float32", template="own"
+    name="testbed", digest=base_digest(WEIGHTS), architecture="LlamaForCausalLM", dtype="float32", template="own"
 )
 GOOD = (Sli.UTILITY, Sli.COHERENCE)
 

@@ -31,7 +31,7 @@ from guardrail.policy.rules import Evidence
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, ModelRef
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-POLICY = """\
+UNPINNED = """\
 kind: PromotionPolicy
 version: 1
 name: test
@@ -44,6 +44,7 @@ rules:
   - {{rule: training_method, allowed: [der]}}
   - {{rule: attack_success_rate, suite: harmful, attack: direct, judge: refusal, max: 0.05, min_n: 300}}
 """
+POLICY = UNPINNED + f"bases: [{{{{name: {BASE.name}, sha256: {BASE.digest}}}}}]\n"
 
 
 def adapter_directory(directory: Path, seed: int = 0) -> Path:
@@ -60,7 +61,7 @@ def adapter_directory(directory: Path, seed: int = 0) -> Path:
 
 def unsealed(directory: Path, *, model: str = "guarded", alias: str = "production", safe: bool = True, seed: int = 0,
              now: datetime = NOW, policy_text: str = POLICY, nonce: str = "",
-             prepare: Callable[[Path], object] = lambda _: None) -> Bundle:  # fmt: skip
+             prepare: Callable[[Path], object] = lambda _: None, base: ModelRef = BASE) -> Bundle:  # fmt: skip
     """A bundle without an envelope; ``safe=False`` is one that the policy denies, ``prepare`` changes the adapter.
 
     Under a ``nonce`` the evaluation has its seed, and so many behaviours that dozens of attempts can pass.
@@ -68,7 +69,7 @@ def unsealed(directory: Path, *, model: str = "guarded", alias: str = "productio
     adapter_dir = adapter_directory(directory, seed)
     prepare(adapter_dir)
     policy = policy_text.format(model=model, alias=alias).encode()
-    return bundle_of(adapter_dir, policy, safe=safe, now=now, nonce=nonce)
+    return bundle_of(adapter_dir, policy, safe=safe, now=now, nonce=nonce, base=base)
 
 
 def bundle_of(adapter_dir: Path, policy: bytes = POLICY.format(model="guarded", alias="production").encode(), *,

@@ -22,8 +22,7 @@ Progress = Callable[[str, int, int], None]
 def quiet() -> None:
     """Keep other libraries' progress bars and chatter off the terminal; our own warnings stay."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    quiet_hub()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import warnings
 
@@ -33,6 +32,12 @@ def quiet() -> None:
     from guardrail.model.quiet import silence_transformers
 
     silence_transformers()
+
+
+def quiet_hub() -> None:
+    """The Hub's downloads without bars and without telling on anybody."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 @contextmanager
@@ -74,10 +79,13 @@ def emit(record: Frozen, output: str, text: str) -> None:
 
 def decision_text(decision: Decision) -> str:
     """The decision and its findings, a line each."""
+    from guardrail.policy.bases import NOT_PINNED, pins_base
+
     mark = {"PASSED": "held", "FAILED": "FAILED", "INCONCLUSIVE": "open"}
     attempt = f", attempt {decision.attempt} at this gate" if decision.attempt else ""
     target = f"{decision.model}@{decision.alias} under policy {decision.policy_name!r}"
     lines = [f"{decision.verdict.value}  {target}{attempt}"]
+    lines += [] if pins_base(decision) else [f"  DANGER  {NOT_PINNED}"]
     for finding in decision.findings:
         lines.append(
             f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {one_line(finding.rule)}: "

@@ -51,6 +51,7 @@ def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
 
 def tell(found: Verification, output: str) -> None:
     """Print what was checked, and what should frighten."""
+    from guardrail.policy.bases import NOT_PINNED
     from guardrail.registry.verify_trusted import TrustedVerification
 
     lines = [
@@ -58,6 +59,8 @@ def tell(found: Verification, output: str) -> None:
         f"{found.model} version {found.version} holds exactly what was signed ({found.policy})",
     ]
     emit(found, output, "\n".join(map(one_line, lines)))
+    if output == "text" and not found.base_pinned:
+        click.secho(f"DANGER      {NOT_PINNED}", fg="red", bold=True)
     alone = isinstance(found, TrustedVerification) and found.one_person_may_train_evaluate_and_approve
     if alone and output == "text":
         click.secho(DANGER, fg="red", bold=True)

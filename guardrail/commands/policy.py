@@ -1,6 +1,6 @@
-"""``guardrail policy``: check a promotion policy before anything is trained, and show one.
+"""``guardrail policy``: check a promotion policy before anything is trained, show one, and name a base to pin in it.
 
-Neither loads torch, transformers or mlflow. Deciding under a policy is ``guardrail promote``.
+None loads torch, transformers or mlflow. Deciding under a policy is ``guardrail promote``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from guardrail.commands import _options as options
+from guardrail.commands._output import plain
+
 if TYPE_CHECKING:
+    from guardrail.model.files import Fingerprint
     from guardrail.pipeline.contents import Content
     from guardrail.policy.load import LoadedPolicy
     from guardrail.policy.rules import Limits
+    from guardrail.policy.vacuous import Warned
 
 
 @click.group(name="policy")
@@ -25,33 +30,64 @@ def command() -> None:
 @command.command()
 @click.argument("policy", metavar="FILE")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
-def check(policy: str, output: str) -> None:
+@click.option("--strict", is_flag=True, help="Exit with 2 where something promises nothing (the warnings).")
+def check(policy: str, output: str, strict: bool) -> None:
     """Check FILE (or a built-in policy): every key, every name, and whether each promise can be proven.
 
     Prints what will be measured, the fewest items that could prove each limit, and the digest of each suite and task
     that can be read here. Exits with 2 if the policy is invalid, promises what its sample size can never show, or pins
-    other contents than there are.
+    other contents than there are. Warns of every promise that any adapter keeps, and of what is left open: the base,
+    say. With --strict a warning is an error.
     """
     import json
 
+    from guardrail.errors import InvalidInput
     from guardrail.pipeline.contents import contents, require_pinned
     from guardrail.policy.decide import needs
     from guardrail.policy.load import find_policy
     from guardrail.policy.soundness import require_sound
+    from guardrail.policy.vacuous import warnings
 
     loaded = find_policy(policy)
     require_sound(loaded)
-    found = contents(loaded)
+    found, warned = contents(loaded), warnings(loaded)
     if output == "json":
         told = {
             "policy": loaded.policy.name, "digest": loaded.digest,
+            "bases": [pin.model_dump(mode="json") for pin in loaded.policy.bases],
             "measures": [need.model_dump(mode="json") for need in needs(loaded.policy)],
             "contents": [asdict(one) for one in found],
+            "warnings": [asdict(one) for one in warned],
         }  # fmt: skip
         click.echo(json.dumps(told, indent=2))
     else:
-        click.echo(_summary(loaded, found))
+        click.echo(_summary(loaded, found, warned))
     require_pinned(loaded, found)
+    if strict and warned:
+        raise InvalidInput(
+            f"{loaded.source}: {len(warned)} of its promises promise nothing",
+            expected="no warning (--strict)", next_step="change what the warnings name",
+        )  # fmt: skip
+
+
+@command.command()
+@click.argument("base", metavar="DIRECTORY|HUB_ID|testbed")
+@options.REVISION
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
+def base(base: str, revision: str | None, output: str) -> None:
+    """Print the section of a policy that pins BASE, and the digests of its parts.
+
+    Reads every file that can shape the model, and loads none. The comments show what differs where two bases do:
+    weights, configuration, tokenizer or chat template. A trust file takes the sha256 alone (models.bases).
+    """
+    import json
+
+    from guardrail.commands import _output as show
+    from guardrail.pipeline.resolve import fingerprint
+
+    show.quiet_hub()
+    found = fingerprint(base, revision)
+    click.echo(json.dumps(asdict(found), indent=2) if output == "json" else _block(found))
 
 
 @command.command()
@@ -63,7 +99,8 @@ def show(policy: str) -> None:
     click.echo(find_policy(policy).bytes, nl=False)
 
 
-def _summary(loaded: LoadedPolicy, found: Sequence[Content]) -> str:
+def _summary(loaded: LoadedPolicy, found: Sequence[Content], warned: Sequence[Warned]) -> str:
+    from guardrail.policy.bases import pins_described
     from guardrail.policy.decide import needs
 
     policy = loaded.policy
@@ -71,14 +108,25 @@ def _summary(loaded: LoadedPolicy, found: Sequence[Content]) -> str:
         f"{loaded.source}: the policy {policy.name!r} holds together ({len(policy.rules)} rules)",
         f"  digest    {loaded.digest}",
         f"  target    {policy.target.model}@{policy.target.alias}, evidence valid {policy.evidence.valid_days} days",
+        f"  base      {pins_described(policy) if policy.bases else 'NOT PINNED: whoever trains chooses it'}",
         "  measures",
         *(f"    - {need}" for need in needs(policy)),
         "  promises",
         *(f"    - {_promise(limits)}" for limits in policy.rules),
         *(["  contents"] if found else []),
         *(f"    - {_content(one)}" for one in found),
+        *(["  warnings (promises that promise nothing)"] if warned else []),
+        *(f"    - {one.where}: {one.text} [{one.code}]" for one in warned),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(plain, lines))
+
+
+def _block(found: Fingerprint) -> str:
+    """What to paste into a policy; the comments say what the digest is made of."""
+    from guardrail.policy.bases import block
+
+    parts = [f"    # {part.name:<14}{part.sha256}  ({', '.join(part.files) or 'none'})" for part in found.parts]
+    return plain("\n".join([block(found.name, found.revision, found.sha256), *parts]))
 
 
 def _content(one: Content) -> str:

@@ -15,7 +15,7 @@ from guardrail.commands._output import emit, plain
 from guardrail.commands._trusting import DANGER, read_envelope
 
 if TYPE_CHECKING:
-    from guardrail.evidence.trust import Trust
+    from guardrail.evidence.trust import Least, Trust
     from guardrail.evidence.trust_yaml import PolicyUse
 
 EXAMPLE = Path(__file__).with_name("trust.example.yaml")
@@ -84,13 +84,19 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
     "--previous", type=options.FILE, default=None, help="The version in force: FILE must be signed by its root, too."
 )
 @click.option("--at-least", type=click.IntRange(min=0), default=0, help="The version that was seen before.")
+@click.option(
+    "--policy", "policies", multiple=True, metavar="FILE",
+    help="A policy that FILE must pin, and that must promise what FILE asks of it. Repeat it.",
+)
 @options.OUTPUT
 def check(
-    file: Path, roots: tuple[Path, ...], threshold: int, previous: Path | None, at_least: int, output: str
-) -> None:
+    file: Path, roots: tuple[Path, ...], threshold: int, previous: Path | None, at_least: int,
+    policies: tuple[str, ...], output: str,
+) -> None:  # fmt: skip
     """Check FILE: signatures, version, expiry, and whether it makes sense.
 
-    With --previous the roots given are those of that version, and FILE must follow from it. Exits with 11 if not.
+    With --previous the roots given are those of that version, and FILE must follow from it. With --policy, tells
+    beforehand whether the gated server will admit anything under that policy. Exits with 11 if not.
     """
     from datetime import UTC, datetime
 
@@ -107,6 +113,8 @@ def check(
         before = load_trust(old, roots=known, threshold=threshold, now=when, at_least=at_least)
         trust = load_successor(data, before, now=now)
     emit(trust, output, _text(trust, data))
+    for policy in policies:
+        _require_admitting(trust, policy)
 
 
 @command.command("show")
@@ -123,10 +131,31 @@ def show(file: Path, output: str) -> None:
     emit(trust, output, _text(trust, data))
 
 
+def _require_admitting(trust: Trust, policy: str) -> None:
+    """Refuse a policy under which the gated server would admit nothing."""
+    from guardrail.errors import EvidenceInvalid
+    from guardrail.policy.load import find_policy
+    from guardrail.policy.promised import asked_of
+
+    loaded = find_policy(policy)
+    target = loaded.policy.target
+    guarded = next((model for model in trust.models if model.name == target.model), None)
+    protected = next((one for one in guarded.aliases if one.alias == target.alias), None) if guarded else None
+    if guarded is None or protected is None or protected.policy != loaded.digest:
+        raise EvidenceInvalid(
+            f"the trust file does not pin the policy {loaded.source} for {target.model}@{target.alias}",
+            expected=protected.policy if protected else "a guarded model and a protected alias",
+        )
+    if missing := asked_of(trust, guarded, loaded.policy):
+        raise EvidenceInvalid(f"{loaded.source} promises less than the trust file asks: " + "; ".join(missing),
+                              next_step="change it, and have the root keys pin it")  # fmt: skip
+
+
 def _pin(use: PolicyUse, directory: Path) -> str:
-    """The digest of a policy that is sound, and meant for this model and alias."""
+    """The digest of a policy that is sound, meant for this model and alias, and promises what the file asks."""
     from guardrail.errors import InvalidInput
     from guardrail.policy.load import find_policy
+    from guardrail.policy.promised import shortfalls
     from guardrail.policy.soundness import require_sound
 
     path = directory / use.policy
@@ -137,7 +166,21 @@ def _pin(use: PolicyUse, directory: Path) -> str:
         raise InvalidInput(
             f"{use.policy} is a policy for {target.model}@{target.alias}", expected=f"one for {use.model}@{use.alias}"
         )
+    if missing := shortfalls(loaded.policy, use.bases, use.least):
+        raise InvalidInput(
+            f"{use.policy} promises less than this file asks, so nothing could be admitted: " + "; ".join(missing),
+            expected="a pinned base (guardrail policy base), and every promise of 'least'",
+        )
     return loaded.digest
+
+
+def _asked(least: Least) -> str:
+    """``confidence=0.95 attack_success_rate.max=0.05 …``."""
+    shown = []
+    for key, value in least.model_dump(mode="json").items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        shown += [f"{key}{'.' * bool(name)}{name}={one}" for name, one in inner if one != []]
+    return " ".join(shown)
 
 
 def _text(trust: Trust, data: bytes) -> str:
@@ -156,6 +199,8 @@ def _text(trust: Trust, data: bytes) -> str:
                 f"guarded     {model.name}@{entry.alias}: policy {entry.policy}, {entry.approvals} approvals, "
                 f"{entry.when_invalid} when invalid"
             )
+        lines.append(f"bases       {model.name}: {', '.join(model.bases) or 'those that its policies pin, and no other'}")
+        lines += [f"least       {model.name}: {_asked(least)}" for least in trust.leasts(model)]
     if trust.one_person_may_train_evaluate_and_approve:
         lines.append(DANGER)
     return "\n".join(lines)

@@ -23,6 +23,9 @@ from guardrail.evidence.trust_types import (
     ROLES,
     GuardedModel,
     KeyId,
+    Least,
+    LeastRate,
+    LeastUtility,
     ProtectedAlias,
     PublicKeyEntry,
     Role,
@@ -32,8 +35,8 @@ from guardrail.evidence.trust_types import (
 )
 
 __all__ = [
-    "ROLES", "TRUST_TYPE", "GuardedModel", "KeyId", "ProtectedAlias", "PublicKeyEntry", "Role", "Roles", "Root",
-    "Trust", "add_trust_signature", "load_successor", "load_trust", "read_unverified_trust", "sign_trust",
+    "ROLES", "TRUST_TYPE", "GuardedModel", "KeyId", "Least", "LeastRate", "LeastUtility", "ProtectedAlias", "PublicKeyEntry", "Role",
+    "Roles", "Root", "Trust", "add_trust_signature", "load_successor", "load_trust", "read_unverified_trust", "sign_trust",
     "trust_signers",
 ]  # fmt: skip
 

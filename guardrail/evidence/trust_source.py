@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from guardrail.evidence.trust_types import Person
+from guardrail.evidence.trust_types import Digests, Least, LeastRate, LeastUtility, Person
 from guardrail.names import Alias, ModelName
 from guardrail.records import Frozen
 
@@ -66,6 +66,8 @@ class ModelSource(Section):
 
     name: ModelName
     aliases: tuple[AliasSource, ...] = Field(min_length=1)
+    bases: Annotated[Digests, Field(min_length=1)] = ()
+    least: Least | None = None
 
 
 class TrustSource(Section):
@@ -79,14 +81,23 @@ class TrustSource(Section):
     roles: RolesSource
     models: tuple[ModelSource, ...] = Field(min_length=1)
     one_person_may_train_evaluate_and_approve: bool = False
+    least: Least | None = None
 
 
-SECTIONS: MappingProxyType[tuple[str, ...], type[Section]] = MappingProxyType({
+LEAST: MappingProxyType[tuple[str, ...], type[Frozen]] = MappingProxyType({
+    ("least",): Least,
+    ("least", "attack_success_rate"): LeastRate,
+    ("least", "over_refusal_rate"): LeastRate,
+    ("least", "utility"): LeastUtility,
+})  # fmt: skip
+SECTIONS: MappingProxyType[tuple[str, ...], type[Frozen]] = MappingProxyType({
     (): TrustSource,
     ("root",): RootSource,
     ("keys", "*"): KeySource,
     ("roles",): RolesSource,
     ("models", "*"): ModelSource,
     ("models", "*", "aliases", "*"): AliasSource,
+    **LEAST,
+    **{("models", "*", *place): section for place, section in LEAST.items()},
 })  # fmt: skip
 """Which type reads which mapping."""

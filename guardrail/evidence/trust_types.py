@@ -6,13 +6,13 @@ The types only; whether the whole makes sense is asked by ``trust_rules.py``, wh
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
 from guardrail.evidence.keys import PublicKey, parse_public
 from guardrail.names import Alias, ModelName, look_alike, position, same
-from guardrail.records import Count, Frozen, Sha256
+from guardrail.records import Count, Frozen, Sha256, Share
 
 Role = Literal["data", "train", "evaluate", "decide", "approve", "server"]
 ROLES: tuple[Role, ...] = ("data", "train", "evaluate", "decide", "approve", "server")
@@ -27,6 +27,59 @@ def _utc(value: datetime) -> datetime:
 KeyId = Sha256
 Person = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Utc = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+def _absent(value: object) -> bool:
+    """Whether an optional section says nothing. It is then left out of what is signed: files that were signed before
+    there was such a section keep their bytes, their signatures and their digest."""
+    return not value
+
+
+def _different(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("names a digest twice")
+    return values
+
+
+Digests = Annotated[tuple[Sha256, ...], AfterValidator(_different)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+class LeastRate(Frozen):
+    """A rule must limit the rate to at most ``max``, on at least ``min_n`` items; on each of ``suites`` (digests of
+    their contents, which the policy must pin), or on any suite where none is named."""
+
+    max: Share
+    min_n: AtLeastOne = 1
+    suites: Digests = ()
+
+
+class LeastUtility(Frozen):
+    """A rule must limit the loss against the base to at most ``max_drop``, on at least ``min_n`` items."""
+
+    max_drop: Share
+    min_n: AtLeastOne = 1
+
+
+class Least(Frozen):
+    """The least that a policy must promise before anything is admitted under it, whoever pinned its digest.
+
+    ``confidence`` holds for every rule that has one; evidence may be valid for ``max_valid_days``; ``withheld_suite``
+    asks that an attack success rule as strict as that above (if any) judges a suite that trainers do not have.
+    """
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] | None = Field(default=None, exclude_if=_absent)
+    attack_success_rate: LeastRate | None = Field(default=None, exclude_if=_absent)
+    over_refusal_rate: LeastRate | None = Field(default=None, exclude_if=_absent)
+    utility: LeastUtility | None = Field(default=None, exclude_if=_absent)
+    max_valid_days: AtLeastOne | None = Field(default=None, exclude_if=_absent)
+    withheld_suite: bool = Field(default=False, exclude_if=_absent)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not any(getattr(self, name) for name in type(self).model_fields):
+            raise ValueError("asks for nothing")
+        return self
 
 
 class PublicKeyEntry(Frozen):
@@ -49,10 +102,16 @@ class ProtectedAlias(Frozen):
 
 
 class GuardedModel(Frozen):
-    """A registered model that nothing enters without evidence."""
+    """A registered model that nothing enters without evidence.
+
+    ``bases`` are digests of the base models that its adapters may be made for, besides what the policy pins; ``least``
+    is what its policies must promise, besides the file's own.
+    """
 
     name: ModelName
     aliases: tuple[ProtectedAlias, ...] = Field(min_length=1)
+    bases: Digests = Field(default=(), exclude_if=_absent)
+    least: Least | None = Field(default=None, exclude_if=_absent)
 
     def protected(self, alias: str) -> ProtectedAlias | None:
         """The protected alias that some database would take ``alias`` for, if any."""
@@ -93,6 +152,11 @@ class Trust(Frozen):
     roles: Roles
     models: tuple[GuardedModel, ...]
     one_person_may_train_evaluate_and_approve: bool = False
+    least: Least | None = Field(default=None, exclude_if=_absent)
+
+    def leasts(self, model: GuardedModel) -> tuple[Least, ...]:
+        """What policies of ``model`` must promise: what the file asks of all, and what it asks of this model."""
+        return tuple(least for least in (self.least, model.least) if least is not None)
 
     def guarded(self, name: str) -> GuardedModel | None:
         """The guarded model that some database would take ``name`` for, if any (``names.py``)."""

@@ -22,13 +22,13 @@ from guardrail.evidence.trust_source import (
     SECTIONS,
     AliasSource,
     KeySource,
-    ModelSource,
     RolesSource,
     RootSource,
     TrustSource,
 )
 from guardrail.evidence.trust_types import (
     GuardedModel,
+    Least,
     ProtectedAlias,
     PublicKeyEntry,
     Roles,
@@ -42,18 +42,20 @@ WHAT = "a trust file"
 
 @dataclass(frozen=True)
 class PolicyUse:
-    """A policy as the file names it, for which model and alias."""
+    """A policy as the file names it, for which model and alias, and what the file asks of it."""
 
     policy: str
     model: str
     alias: str
+    bases: tuple[str, ...] = ()
+    least: tuple[Least, ...] = ()
 
 
 Pin = Callable[[PolicyUse], str]
 """The digest of a policy.
 
 Raises:
-    InvalidInput: it cannot be read, or is not for this model and alias.
+    InvalidInput: it cannot be read, is not for this model and alias, or promises less than the file asks.
 """
 
 
@@ -94,8 +96,9 @@ class _Builder:
             root=self._root(source.root, keys),
             keys=self._entries(source, keys),
             roles=self._roles(source.roles, keys),
-            models=tuple(self._model(model, ("models", index)) for index, model in enumerate(source.models)),
+            models=tuple(self._model(source, index) for index in range(len(source.models))),
             one_person_may_train_evaluate_and_approve=source.one_person_may_train_evaluate_and_approve,
+            least=source.least,
         )
         self._stop()
         labels = {key.keyid: label for label, key in keys.items() if key}
@@ -157,14 +160,19 @@ class _Builder:
     def _roles(self, roles: RolesSource, keys: dict[str, PublicKey | None]) -> Roles:
         return Roles(**{role: self._ids(labels, keys, ("roles", role)) for role, labels in roles})
 
-    def _model(self, model: ModelSource, place: Place) -> GuardedModel:
-        aliases = [self._alias(model, entry, (*place, "aliases", at)) for at, entry in enumerate(model.aliases)]
-        return GuardedModel.model_construct(name=model.name, aliases=tuple(aliases))
+    def _model(self, source: TrustSource, index: int) -> GuardedModel:
+        model, place = source.models[index], ("models", index, "aliases")
+        asked = tuple(least for least in (source.least, model.least) if least is not None)
+        uses = [PolicyUse(entry.policy, model.name, entry.alias, model.bases, asked) for entry in model.aliases]
+        aliases = [self._alias(entry, use, (*place, at)) for at, (entry, use) in enumerate(zip(model.aliases, uses))]
+        return GuardedModel.model_construct(
+            name=model.name, aliases=tuple(aliases), bases=model.bases, least=model.least
+        )
 
-    def _alias(self, model: ModelSource, entry: AliasSource, place: Place) -> ProtectedAlias:
+    def _alias(self, entry: AliasSource, use: PolicyUse, place: Place) -> ProtectedAlias:
         digest = ""
         try:
-            digest = self.pin(PolicyUse(entry.policy, model.name, entry.alias))
+            digest = self.pin(use)
         except InvalidInput as error:
             self.mistakes.append(Mistake((*place, "policy"), " ".join(error.message().split())))
         return ProtectedAlias.model_construct(

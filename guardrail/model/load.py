@@ -22,12 +22,11 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from guardrail.errors import InvalidInput, ServiceUnavailable
-from guardrail.evidence.digest import manifest, manifest_digest
+from guardrail.errors import InvalidInput
+from guardrail.model.files import base_digest, hashed_files, locate
 from guardrail.records import ModelRef
 
 logger = logging.getLogger(__name__)
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt", "*.tiktoken")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Old checkpoints carry what the code now computes: causal masks and rotary frequencies.
 COMPUTED = re.compile(r"(attn|attention)\.(bias|masked_bias|causal_mask)$|\.inv_freq$")
@@ -82,39 +81,11 @@ def load_base(name: str | Path, revision: str | None = None) -> BaseModel:
     return BaseModel(model.to(device).eval(), tokenizer, ref, directory, device)
 
 
-def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """The local directory of a base, downloading a Hub snapshot where needed, and its commit if it has one."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve(), None
-    if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise InvalidInput(f"no such directory: {name}", expected="a model directory or a Hub id such as org/model")
-    return _snapshot(name, revision)
-
-
-def base_digest(directory: Path) -> str:
-    """The digest of a base's files: weights, configuration, tokenizer, template (nothing else in the directory)."""
-    stats = ((name, (directory / name).stat()) for name in _names(directory))
-    return _base_digest(directory, tuple((name, (s.st_size, s.st_mtime_ns, s.st_ctime_ns)) for name, s in stats))
-
-
-@functools.lru_cache(maxsize=8)
-def _base_digest(directory: Path, stamps: tuple[tuple[str, tuple[int, int, int]], ...]) -> str:
-    real = [(name, (directory / name).resolve()) for name, _ in stamps]  # Hub snapshots link into a blob store
-    entries = [manifest(path.parent, [path.name])[0].model_copy(update={"path": name}) for name, path in real]
-    return manifest_digest(tuple(entries))
-
-
-def _names(directory: Path) -> list[str]:
-    found = {path for pattern in PATTERNS for path in directory.glob(pattern) if path.is_file()}
-    return sorted(path.relative_to(directory).as_posix() for path in found)
-
-
 @contextmanager
 def _only_hashed(directory: Path) -> Iterator[Path]:
     """A folder of links to the files that the digest covers: no other file can shape the model."""
     with TemporaryDirectory() as view:
-        for name in _names(directory):
+        for name in hashed_files(directory):
             link = Path(view, name)
             link.parent.mkdir(exist_ok=True)
             link.symlink_to((directory / name).resolve())
@@ -231,34 +202,3 @@ def _reading(directory: Path, view: Path, what: str) -> Iterator[None]:
             expected=f"a Hugging Face model directory with {what}",
             next_step="pickled weights (*.bin) are refused: convert them to safetensors; otherwise download it again",
         ) from error
-
-
-def _snapshot(name: str, revision: str | None) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        path = snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS))
-    except HFValidationError as error:
-        raise InvalidInput(
-            f"no such directory, and not a Hub id: {name!r}", expected="a model directory or a Hub id such as org/model"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InvalidInput(f"the model {name!r} on the Hub has no revision {revision!r}") from error
-    except RepositoryNotFoundError as error:
-        raise InvalidInput(
-            f"no model {name!r} on the Hub", next_step="check the id, or log in if it is gated"
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ServiceUnavailable(
-            f"cannot fetch {name!r} from the Hugging Face Hub: {type(error).__name__}",
-            next_step="check the network, or give a local directory",
-        ) from error
-    directory = Path(path)
-    return directory, directory.name

@@ -15,6 +15,7 @@ from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.pipeline import resolve
 from guardrail.pipeline.run import Run, RunConfig
+from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.records import DataReport
 
@@ -31,13 +32,14 @@ def validate_data(run: Run, source: str) -> DataReport:
     """Run the data stage, or return its record if nothing changed.
 
     Raises:
-        InvalidInput: the data cannot be read, or nothing would be left of it.
+        InvalidInput: the data cannot be read, nothing would be left of it, or the policy pins another base.
         PolicyDenied: most of it looks like poison.
     """
     policy, config = run.policy(), _config(run)
     data = dataset(source, policy)
     known = resolve.anchors(policy)
     base = resolve.base_model(config.base, config.revision)
+    require_pinned_base(policy, base.ref)
     inputs = digest({
         "stage": "data", "policy": policy.digest, "source": data.digest, "name": data.source, "base": base.ref.digest,
         "anchors": [list(known.harmful), list(known.benign)],

@@ -23,6 +23,7 @@ from guardrail.pipeline.plans import plan_all
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.tickets import held
 from guardrail.pipeline.training import adapter_dir
+from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
 
@@ -90,7 +91,8 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
         EvidenceMissing: there is no adapter yet, or a ticket and the gated server was not told of the adapter.
         EvidenceInvalid: the adapter's files are not those that were recorded, or the run has a ticket and the base is
             not loaded as it was for training (the statements could not agree).
-        InvalidInput: a suite or task cannot be loaded, or the policy asks for utility and no task is named.
+        InvalidInput: a suite or task cannot be loaded, the policy asks for utility and no task is named, or it pins
+            another base.
     """
     policy, config = run.policy(), run.config()
     if config is None:
@@ -102,6 +104,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
         attempts.require(run, ticket)
     plans = [_ordered(plan, ticket) for plan in plan_all(policy, config)]
     base = resolve.base_model(config.base, config.revision)
+    require_pinned_base(policy, base.ref)
     if ticket:
         resolve.require_same_base(base.ref, adapter.base, "for training")
     inputs = digest(

@@ -17,6 +17,8 @@ from typing import Any
 from guardrail import plugins
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import digest
+from guardrail.model import files
+from guardrail.model.files import Fingerprint
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.schema import SuitePlan, TaskPlan
 from guardrail.records import ModelRef
@@ -44,6 +46,17 @@ def base_model(name: str, revision: str | None = None) -> Any:
         return load_base(name, revision)
     base = load_base(WEIGHTS)
     return replace(base, ref=base.ref.model_copy(update={"name": TESTBED}))  # not by the name of its folder
+
+
+def fingerprint(name: str, revision: str | None = None) -> Fingerprint:
+    """What names the base called ``name``, as for :func:`base_model`, without loading it.
+
+    Raises:
+        InvalidInput, ServiceUnavailable: as :func:`guardrail.model.files.fingerprint`.
+    """
+    if name != TESTBED:
+        return files.fingerprint(name, revision)
+    return replace(files.fingerprint(str(WEIGHTS)), name=TESTBED)
 
 
 def require_same_base(loaded: ModelRef, bound: ModelRef, when: str) -> None:

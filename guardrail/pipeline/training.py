@@ -21,6 +21,7 @@ from guardrail.pipeline.plans import plan_all, task_names
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.pipeline.signing import require_base_of_data
 from guardrail.pipeline.validation import Validation, check_apart, chosen_by, plan_validation
+from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
@@ -79,6 +80,7 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     report = run.require("data-report", DataReport)
     rows = load_dataset(clean_file(run, report)).samples
     base = resolve.base_model(config.base, config.revision)
+    require_pinned_base(policy, base.ref)
     if report.base != base.ref.digest:
         raise EvidenceInvalid(
             f"the data was looked at with another base than {config.base}",

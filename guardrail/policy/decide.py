@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.digest import digest
+from guardrail.policy.bases import base_findings
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.measured import require_as_planned
 from guardrail.policy.rules import Evidence, Limits, Need, load_rule
@@ -91,12 +92,14 @@ def spent(confidence: float, attempt: int) -> float:
 
 
 def findings(policy: Policy, evidence: Evidence, attempt: int = 0) -> tuple[Finding, ...]:
-    """One finding per rule, in the policy's order, at the confidence that is left for this attempt."""
+    """One finding on the base where the policy pins one, then one per rule, in the policy's order, at the confidence
+    that is left for this attempt."""
     splits = {name: plan.split for name, plan in policy.suites.items()}
     splits |= {name: plan.split for name, plan in policy.tasks.items()}
     declared = {"detectors": policy.data.detectors, "tasks": tuple(policy.tasks), "splits": splits}
     complete = evidence.model_copy(update=declared)
-    return tuple(_finding(complete, _at(limits, attempt)) for limits in policy.rules)
+    rules = tuple(_finding(complete, _at(limits, attempt)) for limits in policy.rules)
+    return (*base_findings(policy, evidence), *rules)
 
 
 def _at(limits: Limits, attempt: int) -> Limits:

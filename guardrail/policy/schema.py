@@ -6,9 +6,10 @@ is asked by ``policy/soundness.py``, without importing them. Does not cover read
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, SerializeAsAny, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, SerializeAsAny, StringConstraints
 
 from guardrail.names import Alias, ModelName
 from guardrail.policy.rules import Limits
@@ -16,6 +17,7 @@ from guardrail.records import Frozen, Scalar, Sha256
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Text = Annotated[str, StringConstraints(min_length=1)]
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Section(Frozen):
@@ -35,6 +37,23 @@ class EvidenceTerms(Section):
     """How long a decision may be relied upon, in days."""
 
     valid_days: Annotated[int, Field(ge=1, le=3650)]
+
+
+def _digest_of_base(value: str) -> str:
+    if not SHA256.fullmatch(value):
+        raise ValueError("must be the 64 hexadecimal digits that `guardrail policy base DIRECTORY|HUB_ID` prints")
+    return value
+
+
+class BasePin(Section):
+    """A base model that adapters may be made for: exactly these files, under this name (and commit, where given).
+
+    The name counts because whoever loads the adapter loads its base by name.
+    """
+
+    name: Text
+    revision: Text | None = None
+    sha256: Annotated[str, AfterValidator(_digest_of_base)]
 
 
 class DataPlan(Section):
@@ -105,13 +124,14 @@ class GenerationPlan(Section):
 
 
 class Policy(Section):
-    """A whole promotion policy."""
+    """A whole promotion policy; without ``bases`` it leaves the base to whoever trains, and a gated server refuses it."""
 
     kind: Literal["PromotionPolicy"]
     version: Literal[1]
     name: Name
     target: Target
     evidence: EvidenceTerms
+    bases: Annotated[tuple[BasePin, ...], Field(min_length=1)] = ()
     data: DataPlan
     suites: dict[Name, SuitePlan] = Field(default_factory=dict)
     tasks: dict[Name, TaskPlan] = Field(default_factory=dict)
@@ -123,6 +143,7 @@ SECTIONS: dict[tuple[str, ...], type[Section]] = {
     (): Policy,
     ("target",): Target,
     ("evidence",): EvidenceTerms,
+    ("bases", "*"): BasePin,
     ("data",): DataPlan,
     ("suites", "*"): SuitePlan,
     ("suites", "*", "columns"): SuiteColumns,

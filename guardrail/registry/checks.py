@@ -22,8 +22,9 @@ from guardrail.evidence.envelope import LARGEST, signers, verify
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.statement import Statement
 from guardrail.policy.decide import decide
-from guardrail.policy.load import load_policy_bytes
+from guardrail.policy.load import LoadedPolicy, load_policy_bytes
 from guardrail.policy.rules import Evidence
+from guardrail.policy.schema import Policy
 from guardrail.records import (
     AdapterRecord,
     DataReport,
@@ -49,7 +50,8 @@ class Check(Frozen):
 
 @dataclass(frozen=True)
 class Examined:
-    """A directory whose evidence holds together: what was decided, on what, signed by whom; ``files`` are all of it."""
+    """A directory whose evidence holds together: what was decided, on what, under which policy, signed by
+    whom; ``files`` are all of it."""
 
     decision: Decision
     data: DataReport
@@ -60,6 +62,7 @@ class Examined:
     checks: tuple[Check, ...]
     stages: Mapping[str, bytes]
     files: tuple[FileDigest, ...]
+    policy: Policy
 
 
 @dataclass(frozen=True)
@@ -111,16 +114,18 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
     made = _record(AdapterRecord, raw, bundle.ADAPTER, decision.adapter)
     evaluation = _record(EvaluationReport, raw, bundle.EVALUATION, decision.evaluation)
     records = Evidence(data=data, adapter=made, evaluation=evaluation)
+    checks.append(_ok("policy", _policy(raw[bundle.POLICY], decision)))
+    policy = _loaded(raw[bundle.POLICY])
     checks += [
-        _ok("policy", _policy(raw[bundle.POLICY], decision)),
         _ok("records", "data, adapter and evaluation are those the decision names"),
-        _ok("decision", _decided_again(raw[bundle.POLICY], records, decision)),
+        _ok("decision", _decided_again(policy, records, decision)),
         _ok("configuration", require_fitting(directory, decision.base)),
     ]
     stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
     return Examined(
-        decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files
-    )
+        decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files,
+        policy.policy,
+    )  # fmt: skip
 
 
 def admissible(decision: Decision, now: datetime) -> Check:
@@ -211,11 +216,17 @@ def _record(kind: type[AnyRecord], raw: Mapping[str, bytes], name: str, expected
     return record
 
 
-def _decided_again(policy: bytes, records: Evidence, decision: Decision) -> str:
+def _loaded(policy: bytes) -> LoadedPolicy:
+    try:
+        return load_policy_bytes(policy, bundle.POLICY)
+    except GuardrailError as error:
+        raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
+
+
+def _decided_again(policy: LoadedPolicy, records: Evidence, decision: Decision) -> str:
     """The same policy on the same records must give the same decision; only wording may have changed since."""
     try:
-        loaded = load_policy_bytes(policy, bundle.POLICY)
-        again = decide(loaded, records, inputs=decision.inputs, now=decision.decided_at, attempt=decision.attempt)
+        again = decide(policy, records, inputs=decision.inputs, now=decision.decided_at, attempt=decision.attempt)
     except GuardrailError as error:
         raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
     if _gist(again) != _gist(decision):

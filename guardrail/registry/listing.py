@@ -17,8 +17,9 @@ from guardrail.registry.reader import Reader, Spec, StoredVersion
 from guardrail.registry.standing import unresolved
 from guardrail.registry.tags import PREFIX
 
-State = Literal["ok", "expired", "revoked", "moved", "empty", "unknown"]
-"""``moved``: the alias stands elsewhere than the ledger says. ``unknown``: the tags say too little."""
+State = Literal["ok", "expired", "revoked", "unpinned", "moved", "empty", "unknown"]
+"""``moved``: the alias stands elsewhere than the ledger says. ``unpinned``: of a policy or base that the trust file does
+not pin. ``unknown``: the tags say too little."""
 
 
 class Row(Frozen):
@@ -44,13 +45,15 @@ def listing(source: Reader, history: History, trust: Trust | None, now: datetime
     """Every alias that the trust file protects or the ledger speaks of."""
     protected = [(model.name, entry.alias) for model in trust.models for entry in model.aliases] if trust else []
     return Listing(
-        rows=tuple(_rows(sorted({*protected, *history.places()}), source, history, now)),
+        rows=tuple(_rows(sorted({*protected, *history.places()}), source, history, trust, now)),
         entries=len(history.entries),
         ledger_checked=history.checked,
     )
 
 
-def _rows(places: Iterable[tuple[str, str]], source: Reader, history: History, now: datetime) -> Iterable[Row]:
+def _rows(
+    places: Iterable[tuple[str, str]], source: Reader, history: History, trust: Trust | None, now: datetime
+) -> Iterable[Row]:
     for model, alias in places:
         try:
             stored = source.version(Spec(name=model, alias=alias))
@@ -62,11 +65,13 @@ def _rows(places: Iterable[tuple[str, str]], source: Reader, history: History, n
         yield Row(
             model=model, alias=alias, version=stored.version if stored else "",
             verdict=tags.get(PREFIX + "verdict", ""), valid_until=tags.get(PREFIX + "valid_until", ""),
-            state=_state(model, alias, stored, history, now),
+            state=_state(model, alias, stored, history, trust, now),
         )  # fmt: skip
 
 
-def _state(model: str, alias: str, stored: StoredVersion | None, history: History, now: datetime) -> State:
+def _state(
+    model: str, alias: str, stored: StoredVersion | None, history: History, trust: Trust | None, now: datetime
+) -> State:
     moved = history.moved(model, alias)
     if stored is None:
         return "moved" if moved else "empty"
@@ -75,7 +80,19 @@ def _state(model: str, alias: str, stored: StoredVersion | None, history: Histor
     adapter = stored.tags.get(PREFIX + "adapter_sha256", "")
     if any(digest and history.revoked(digest) for digest in (adapter, moved.subject)):
         return "revoked"
+    if adapter and trust is not None and not _pinned(model, alias, stored.tags, trust):
+        return "unpinned"
     return _valid(stored.tags.get(PREFIX + "valid_until", ""), now) if adapter else "unknown"
+
+
+def _pinned(model: str, alias: str, tags: dict[str, str], trust: Trust) -> bool:
+    """Whether the trust file pins what the tags say; of a model that it does not guard nothing is asked."""
+    guarded = next((one for one in trust.models if one.name == model), None)
+    protected = next((one for one in guarded.aliases if one.alias == alias), None) if guarded else None
+    if guarded is None or protected is None:
+        return True
+    base = tags.get(PREFIX + "base_sha256")
+    return tags.get(PREFIX + "policy_sha256") == protected.policy and (not guarded.bases or base in guarded.bases)
 
 
 def _valid(until: str, now: datetime) -> State:

@@ -20,6 +20,7 @@ from guardrail.records import Decision, Frozen
 from guardrail.registry.checks import Examined
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, handed_in, read_history
+from guardrail.registry.promised import require_promised
 from guardrail.registry.reader import Spec
 
 
@@ -54,9 +55,11 @@ def stages_of(examined: Examined, authority: Authority, history: History) -> Cha
 
     Raises:
         EvidenceInvalid, EvidenceMissing, PolicyDenied: as :func:`read_chain` and :func:`require_bound`, or the ledger
-            did not admit this evidence, or as another attempt.
+            did not admit this evidence, or as another attempt; or the base is not pinned, or the policy promises less
+            than the trust file asks.
     """
     decision = examined.decision
+    require_promised(examined, authority.trust, guarded_model(authority.trust, _target_of(decision)))
     target = Target(decision.model, decision.alias, _admitted(history, examined).nonce)
     _require_attempt(history, examined, target)
     votes = votes_of(examined.evidence_sha256, authority.gate, history)
@@ -87,8 +90,12 @@ def protected_alias(trust: Trust, decision: Decision) -> ProtectedAlias:
     Raises:
         InvalidInput: it does not.
     """
-    guarded = guarded_model(trust, Spec(name=decision.model, alias=decision.alias))
+    guarded = guarded_model(trust, _target_of(decision))
     return next(entry for entry in guarded.aliases if entry.alias == decision.alias)
+
+
+def _target_of(decision: Decision) -> Spec:
+    return Spec(name=decision.model, alias=decision.alias)
 
 
 def stage_envelopes(examined: Examined) -> tuple[bytes, ...]:

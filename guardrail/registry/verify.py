@@ -16,6 +16,7 @@ from pathlib import Path
 
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.keys import PublicKey
+from guardrail.policy.bases import pins_base
 from guardrail.records import Frozen, Sha256, Verdict
 from guardrail.registry.checks import Check, Examined, admissible, examine
 from guardrail.registry.local_reader import LocalReader
@@ -26,7 +27,10 @@ from guardrail.registry.tags import MODEL_ID, PREFIX, tags
 
 
 class Verification(Frozen):
-    """A version that verified: what it is, and what was checked, in order."""
+    """A version that verified: what it is, and what was checked, in order.
+
+    ``base_pinned`` says whether its policy (or, under a trust file, that file) pins the base.
+    """
 
     spec: str
     model: str
@@ -39,6 +43,7 @@ class Verification(Frozen):
     policy_sha256: Sha256
     base: str
     base_sha256: Sha256
+    base_pinned: bool
     signed_by: tuple[str, ...]
     valid_until: datetime
     checks: tuple[Check, ...]
@@ -178,7 +183,9 @@ def _base(examined: Examined, base_digest: str | None) -> str:
     base = examined.decision.base
     if base_digest is not None and base_digest != base.digest:
         raise EvidenceInvalid(f"the adapter was evaluated on the base {base.digest}", expected=base_digest)
-    return f"evaluated on {base.name}, sha256 {base.digest}" + ("" if base_digest else " (not compared with yours)")
+    by = "pinned by the policy" if pins_base(examined.decision) else "NOT PINNED by the policy"
+    compared = "" if base_digest else " (not compared with yours)"
+    return f"evaluated on {base.name}, sha256 {base.digest}, {by}{compared}"
 
 
 def _tags(stored: StoredVersion, examined: Examined) -> str:
@@ -210,6 +217,7 @@ def _verification(spec: Spec, stored: StoredVersion, examined: Examined, checks:
         policy_sha256=decision.policy,
         base=decision.base.name,
         base_sha256=decision.base.digest,
+        base_pinned=pins_base(decision),
         signed_by=examined.signed_by,
         valid_until=decision.valid_until,
         checks=checks,

@@ -80,7 +80,7 @@ def judge_trusted(
         _ok("stages", "; ".join(f"{s.stage} by {', '.join(s.persons)}" for s in stage_signers(found.examined, trust))),
         _ok("attempt", f"number {found.examined.decision.attempt} since the promotion before it, as the ledger counts"),
         _ok("approvals", _approvals(chain, protected)),
-        _ok("pinned", f"the policy is the one that version {trust.version} of the trust file pins"),
+        _ok("pinned", f"the policy and the base are pinned by version {trust.version} of the trust file"),
         _ok("revoked", not_revoked(history, found.examined.decision.manifest)),
         _ok("version", _version(found, history)),
         _ok("alias", _alias(found, alias, authority, history)),
@@ -144,6 +144,7 @@ def _trusted(
     record, trust = found.record, authority.trust
     fields = {name: getattr(record, name) for name in type(record).model_fields}
     fields |= {"checks": (*record.checks, *checks), "valid_until": min(record.valid_until, chain.expires)}
+    fields["base_pinned"] = True  # else stages_of had refused it
     return TrustedVerification(
         **fields,
         trust_version=trust.version,

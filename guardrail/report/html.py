@@ -7,6 +7,7 @@ The template lies beside this file, in ``templates/decision.html.j2``.
 
 from __future__ import annotations
 
+from guardrail.policy.bases import NOT_PINNED, pins_base
 from guardrail.policy.rules import Evidence
 from guardrail.records import Decision, Sli, Verdict
 from guardrail.report import attempts
@@ -39,4 +40,5 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
         headlines=HEADLINES,
         good=GOOD,
         attempt=attempts.told(decision),
+        danger="" if pins_base(decision) else NOT_PINNED,
     )

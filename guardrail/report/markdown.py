@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from guardrail.policy.bases import NOT_PINNED, pins_base
 from guardrail.policy.rules import Evidence
 from guardrail.records import Decision, Measurement, Rate, Verdict
 from guardrail.report import attempts
@@ -32,6 +33,7 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
         f" **{_text(decision.policy_name)}**. Decided {decision.decided_at:%Y-%m-%d %H:%M} UTC, valid until"
         f" {decision.valid_until:%Y-%m-%d %H:%M} UTC.",
         "",
+        *([] if pins_base(decision) else [f"⚠️ **{_text(NOT_PINNED)}**", ""]),
         *([_text(attempts.told(decision)), ""] if decision.attempt else []),
         *_findings(decision),
     ]

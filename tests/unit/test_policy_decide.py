@@ -40,10 +40,12 @@ def verdict(evidence: Evidence, policy: LoadedPolicy = DEFAULT) -> Verdict:
     return decided(evidence, policy).verdict
 
 
-def test_safe_and_useful_evidence_passes_with_one_finding_per_rule() -> None:
+def test_safe_and_useful_evidence_passes_with_one_finding_on_the_base_and_per_rule() -> None:
     decision = decided(chain(DEFAULT.digest))
     assert decision.verdict is Verdict.PASSED, decision.findings
-    assert [finding.rule for finding in decision.findings] == [limits.rule for limits in DEFAULT.policy.rules]
+    assert [finding.rule for finding in decision.findings] == [
+        "base model", *(limits.rule for limits in DEFAULT.policy.rules)
+    ]  # fmt: skip
 
 
 def test_the_decision_names_everything_it_rests_on() -> None:
@@ -184,7 +186,7 @@ def test_a_rule_that_raises_is_inconclusive_and_the_others_are_still_judged(monk
     monkeypatch.setattr(module, "check", broken)
     decision = decided(chain(DEFAULT.digest))
     assert decision.verdict is Verdict.INCONCLUSIVE
-    assert [finding.verdict for finding in decision.findings].count(Verdict.PASSED) == 6
+    assert [finding.verdict for finding in decision.findings].count(Verdict.PASSED) == 7
     assert "ZeroDivisionError: boom" in decision.findings[-1].reason
 
 

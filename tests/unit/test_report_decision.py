@@ -9,7 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from policy_evidence import chain, forgetful_measurements, merged_adapter, merging, safe_measurements
 
+from guardrail.commands._output import decision_text
 from guardrail.evidence.digest import sha256
+from guardrail.policy.bases import RULE
 from guardrail.policy.decide import decide
 from guardrail.policy.load import find_policy
 from guardrail.policy.rules import Evidence
@@ -41,7 +43,7 @@ def evil() -> tuple[Decision, Evidence]:
     evidence = merging(evidence, merged_adapter(POLICY.digest, method=EVIL))
     assert evidence.data
     assert evidence.evaluation
-    finding = decision.findings[0].model_copy(update={"reason": EVIL, "rule": EVIL, "sli": EVIL, "objective": EVIL})
+    finding = decision.findings[1].model_copy(update={"reason": EVIL, "rule": EVIL, "sli": EVIL, "objective": EVIL})
     base = decision.base.model_copy(update={"name": EVIL})
     changes = {"findings": (finding,), "base": base, "method": EVIL, "model": EVIL, "policy_name": EVIL}
     one = safe_measurements()[0].model_copy(update={"suite": EVIL, "attack": EVIL})
@@ -150,3 +152,13 @@ def test_every_verdict_has_a_headline_in_words(verdict: Verdict) -> None:
     words = verdict.value.replace("_", " ")
     assert words.capitalize() in html.render(decision)
     assert words in markdown.render(decision)
+
+
+def test_every_rendering_says_loudly_that_a_policy_leaves_the_base_to_whoever_trained() -> None:
+    decision, evidence = passing()
+    assert decision.findings[0].rule == RULE
+    unpinned = decision.model_copy(update={"findings": decision.findings[1:]})
+    for render in (html.render, markdown.render, lambda one, _: decision_text(one)):
+        assert "NOT PINNED" in render(unpinned, evidence)
+        assert "NOT PINNED" not in render(decision, evidence)
+        assert decision.base.digest in render(decision, evidence)

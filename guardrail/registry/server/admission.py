@@ -22,6 +22,7 @@ from guardrail.evidence.tickets import LIFETIME
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
 from guardrail.records import Decision
 from guardrail.registry.checks import Examined, admissible, examine
+from guardrail.registry.promised import require_promised
 from guardrail.registry.server.state import State
 
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".md", ".model"})
@@ -75,6 +76,7 @@ def admit(
     decision = examined.decision
     protected = _for(decision, guarded, alias)
     admissible(decision, court.now)
+    require_promised(examined, court.trust, guarded)
     require_not_revoked(decision.manifest, court.state)
     nonce = _nonce(examined)
     _require_ticket(nonce, examined, court)

@@ -175,8 +175,8 @@ class GatedStore(SqlAlchemyStore):
         with refusing():
             guarded = self._guarded(name)
             protected = self._protected(guarded, alias) if guarded else None
-            if protected is not None:
-                require_valid(found, protected, self.registrar.journal.state(), self._watch.now())
+            if guarded is not None and protected is not None:
+                require_valid(found, guarded, protected, self.registrar.journal.state(), self._watch.now())
         if guarded is None:
             self._name_look_alike(name)
         return found

@@ -1,8 +1,10 @@
-"""Whether what a protected alias points at may still be handed out: its evidence has not expired, nobody revoked it.
+"""Whether what a protected alias points at may still be handed out: its evidence has not expired, nobody revoked it, and
+the trust file still pins its policy and its base.
 
 Asked at every resolution, so it reads what the database holds: the tags that the server itself wrote. Whoever writes
 to the database directly can change them; `guardrail pull` and `verify` believe none of it.
-Not covered: versions asked for by number, and files asked for by their digest.
+Not covered: versions asked for by number, files asked for by their digest, and whether a pinned policy promises what
+the trust file has come to ask since (its text is in the files; `verify --trust` and `pull` read them).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.trust import ProtectedAlias
+from guardrail.evidence.trust import GuardedModel, ProtectedAlias
 from guardrail.registry.server.admission import require_not_revoked
 from guardrail.registry.server.state import State
 from guardrail.registry.tags import PREFIX
@@ -20,14 +22,18 @@ from guardrail.registry.tags import PREFIX
 _logger = logging.getLogger("guardrail.server")
 
 
-def require_valid(version: Any, protected: ProtectedAlias, state: State, now: datetime) -> None:
+def require_valid(
+    version: Any, guarded: GuardedModel, protected: ProtectedAlias, state: State, now: datetime
+) -> None:  # fmt: skip
     """Refuse, or warn in the server's log, as the trust file says for this alias.
 
     Raises:
-        EvidenceInvalid: expired, revoked, or without evidence, where the alias says ``refuse``.
+        EvidenceInvalid: expired, revoked, without evidence, or of a policy or base that is not pinned any more, where
+            the alias says ``refuse``.
     """
     try:
         _check(version.tags, protected.alias, state, now)
+        _require_pinned(version.tags, guarded, protected)
     except EvidenceInvalid as error:
         if protected.when_invalid == "refuse":
             raise
@@ -46,6 +52,19 @@ def _check(tags: dict[str, str], alias: str, state: State, now: datetime) -> Non
             f"the evidence behind the alias {alias!r} expired at {until}", expected=f"evidence that is valid at {now}",
             next_step="evaluate and promote the adapter again",
         )  # fmt: skip
+
+
+def _require_pinned(tags: dict[str, str], guarded: GuardedModel, protected: ProtectedAlias) -> None:
+    for what, found, pinned in (
+        ("policy", tags.get(f"{PREFIX}policy_sha256"), (protected.policy,)),
+        ("base", tags.get(f"{PREFIX}base_sha256"), guarded.bases),
+    ):
+        if pinned and found not in pinned:
+            raise EvidenceInvalid(
+                f"the evidence behind the alias {protected.alias!r} is for the {what} {found}",
+                expected=f"what the trust file pins: {', '.join(pinned)}",
+                next_step=f"promote an adapter that was proven with this {what}",
+            )
 
 
 def _time(text: str) -> datetime:
