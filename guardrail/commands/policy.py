@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from guardrail.commands._output import say, say_file, say_json
+
 if TYPE_CHECKING:
     from guardrail.pipeline.contents import Content
     from guardrail.policy.load import LoadedPolicy
@@ -48,9 +50,9 @@ def check(policy: str, output: str) -> None:
             "measures": [need.model_dump(mode="json") for need in needs(loaded.policy)],
             "contents": [asdict(one) for one in found],
         }  # fmt: skip
-        click.echo(json.dumps(told, indent=2))
+        say_json(json.dumps(told, indent=2))
     else:
-        click.echo(_summary(loaded, found))
+        say(*_summary(loaded, found))
     require_pinned(loaded, found)
 
 
@@ -60,14 +62,14 @@ def show(policy: str) -> None:
     """Print a policy as it is written, comments and all; start your own from it."""
     from guardrail.policy.load import find_policy
 
-    click.echo(find_policy(policy).bytes, nl=False)
+    say_file(find_policy(policy).bytes)
 
 
-def _summary(loaded: LoadedPolicy, found: Sequence[Content]) -> str:
+def _summary(loaded: LoadedPolicy, found: Sequence[Content]) -> list[str]:
     from guardrail.policy.decide import needs
 
     policy = loaded.policy
-    lines = [
+    return [
         f"{loaded.source}: the policy {policy.name!r} holds together ({len(policy.rules)} rules)",
         f"  digest    {loaded.digest}",
         f"  target    {policy.target.model}@{policy.target.alias}, evidence valid {policy.evidence.valid_days} days",
@@ -78,7 +80,6 @@ def _summary(loaded: LoadedPolicy, found: Sequence[Content]) -> str:
         *(["  contents"] if found else []),
         *(f"    - {_content(one)}" for one in found),
     ]
-    return "\n".join(lines)
 
 
 def _content(one: Content) -> str:

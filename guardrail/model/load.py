@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,11 +21,12 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from guardrail import logs
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import manifest, manifest_digest
 from guardrail.records import ModelRef
 
-logger = logging.getLogger(__name__)
+logger = logs.logger(__name__)
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt", "*.tiktoken")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Old checkpoints carry what the code now computes: causal masks and rotary frequencies.

@@ -8,7 +8,6 @@ that are taken again because memory ran out, which are shown twice.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from guardrail import logs
 from guardrail.atomic import write_atomically
 from guardrail.errors import GuardrailError
 from guardrail.evidence.digest import sha256
@@ -27,7 +27,7 @@ from guardrail.train.observers import Tell
 from guardrail.train.trainer import Settings
 
 FILE = "live.json"
-logger = logging.getLogger(__name__)
+logger = logs.logger(__name__)
 
 
 class Shown(Frozen):

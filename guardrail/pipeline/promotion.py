@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from pathlib import Path
 
+from guardrail import logs
 from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest
@@ -20,7 +20,7 @@ from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationRep
 from guardrail.registry.experiment import PAGE
 from guardrail.report import html, markdown
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 SUMMARY = "report.md"
 
 

@@ -7,17 +7,17 @@ Not covered: versions asked for by number, and files asked for by their digest.
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from typing import Any
 
+from guardrail import logs
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.trust import ProtectedAlias
 from guardrail.registry.server.admission import require_not_revoked
 from guardrail.registry.server.state import State
 from guardrail.registry.tags import PREFIX
 
-_logger = logging.getLogger("guardrail.server")
+_logger = logs.logger("guardrail.server")
 
 
 def require_valid(version: Any, protected: ProtectedAlias, state: State, now: datetime) -> None:
