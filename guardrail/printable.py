@@ -33,17 +33,17 @@ MARKDOWN_AS = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "@<!-- -->", "#": "\
 
 def one_line(text: str) -> str:
     """A value in one line: line breaks and tabs are written out, too."""
-    return _cut(_neutral(text))
+    return _line(text)
 
 
 def joined(lines: Iterable[str]) -> str:
     """Exactly these lines, whatever the values within them hold: none can add a line or begin a command."""
-    return "\n".join(_cut(LINE_COMMAND.sub(r"\1\\x3a", _neutral(line))) for line in lines)
+    return "\n".join(map(one_line, lines))
 
 
 def block(text: str) -> str:
     """The same lines, tabs kept: for a text whose line breaks are meant, such as a message or a traceback."""
-    return "\n".join(_cut(LINE_COMMAND.sub(r"\1\\x3a", _neutral(line, "\t"))) for line in text.split("\n"))
+    return "\n".join(_line(line, "\t") for line in text.split("\n"))
 
 
 def quoted(text: str) -> str:
@@ -65,9 +65,9 @@ def markdown_text(text: str) -> str:
     return MARKDOWN.sub(lambda found: MARKDOWN_AS.get(found[0], f"\\{found[0]}"), one_line(text).strip())
 
 
-def _neutral(text: str, kept: str = "") -> str:
+def _line(text: str, kept: str = "") -> str:
     shown = text if _printable(text, kept) else "".join(_escape(char, kept) for char in text)
-    return COMMAND.sub(r"\\x23", shown)
+    return _cut(LINE_COMMAND.sub(r"\1\\x3a", COMMAND.sub(r"\\x23", shown)))
 
 
 def _escape(char: str, kept: str) -> str:

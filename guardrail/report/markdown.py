@@ -8,7 +8,7 @@ people is ``report/html.py``.
 from __future__ import annotations
 
 from guardrail.policy.rules import Evidence
-from guardrail.printable import markdown_text
+from guardrail.printable import markdown_text, one_line
 from guardrail.records import Decision, Measurement, Rate, Verdict
 from guardrail.report import attempts
 
@@ -71,5 +71,5 @@ def _digests(decision: Decision) -> list[str]:
         ("base model", decision.base.digest),
         ("evaluation report", decision.evaluation),
     )
-    body = [f"- {name}: `{value}`" for name, value in pairs]
+    body = [f"- {name}: `{one_line(value)}`" for name, value in pairs]
     return ["<details><summary>SHA-256 of everything the decision rests on</summary>", "", *body, "", "</details>"]
