@@ -29,7 +29,7 @@ SPELLINGS = {
     "turned around": "a\u202egpj.exe\u202c",
     "isolated": "a\u2066b\u2067c\u2068d\u2069\u200f\u061c",
     "not shown": "a\u200b\u200d\ufeff\u00ad\u180e\U000e0041\U000e007f",
-    "a lone surrogate": "a\udc9b\udfff",
+    "bytes that are no UTF-8": "a\udc9b\udcff",
     "GitHub, a line": "a\n::error file=x,line=1::owned\n",
     "GitHub, indented": "a\n   ::set-output name=x::y",
     "GitHub, whole": "::stop-commands::x",
@@ -42,7 +42,7 @@ SPELLINGS = {
     "a heading": "a\n# FORGED\n| FORGED | FORGED |",
 }
 ALL = "".join(text for text in SPELLINGS.values() if max(text) < "\ud800" or max(text) > "\udfff")
-"""Everything at once but the lone surrogate, which no JSON can carry as UTF-8."""
+"""Everything at once but lone surrogates, which no JSON can carry as UTF-8."""
 COMMAND = re.compile(r"##[\w.]*\[")
 
 
