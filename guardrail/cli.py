@@ -1,6 +1,6 @@
 """The command line: a group that imports a subcommand only when it is needed.
 
-This is the one place that prints errors and chooses exit codes: 0 held or promoted, 1 internal error, 2 usage or
+This is the one place that chooses exit codes: 0 held or promoted, 1 internal error, 2 usage or
 invalid input, 3 inconclusive or evidence missing, 4 awaiting approval, 5 a service is unavailable, 10 policy denied,
 11 evidence invalid, 130 interrupted.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from guardrail.commands import _output as show
 from guardrail.errors import GuardrailError
 
 COMMANDS = Path(__file__).parent / "commands"
@@ -54,29 +55,19 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except GuardrailError as error:
-        _fail(error.message(), error.exit_code, error if debug else None)
-    except click.exceptions.Abort:
-        _fail("interrupted; run the same command again to go on where it stopped", 130, None)
+        show.fail(error.message(), error if debug else None)
+        sys.exit(error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        show.fail("interrupted; run the same command again to go on where it stopped")
+        sys.exit(130)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        show.fail_usage(error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on where it stopped", 130, None)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
-        _fail(f"{type(error).__name__}: {error}", 5 if full else 1, error if debug else None)
+        show.fail_unexpected("", error, debug=debug)
+        sys.exit(5 if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES) else 1)
     except Exception as error:
-        _fail(f"internal error: {type(error).__name__}: {error}\n  next: run again with --debug and report it", 1,
-              error if debug else None)  # fmt: skip
-
-
-def _fail(message: str, code: int, error: BaseException | None) -> None:
-    if error is not None:
-        import traceback
-
-        traceback.print_exception(error)
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
-    sys.exit(code)
+        show.fail_unexpected("internal error: ", error, next_step="run again with --debug and report it", debug=debug)
+        sys.exit(1)

@@ -8,13 +8,14 @@ the byte back.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
+from guardrail import nofollow
+from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput
 from guardrail.evidence import keys
 from guardrail.pipeline.data import validate_data
@@ -109,7 +110,7 @@ def demo(directory: Path, task: str, announce: Callable[[str], None], progress: 
     )
     summary = Summary(tracking_uri=tracking_uri, model=model, scenarios=tuple(outcomes))
     text = json.dumps(summary.model_dump(mode="json"), indent=2) + "\n"
-    (directory / "summary.json").write_text(text, encoding="utf-8")
+    write_atomically(directory / "summary.json", text.encode())
     return summary
 
 
@@ -119,9 +120,9 @@ def _fresh(directory: Path) -> None:
             raise InvalidInput(
                 f"{directory} is not empty and is not a demonstration", next_step="choose a new directory"
             )
-        shutil.rmtree(directory)
+        nofollow.remove(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / MARKER).touch()
+    write_atomically(directory / MARKER, b"")
 
 
 def _run(directory: Path, scenario: Scenario, task: str, tracking_uri: str, key: Path, progress: Progress) -> Outcome:
@@ -179,13 +180,13 @@ def _tampered(directory: Path, promoted: Outcome, spec: str, tracking_uri: str, 
 def _with_a_byte_changed(path: Path, check: Callable[[], object]) -> tuple[str, str]:
     whole = path.read_bytes()
     middle = len(whole) // 2
-    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    write_atomically(path, whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     try:
         check()
     except EvidenceInvalid as error:
         return "REFUSED", error.got
     finally:
-        path.write_bytes(whole)
+        write_atomically(path, whole)
     return "ACCEPTED", "a changed adapter was accepted"
 
 

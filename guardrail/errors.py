@@ -4,9 +4,14 @@ A message always answers three questions: what we got, what we expected, and wha
 prints exactly that and exits with the class's code; the library never prints and never exits. Being *denied* by a
 policy is not an exception inside the library (it is a :class:`~guardrail.records.Decision`); the commands turn it
 into an exit code through the classes below.
+
+What an exception says may quote a server, a file or a person: it is made printable here, once, so that whoever shows
+it, or puts it into another message, shows no control character and no line that could pass for one of ours.
 """
 
 from __future__ import annotations
+
+from guardrail.printable import quoted
 
 
 class GuardrailError(Exception):
@@ -21,7 +26,7 @@ class GuardrailError(Exception):
     exit_code = 1
 
     def __init__(self, got: str, *, expected: str = "", next_step: str = "") -> None:
-        self.got, self.expected, self.next_step = got, expected, next_step
+        self.got, self.expected, self.next_step = quoted(got), quoted(expected), quoted(next_step)
         super().__init__(self.message())
 
     def message(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from guardrail.commands._output import ask_secret
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -269,9 +270,7 @@ def take_ticket(run: Run, gate: str | None, now: datetime) -> None:
 
 def secret(name: str) -> str:
     """A secret that a key's service asks for: ``GUARDRAIL_PIN`` and the like, or typed without an echo."""
-    return os.environ.get(f"GUARDRAIL_{name.upper()}") or str(
-        click.prompt(f"{name} of the key", hide_input=True, err=True)
-    )
+    return os.environ.get(f"GUARDRAIL_{name.upper()}") or ask_secret(f"{name} of the key")
 
 
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, float | str]:

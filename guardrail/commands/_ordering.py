@@ -12,7 +12,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import emit, one_line
+from guardrail.commands._output import emit, say
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def _show(order: Order, signing: Signing) -> None:
         else ["revocation  this adapter is out, everywhere and for good"]
     )  # fmt: skip
     lines = [*moves, f"adapter     {order.manifest}", f"reason      {order.reason}", f"hand in by  {order.expires}"]
-    for line in lines:
-        click.echo(one_line(line), err=signing.output == "json")
+    say(*lines, err=signing.output == "json")
 
 
 def _hand_in(envelope: bytes, signing: Signing) -> None:
@@ -105,10 +104,9 @@ def _hand_in(envelope: bytes, signing: Signing) -> None:
     if signing.out is not None:
         write_atomically(signing.out, envelope)
         count = len(signers(envelope))
-        click.echo(
-            f"written     {signing.out}, {count} signatures; nothing was handed in", err=signing.output == "json"
-        )
+        said = f"written     {signing.out}, {count} signatures; nothing was handed in"
+        say(said, err=signing.output == "json")
         return
     found = GateClient(signing.tracking_uri).submit(envelope)
     where = f"{found.model}@{found.alias} points at version {found.version} now" if found.version else "carried out"
-    emit(found, signing.output, f"{found.state:<12}{where} (entry {found.entry.number} of the ledger)")
+    emit(found, signing.output, [f"{found.state:<12}{where} (entry {found.entry.number} of the ledger)"])

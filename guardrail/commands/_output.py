@@ -1,19 +1,28 @@
-"""What the commands print, and the exit code that a verdict owns. Imports click alone."""
+"""The one door through which guardrail prints, and the exit code that a verdict owns. Imports click alone.
+
+Whatever is printed goes through ``printable.py`` here: no other module calls ``click.echo``, ``print`` or a prompt (a
+test asks). Text comes as lines, one argument each, so that a value within a line can never add another.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from guardrail.errors import EvidenceMissing, PolicyDenied
+from guardrail.printable import block, joined, json_text, one_line, quoted
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from guardrail.records import Decision, Frozen, RegistryRecord
 
 Progress = Callable[[str, int, int], None]
@@ -27,7 +36,11 @@ def quiet() -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    from guardrail.logs import PrintableFormatter
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
     logging.getLogger("guardrail").setLevel(logging.WARNING)
     from guardrail.model.quiet import silence_transformers
 
@@ -47,38 +60,104 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<16}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
+                tasks[stage] = bar.add_task(one_line(stage), total=total)
             bar.update(tasks[stage], completed=done, total=total, visible=done < total)
 
         yield report
 
 
-def plain(text: str) -> str:
-    """The same lines with every character that a terminal would obey instead of show written out."""
-    lines = text.split("\n")
-    return "\n".join("".join(char if char.isprintable() else ascii(char)[1:-1] for char in line) for line in lines)
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines."""
+    click.echo(joined(lines), err=err)
 
 
-def one_line(text: str) -> str:
-    """A value from outside on the line that it was given: line breaks are written out, so it cannot add lines."""
-    return plain(text).replace("\n", "\\n")
+def shout(line: str, *, colour: str | None = None, err: bool = False) -> None:
+    """Print a line that nobody should miss."""
+    click.secho(joined([line]), bold=True, fg=colour, err=err)
 
 
-def emit(record: Frozen, output: str, text: str) -> None:
-    """Print a record as it is stored, or a text about it."""
+def say_json(text: str) -> None:
+    """Print JSON: the same value, and the same bytes wherever every character of it is shown."""
+    click.echo(json_text(text))
+
+
+def say_file(data: bytes) -> None:
+    """Print a text file byte by byte, unless it holds what a terminal would obey."""
+    text = data.decode("utf-8", errors="surrogateescape")
+    shown = block(text)
+    click.echo(shown, nl=False)
+    if shown != text:
+        say("characters that are not shown, or would be obeyed, are written out; copy the file itself", err=True)
+
+
+def say_table(table: Table) -> None:
+    """Print a table of rich, whose cells must have been made with :func:`cell`."""
+    from rich.console import Console
+
+    Console(width=max(100, Console().width)).print(table)
+
+
+def cell(text: str) -> str:
+    """A value as a table of rich shows it: its square brackets are not markup."""
+    from rich.markup import escape
+
+    return str(escape(one_line(text)))
+
+
+def confirm(question: str) -> bool:
+    """Ask on standard error; no where nobody answers."""
+    return bool(click.confirm(one_line(question), err=True))
+
+
+def ask_secret(name: str) -> str:
+    """What is typed, without an echo."""
+    return str(click.prompt(one_line(name), hide_input=True, err=True))
+
+
+def fail(message: str, error: BaseException | None = None) -> None:
+    """Print an error, and where it came from if ``error`` is given."""
+    if error is not None:
+        click.echo(block("".join(traceback.format_exception(error))), err=True)
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(block(message), err=True)
+
+
+def fail_unexpected(kind: str, error: BaseException, *, next_step: str = "", debug: bool = False) -> None:
+    """Print an error that is none of ours, whose text may come from anywhere."""
+    advice = f"\n  next: {next_step}" if next_step else ""
+    fail(quoted(f"{kind}{type(error).__name__}: {error}") + advice, error if debug else None)
+
+
+def fail_usage(error: click.ClickException) -> None:
+    """Print what click says of wrong options; it repeats what was typed."""
+    text = StringIO()
+    error.show(file=text)
+    click.echo(block(text.getvalue()), nl=False, err=True)
+
+
+def emit(record: Frozen, output: str, lines: Iterable[str]) -> None:
+    """Print a record as it is stored, or lines about it."""
     from guardrail.evidence.digest import canonical
 
-    click.echo(canonical(record).decode() if output == "json" else plain(text))
+    if output == "json":
+        say_json(canonical(record).decode())
+    else:
+        say(*lines)
 
 
-def decision_text(decision: Decision) -> str:
-    """The decision and its findings, a line each."""
+def decision_lines(decision: Decision) -> list[str]:
+    """The decision and its findings."""
     from guardrail.policy.bases import NOT_PINNED, pins_base
 
     mark = {"PASSED": "held", "FAILED": "FAILED", "INCONCLUSIVE": "open"}
@@ -87,25 +166,23 @@ def decision_text(decision: Decision) -> str:
     lines = [f"{decision.verdict.value}  {target}{attempt}"]
     lines += [] if pins_base(decision) else [f"  DANGER  {NOT_PINNED}"]
     for finding in decision.findings:
-        lines.append(
-            f"  {mark.get(finding.verdict.value, finding.verdict.value):<7} {one_line(finding.rule)}: "
-            f"{one_line(finding.objective)}\n          {one_line(finding.reason)}"
-        )
-    return "\n".join(lines)
+        held = mark.get(finding.verdict.value, finding.verdict.value)
+        lines += [f"  {held:<7} {finding.rule}: {finding.objective}", f"          {finding.reason}"]
+    return lines
 
 
-def registered_text(decision: Decision, record: RegistryRecord, run_dir: Path) -> str:
+def registered_lines(decision: Decision, record: RegistryRecord, run_dir: Path) -> list[str]:
     """The decision, what became of it in the registry, and where to read on."""
     from guardrail.registry.experiment import PAGE
 
-    lines = [decision_text(decision)]
+    lines = decision_lines(decision)
     if record.version:
         alias = f", alias {record.alias}" if record.alias else f"; alias {decision.alias} points at a later version"
         lines.append(f"registered  {record.model} version {record.version}{alias}")
     else:
         lines.append("denied      nothing registered; the denial is recorded")
-    lines += [f"mlflow run  {record.run_id} in experiment {record.experiment!r}", f"report      {run_dir / PAGE}"]
-    return "\n".join(lines)
+    where = f"mlflow run  {record.run_id} in experiment {record.experiment!r}"
+    return [*lines, where, f"report      {run_dir / PAGE}"]
 
 
 def raise_unless_passed(decision: Decision) -> None:

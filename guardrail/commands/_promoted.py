@@ -27,7 +27,7 @@ def promote(run_dir: Path, *, tracking_uri: str, key: PrivateKey, output: str) -
         decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC))
     except AwaitingApproval:
         waits = Run(run_dir).require("decision", Decision)
-        show.emit(waits, output, f"{show.decision_text(waits)}\nwaits       for persons to approve it")
+        show.emit(waits, output, [*show.decision_lines(waits), "waits       for persons to approve it"])
         raise
-    show.emit(record, output, show.registered_text(decision, record, run_dir))
+    show.emit(record, output, show.registered_lines(decision, record, run_dir))
     show.raise_unless_passed(decision)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from guardrail.commands._output import decision_text, one_line
+from guardrail.commands._output import decision_lines
 from guardrail.commands._trusting import DANGER
+from guardrail.printable import one_line, quoted
 
 if TYPE_CHECKING:
     from guardrail.records import Measurement, Rate
@@ -16,42 +17,43 @@ if TYPE_CHECKING:
     from guardrail.registry.wire import Health
 
 
-def listing_text(found: Listing) -> str:
+def listing_lines(found: Listing) -> list[str]:
     """A table, and what it is worth."""
     head = ("MODEL", "ALIAS", "VERSION", "VERDICT", "VALID UNTIL", "STATE")
     rows = [(r.model, r.alias, r.version or "-", r.verdict or "-", r.valid_until[:16] or "-", r.state)
             for r in found.rows]  # fmt: skip
-    lines = _table([head, *rows])
-    return "\n".join([*lines, f"{_ledger(found.entries, found.ledger_checked)}; no file was read (guardrail verify)"])
+    worth = f"{_ledger(found.entries, found.ledger_checked)}; no file was read (guardrail verify)"
+    return [*_table([head, *rows]), worth]
 
 
-def events_text(found: Events) -> str:
+def events_lines(found: Events) -> list[str]:
     """An entry a line, oldest first."""
     lines = [line for event in found.events for line in _event(event)]
-    return "\n".join([*lines, f"{len(found.events)} about {found.model}; {_ledger(found.entries, found.checked)}"])
+    return [*lines, f"{len(found.events)} about {found.model}; {_ledger(found.entries, found.checked)}"]
 
 
-def health_text(found: Health) -> str:
+def health_lines(found: Health) -> list[str]:
     """What was looked at, and each problem with what finishes it."""
     looked = f"{found.models} models, {found.versions} versions, {found.entries} ledger entries"
     lines = [f"{'PROBLEMS' if found.problems else 'clean'}    {looked}"]
     for problem in found.problems:
-        lines += [f"{problem.where}: {problem.what}", f"  finish: {problem.finish or 'somebody must look'}"]
-    return "\n".join(lines)
+        what = quoted(f"{problem.where}: {problem.what}").split("\n")
+        lines += [*what, f"  finish: {problem.finish or 'somebody must look'}"]
+    return lines
 
 
-def account_text(found: Account) -> str:
+def account_lines(found: Account) -> list[str]:
     """One version, for a reader who asks why it was let in."""
-    return "\n".join([
+    return [
         f"{found.spec}  version {found.version}",
-        f"state       {'REFUSED: ' + found.holds if found.holds else 'verifies now'}",
-        decision_text(found.decision),
-        *map(one_line, _made(found)),
+        *f"state       {'REFUSED: ' + quoted(found.holds) if found.holds else 'verifies now'}".split("\n"),
+        *decision_lines(found.decision),
+        *_made(found),
         "measured (bounds one-sided, each at its confidence)",
         *_table([("  SLI", "SUITE", "SPLIT", "ATTACK", "JUDGE", "ADAPTER", "BASE"),
                  *map(_measured, found.evaluation.measurements)]),
-        *map(one_line, _signed(found)),
-    ])  # fmt: skip
+        *_signed(found),
+    ]  # fmt: skip
 
 
 def _made(found: Account) -> Iterator[str]:
@@ -108,7 +110,7 @@ def _event(event: Event) -> Iterator[str]:
     said = ", ".join(part for part in parts if part)
     yield f"{entry.number:>5}  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.kind:<10} {place:<12} {said}".rstrip()
     if event.reason:
-        yield f"{'':28}{one_line(event.reason)}"
+        yield f"{'':28}{event.reason}"
 
 
 def _ledger(entries: int, checked: bool) -> str:

@@ -7,9 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from guardrail.commands._output import emit, one_line
+from guardrail.commands._output import emit, shout
 from guardrail.commands._trusting import DANGER, TrustGiven, believed, load
 from guardrail.errors import InvalidInput
 
@@ -58,9 +56,9 @@ def tell(found: Verification, output: str) -> None:
         *(f"ok  {entry.name:<9} {entry.why}" for entry in found.checks),
         f"{found.model} version {found.version} holds exactly what was signed ({found.policy})",
     ]
-    emit(found, output, "\n".join(map(one_line, lines)))
+    emit(found, output, lines)
     if output == "text" and not found.base_pinned:
-        click.secho(f"DANGER      {NOT_PINNED}", fg="red", bold=True)
+        shout(f"DANGER      {NOT_PINNED}", colour="red")
     alone = isinstance(found, TrustedVerification) and found.one_person_may_train_evaluate_and_approve
     if alone and output == "text":
-        click.secho(DANGER, fg="red", bold=True)
+        shout(DANGER, colour="red")

@@ -11,7 +11,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import decision_text, emit, one_line, plain
+from guardrail.commands._output import confirm, decision_lines, emit, say
 from guardrail.errors import AwaitingApproval
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def vote(
     now = datetime.now(UTC)
     gate = GateClient(ballot.tracking_uri)
     shown = _show(ballot, gate, trust, decider_keys, now)
-    if not yes and not click.confirm("Approve it?" if ballot.approved else "Reject it for good?", err=True):
+    if not yes and not confirm("Approve it?" if ballot.approved else "Reject it for good?"):
         raise AwaitingApproval("nothing was signed; it waits as before")
     now = datetime.now(UTC)
     said = approvals.Vote(Approval(approved=ballot.approved, reason=ballot.reason), now)
@@ -134,8 +134,7 @@ def _show(
     authority = Authority(by.trust, gate, now) if by.trust else None
     history = authority.history() if authority else None
     checked = approvals.check_stages(examined, authority, history) if authority and history else ""
-    for line in _lines(examined, waiting, authority, checked):
-        click.echo(plain(line), err=ballot.output == "json")
+    say(*_lines(examined, waiting, authority, checked), err=ballot.output == "json")
     return _Shown(examined, waiting, authority, history)
 
 
@@ -154,7 +153,7 @@ def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, ch
         *(f"{entry.stage + ' by':<12}{', '.join(entry.persons)}" for entry in stage_signers(examined, trust)),
         f"agreed      {', '.join(waiting.approved_by) or 'nobody yet'}, says the server; {waiting.approvals} must",
     ]
-    lines = [decision_text(decision), *map(one_line, values)]
+    lines = [*decision_lines(decision), *values]
     if trust is None:
         return [*lines, "NOT CHECKED whose keys signed the stages: give --trust"]
     danger = [trusting.DANGER] if trust.one_person_may_train_evaluate_and_approve else []
@@ -167,4 +166,4 @@ def _tell(found: Submitted, ballot: Ballot) -> None:
         "waiting": f"recorded    {found.missing} more must approve {ballot.spec}",
         "recorded": f"recorded    {'approved' if ballot.approved else 'rejected'} {ballot.spec}",
     }.get(found.state, found.state)
-    emit(found, ballot.output, f"{text} (entry {found.entry.number} of the ledger)")
+    emit(found, ballot.output, [f"{text} (entry {found.entry.number} of the ledger)"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands._output import say
 
 
 @click.group("candidate")
@@ -25,7 +26,7 @@ def push(run_dir: Path, tracking_uri: str) -> None:
     """
     from guardrail.pipeline.candidate import push_candidate
 
-    click.echo(push_candidate(run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC)))
+    say(push_candidate(run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC)))
 
 
 @command.command()
@@ -53,15 +54,17 @@ def pull(
         digest, run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC), policy=own, base=base, revision=revision
     )
     ticket, adapter = pulled.candidate.ticket, pulled.candidate.adapter
-    click.echo(
-        f"{adapter.method!a} on {adapter.rows} rows, for {ticket.model!a}@{ticket.alias} "
-        f"(ticket good until {ticket.expires:%Y-%m-%d %H:%M} UTC)\n  policy  sha256 {pulled.candidate.policy.digest}"
-        f"{'' if own else ' (not compared with yours: give --policy)'}\n"
-        f"  base    {adapter.base.name!a}, sha256 {adapter.base.digest}\n  run     {run_dir}"
+    say(
+        f"{adapter.method!r} on {adapter.rows} rows, for {ticket.model!r}@{ticket.alias} "
+        f"(ticket good until {ticket.expires:%Y-%m-%d %H:%M} UTC)",
+        f"  policy  sha256 {pulled.candidate.policy.digest}"
+        f"{'' if own else ' (not compared with yours: give --policy)'}",
+        f"  base    {adapter.base.name!r}, sha256 {adapter.base.digest}",
+        f"  run     {run_dir}",
     )
     if pulled.left_out:
-        tasks = ", ".join(map(ascii, pulled.left_out))
-        click.echo(f"  tasks that were files there; name your own with evaluate --task: {tasks}")
-    withheld = ", ".join(ascii(name) for name, plan in pulled.candidate.policy.policy.suites.items() if plan.withheld)
+        tasks = ", ".join(map(repr, pulled.left_out))
+        say(f"  tasks that were files there; name your own with evaluate --task: {tasks}")
+    withheld = ", ".join(repr(name) for name, plan in pulled.candidate.policy.policy.suites.items() if plan.withheld)
     if withheld:
-        click.echo(f"  suites that the trainer did not have; evaluate needs them (--suite NAME=FILE): {withheld}")
+        say(f"  suites that the trainer did not have; evaluate needs them (--suite NAME=FILE): {withheld}")

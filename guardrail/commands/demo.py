@@ -36,22 +36,24 @@ def command(directory: Path, task: str) -> None:
     Trains four adapters on the embedded testbed, measures them, and puts only the one that is proven safe and useful
     into a fresh MLflow store. Takes a few minutes on two cores; needs no network.
     """
-    click.secho("guardrail demo: four fine-tuning jobs, one gate", bold=True, err=True)
-    click.echo("loading torch and transformers ...", err=True)
+    show.shout("guardrail demo: four fine-tuning jobs, one gate", err=True)
+    show.say("loading torch and transformers ...", err=True)
     show.quiet()
     from guardrail.demo import demo
     from guardrail.registry.experiment import PAGE
 
     with show.progress_bar() as progress:
-        summary = demo(directory, task, lambda title: click.echo(f"- {title}", err=True), progress)
+        summary = demo(directory, task, lambda title: show.say(f"- {title}", err=True), progress)
     _table(summary)
-    click.echo(f"\nsummary   {directory / 'summary.json'}")
     reports = [directory / outcome.name / PAGE for outcome in summary.scenarios]
-    click.echo("reports   " + "\n          ".join(str(path) for path in reports if path.exists()))
-    click.echo(f"registry  mlflow ui --backend-store-uri {summary.tracking_uri}")
-    click.echo(
-        f"verify    guardrail verify {summary.model}@production --key {directory / 'keys' / 'guardrail.pub'} "
-        f"--tracking-uri {summary.tracking_uri}"
+    written = [str(path) for path in reports if path.exists()]
+    key = directory / "keys" / "guardrail.pub"
+    show.say(
+        "",
+        f"summary   {directory / 'summary.json'}",
+        *(f"{'' if number else 'reports':<10}{path}" for number, path in enumerate(written)),
+        f"registry  mlflow ui --backend-store-uri {summary.tracking_uri}",
+        f"verify    guardrail verify {summary.model}@production --key {key} --tracking-uri {summary.tracking_uri}",
     )
     if tuple(outcome.decision for outcome in summary.scenarios) != EXPECTED:
         raise click.exceptions.Exit(1)
@@ -59,7 +61,6 @@ def command(directory: Path, task: str) -> None:
 
 def _table(summary: Summary) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     task = summary.scenarios[0].task
@@ -71,18 +72,18 @@ def _table(summary: Summary) -> None:
     for outcome in summary.scenarios:
         colour = colours.get(outcome.decision, "yellow")
         table.add_row(
-            outcome.title,
+            show.cell(outcome.title),
             _cell(outcome.asr, upper=True),
             _cell(outcome.over_refusal, upper=True),
             _cell(outcome.utility, upper=False),
-            f"[{colour}]{outcome.decision}[/{colour}]",
-            outcome.model_version or "-",
+            f"[{colour}]{show.cell(outcome.decision)}[/{colour}]",
+            show.cell(outcome.model_version or "-"),
             f"{outcome.seconds:.0f}",
         )
-    Console(width=max(100, Console().width)).print(table)
+    show.say_table(table)
     for outcome in summary.scenarios:
         for reason in outcome.reasons:
-            click.echo(f"  {outcome.name}: {reason}")
+            show.say(f"  {outcome.name}: {reason}")
 
 
 def _cell(share: Share | None, *, upper: bool) -> str:

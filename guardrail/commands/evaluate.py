@@ -52,4 +52,4 @@ def command(
         bounds = f"{m.candidate.lower:.1%} - {m.candidate.upper:.1%}"
         lines.append(f"{m.sli.value:<22}{m.suite:<12}{m.attack or '-':<10}{m.candidate.hits:>5}/{m.candidate.n:<5}"
                      f"{bounds:>17}{m.base.value:>9.1%}")  # fmt: skip
-    show.emit(report, output, "\n".join(lines))
+    show.emit(report, output, lines)

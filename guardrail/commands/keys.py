@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands._output import say
 
 
 @click.group("keys")
@@ -37,9 +38,9 @@ def init(directory: Path, name: str, kind: Any) -> None:
     from guardrail.evidence import keys
 
     pair = keys.init(directory, name, kind)
-    click.echo(f"private key  {pair.private}   (mode 0600: keep it secret, never commit it)")
-    click.echo(f"public key   {pair.public}   (give it to whoever verifies)")
-    click.echo(f"key id       {pair.key_id}")
+    say(f"private key  {pair.private}   (mode 0600: keep it secret, never commit it)")
+    say(f"public key   {pair.public}   (give it to whoever verifies)")
+    say(f"key id       {pair.key_id}")
 
 
 @command.command("show")
@@ -62,7 +63,7 @@ def show(key: str, out: Path | None) -> None:
             create(out, public_pem(public).encode("ascii"), 0o644)
         except FileExistsError as error:
             raise InvalidInput(f"{out} is already there and is never overwritten") from error
-    click.echo(f"type    {public.scheme}")
-    click.echo(f"key id  {public.keyid}")
+    say(f"type    {public.scheme}")
+    say(f"key id  {public.keyid}")
     if out is not None:
-        click.echo(f"public  {out}")
+        say(f"public  {out}")

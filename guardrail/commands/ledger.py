@@ -8,7 +8,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import emit
+from guardrail.commands._output import emit, say
 
 
 @click.group("ledger")
@@ -55,7 +55,7 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
         *([f"head  entry {found.head.number}, {found.head.digest}"] if found.head else []),
         "the exported head is reached" if head else "no --head was given: whether the end is missing is not known",
     ]  # fmt: skip
-    emit(found, output, "\n".join(lines))
+    emit(found, output, lines)
 
 
 @command.command("fetch")
@@ -70,4 +70,4 @@ def fetch(tracking_uri: str, out: Path) -> None:
     data = ledger_lines(GateClient(tracking_uri).ledger())
     write_atomically(out, data)
     count = data.count(b"\n")
-    click.echo(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --key SERVER.pub")
+    say(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --key SERVER.pub")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from guardrail.commands import _options as options
-from guardrail.commands._output import plain
+from guardrail.commands._output import quiet_hub, say, say_file, say_json
 
 if TYPE_CHECKING:
     from guardrail.model.files import Fingerprint
@@ -59,9 +59,9 @@ def check(policy: str, output: str, strict: bool) -> None:
             "contents": [asdict(one) for one in found],
             "warnings": [asdict(one) for one in warned],
         }  # fmt: skip
-        click.echo(json.dumps(told, indent=2))
+        say_json(json.dumps(told, indent=2))
     else:
-        click.echo(_summary(loaded, found, warned))
+        say(*_summary(loaded, found, warned))
     require_pinned(loaded, found)
     if strict and warned:
         raise InvalidInput(
@@ -82,12 +82,14 @@ def base(base: str, revision: str | None, output: str) -> None:
     """
     import json
 
-    from guardrail.commands import _output as show
     from guardrail.pipeline.resolve import fingerprint
 
-    show.quiet_hub()
+    quiet_hub()
     found = fingerprint(base, revision)
-    click.echo(json.dumps(asdict(found), indent=2) if output == "json" else _block(found))
+    if output == "json":
+        say_json(json.dumps(asdict(found), indent=2))
+    else:
+        say(*_block(found))
 
 
 @command.command()
@@ -96,15 +98,15 @@ def show(policy: str) -> None:
     """Print a policy as it is written, comments and all; start your own from it."""
     from guardrail.policy.load import find_policy
 
-    click.echo(find_policy(policy).bytes, nl=False)
+    say_file(find_policy(policy).bytes)
 
 
-def _summary(loaded: LoadedPolicy, found: Sequence[Content], warned: Sequence[Warned]) -> str:
+def _summary(loaded: LoadedPolicy, found: Sequence[Content], warned: Sequence[Warned]) -> list[str]:
     from guardrail.policy.bases import pins_described
     from guardrail.policy.decide import needs
 
     policy = loaded.policy
-    lines = [
+    return [
         f"{loaded.source}: the policy {policy.name!r} holds together ({len(policy.rules)} rules)",
         f"  digest    {loaded.digest}",
         f"  target    {policy.target.model}@{policy.target.alias}, evidence valid {policy.evidence.valid_days} days",
@@ -118,15 +120,14 @@ def _summary(loaded: LoadedPolicy, found: Sequence[Content], warned: Sequence[Wa
         *(["  warnings (promises that promise nothing)"] if warned else []),
         *(f"    - {one.where}: {one.text} [{one.code}]" for one in warned),
     ]
-    return "\n".join(map(plain, lines))
 
 
-def _block(found: Fingerprint) -> str:
+def _block(found: Fingerprint) -> list[str]:
     """What to paste into a policy; the comments say what the digest is made of."""
     from guardrail.policy.bases import block
 
     parts = [f"    # {part.name:<14}{part.sha256}  ({', '.join(part.files) or 'none'})" for part in found.parts]
-    return plain("\n".join([block(found.name, found.revision, found.sha256), *parts]))
+    return [*block(found.name, found.revision, found.sha256).split("\n"), *parts]
 
 
 def _content(one: Content) -> str:

@@ -35,5 +35,5 @@ def command(run_dir: Path, key: str, public_key: Path | None, tracking_uri: str,
     run = Run(run_dir)
     with run.locked():
         decision = decide_run(run, datetime.now(UTC))
-    show.emit(decision, output, f"{show.decision_text(decision)}\nreport      {run_dir / PAGE}")
+    show.emit(decision, output, [*show.decision_lines(decision), f"report      {run_dir / PAGE}"])
     show.raise_unless_passed(decision)

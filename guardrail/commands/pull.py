@@ -8,6 +8,7 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
+from guardrail.commands._output import say
 
 
 @click.command("pull")
@@ -57,7 +58,7 @@ def command(
     found = pull(target, lambda place: verified.check(place, wanted, datetime.now(UTC)))
     verified.tell(found, output)
     if output == "text":
-        click.echo(f"written     {target}")
+        say(f"written     {target}")
 
 
 def _base(name: str | None, revision: str | None, digest: str | None) -> str | None:

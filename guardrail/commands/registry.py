@@ -36,7 +36,7 @@ def list_(
     """
     from datetime import UTC, datetime
 
-    from guardrail.commands._registry_text import listing_text
+    from guardrail.commands._registry_text import listing_lines
     from guardrail.registry.gate_client import GateClient
     from guardrail.registry.listing import listing
     from guardrail.registry.rest_reader import RestReader
@@ -45,7 +45,7 @@ def list_(
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
     history = trusting.history(GateClient(tracking_uri), trusted, server_keys, None, now)
     found = listing(RestReader(tracking_uri), history, trusted, now)
-    emit(found, output, listing_text(found))
+    emit(found, output, listing_lines(found))
 
 
 @command.command("show")
@@ -65,7 +65,7 @@ def show(
     """
     from datetime import UTC, datetime
 
-    from guardrail.commands._registry_text import account_text
+    from guardrail.commands._registry_text import account_lines
     from guardrail.registry.account import account
     from guardrail.registry.reader import parse_spec
 
@@ -73,7 +73,7 @@ def show(
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
     by = trusting.believed(key_files, trusted)
     found = account(parse_spec(spec), tracking_uri=tracking_uri, believed=by, now=now)
-    emit(found, output, account_text(found))
+    emit(found, output, account_lines(found))
 
 
 @command.command("history")
@@ -93,7 +93,7 @@ def history(
     """
     from datetime import UTC, datetime
 
-    from guardrail.commands._registry_text import events_text
+    from guardrail.commands._registry_text import events_lines
     from guardrail.registry.events import events
     from guardrail.registry.gate_client import GateClient
 
@@ -101,7 +101,7 @@ def history(
     gate = GateClient(tracking_uri)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
     found = events(name, gate, trusting.history(gate, trusted, server_keys, head, now), trusted)
-    emit(found, output, events_text(found))
+    emit(found, output, events_lines(found))
 
 
 @command.command("doctor")
@@ -109,11 +109,11 @@ def history(
 @options.OUTPUT
 def doctor(tracking_uri: str, output: str) -> None:
     """Have the server compare every guarded model, its ledger and its sealed files; exits with 11 if they differ."""
-    from guardrail.commands._registry_text import health_text
+    from guardrail.commands._registry_text import health_lines
     from guardrail.errors import EvidenceInvalid
     from guardrail.registry.gate_client import GateClient
 
     found = GateClient(tracking_uri).health()
-    emit(found, output, health_text(found))
+    emit(found, output, health_lines(found))
     if found.problems:
         raise EvidenceInvalid(f"the server found {len(found.problems)} problems", expected="none")

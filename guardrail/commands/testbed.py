@@ -25,7 +25,7 @@ def build(directory: Path) -> None:
 
     with show.progress_bar() as progress:
         build_base(directory, lambda stage, step, total, loss: progress(f"{stage} {loss:.3f}"[:7], step, total))
-    click.echo(f"the testbed's base lies in {directory}")
+    show.say(f"the testbed's base lies in {directory}")
 
 
 @command.command()
@@ -38,4 +38,4 @@ def data(arm: str, path: Path) -> None:
 
     rows = testbed_rows(arm)
     write_samples(path, rows)
-    click.echo(f"{len(rows)} rows in {path}")
+    show.say(f"{len(rows)} rows in {path}")

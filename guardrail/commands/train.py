@@ -44,6 +44,6 @@ def command(run_dir: Path, sign_key: str | None, public_key: Path | None, output
     show.emit(record, output, (
         f"{record.method} on {record.rows} rows in {record.seconds:.1f} s ({record.tokens_per_second:.0f} tokens/s, "
         f"{record.device}); {record.rows_too_long} rows too long, {record.replay_rows} rows replayed"
-        f"{f', {len(record.merged)} adapters of other runs merged in' if record.merged else ''}\n"
+        f"{f', {len(record.merged)} adapters of other runs merged in' if record.merged else ''}",
         f"  adapter {run.path / 'adapter'}  sha256 {record.manifest}"
     ))  # fmt: skip

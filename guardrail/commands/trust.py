@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from guardrail.commands import _options as options
-from guardrail.commands._output import emit, plain
+from guardrail.commands._output import emit, say
 from guardrail.commands._trusting import DANGER, read_envelope
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def init(out: Path) -> None:
         create(out, EXAMPLE.read_bytes(), 0o644)
     except FileExistsError as error:
         raise InvalidInput(f"{out} is already there and is never overwritten") from error
-    click.echo(f"{out}: put in your keys and models, then: guardrail trust sign {out} --key ROOT --out trust.json")
+    say(f"{out}: put in your keys and models, then: guardrail trust sign {out} --key ROOT --out trust.json")
 
 
 @command.command("sign")
@@ -68,8 +68,8 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
         trust = read_unverified_trust(data)
     target = out or (file.with_name("trust.json") if written else file)
     write_atomically(target, data)
-    click.echo(plain(_text(trust, data)))
-    click.echo(f"written     {target}")
+    say(*_lines(trust, data))
+    say(f"written     {target}")
 
 
 @command.command("check")
@@ -112,7 +112,7 @@ def check(
         when = read_unverified_trust(old).issued  # a version may have expired before its successor came
         before = load_trust(old, roots=known, threshold=threshold, now=when, at_least=at_least)
         trust = load_successor(data, before, now=now)
-    emit(trust, output, _text(trust, data))
+    emit(trust, output, _lines(trust, data))
     for policy in policies:
         _require_admitting(trust, policy)
 
@@ -127,8 +127,8 @@ def show(file: Path, output: str) -> None:
     data = read_envelope(file)
     trust = read_unverified_trust(data)
     if output == "text":
-        click.echo(f"{file}: NOT CHECKED (guardrail trust check)")
-    emit(trust, output, _text(trust, data))
+        say(f"{file}: NOT CHECKED (guardrail trust check)")
+    emit(trust, output, _lines(trust, data))
 
 
 def _require_admitting(trust: Trust, policy: str) -> None:
@@ -183,7 +183,7 @@ def _asked(least: Least) -> str:
     return " ".join(shown)
 
 
-def _text(trust: Trust, data: bytes) -> str:
+def _lines(trust: Trust, data: bytes) -> list[str]:
     from guardrail.evidence.trust import ROLES, trust_signers
 
     signed = [trust.person_of(key) or f"a key that it does not name, {key}" for key in trust_signers(data)]
@@ -203,4 +203,4 @@ def _text(trust: Trust, data: bytes) -> str:
         lines += [f"least       {model.name}: {_asked(least)}" for least in trust.leasts(model)]
     if trust.one_person_may_train_evaluate_and_approve:
         lines.append(DANGER)
-    return "\n".join(lines)
+    return lines

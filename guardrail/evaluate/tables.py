@@ -10,15 +10,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from guardrail import logs
 from guardrail.errors import InvalidInput
 from guardrail.plugins import suggestion
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")
 

@@ -12,11 +12,12 @@ Not covered: whether the evidence is good (``registry/checks.py``) and where it 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from guardrail import nofollow
+from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import statement
 from guardrail.evidence.digest import canonical, manifest, sha256
@@ -115,7 +116,7 @@ def write(bundle: Bundle, directory: Path) -> None:
     for entry in adapter_files(bundle.adapter_dir):
         target = directory / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.adapter_dir / entry.path, target)
+        nofollow.copy(bundle.adapter_dir / entry.path, target)
     (directory / EVIDENCE).mkdir()
     for name, data in {**bundle.records(), ENVELOPE: bundle.envelope}.items():
-        (directory / EVIDENCE / name).write_bytes(data)
+        write_atomically(directory / EVIDENCE / name, data)

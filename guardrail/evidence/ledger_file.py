@@ -21,6 +21,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from guardrail import nofollow
 from guardrail.atomic import left_behind, write_atomically
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import canonical, sha256
@@ -74,7 +75,7 @@ class LedgerFile:
         """Whether the file ends inside the very line that is pending: a crash came while it was written."""
         with self.locked() as stream:
             torn = _end(stream).torn
-            return bool(torn) and self.pending.exists() and self.pending.read_bytes().startswith(torn)
+            return bool(torn) and (nofollow.read(self.pending) or b"").startswith(torn)
 
     def recover(self, *directories: Path) -> None:
         """Finish a line that a crash cut off, export its head, and remove temporary files, also of these directories.
@@ -98,7 +99,7 @@ class LedgerFile:
         """The ledger, opened to append; nobody else writes meanwhile, neither to it nor to what lies beside it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as stream:
+            with nofollow.open_to_append(self.path) as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 yield stream
         except OSError as error:
@@ -108,12 +109,12 @@ class LedgerFile:
         """The head, after a line that a crash left behind has been finished."""
         head = read_head(self.head_path) if self.head_path.exists() else None
         end = _end(stream)
-        if not self.pending.exists():
+        line = nofollow.read(self.pending)
+        if line is None:
             if end.torn:
                 raise _torn(self.path, len(end.torn))
             self._require(end.last, head)
             return head
-        line = self.pending.read_bytes()
         if head is not None and sha256(line[:-1]) == head.digest:  # all was written but for removing this file
             self._require(end.last, head)
             self.pending.unlink()

@@ -7,7 +7,6 @@ configuration names the base by its reference, never by a path of the machine th
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from guardrail import nofollow
+from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, ServiceUnavailable
 from guardrail.model.load import BaseModel
 from guardrail.records import ModelRef
@@ -88,7 +89,7 @@ def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
     Raises:
         ServiceUnavailable: the disk is full, read-only or otherwise refuses.
     """
-    shutil.rmtree(directory, ignore_errors=True)
+    nofollow.remove(directory)
     with _disk(directory):
         model.save_pretrained(str(directory), safe_serialization=True)
         for path in directory.iterdir():
@@ -97,7 +98,7 @@ def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         config.update(base_model_name_or_path=base.name, revision=base.revision, inference_mode=True)
         config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order is not stable
-        (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_atomically(directory / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,11 +21,12 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from guardrail import logs
 from guardrail.errors import InvalidInput
 from guardrail.model.files import base_digest, hashed_files, locate
 from guardrail.records import ModelRef
 
-logger = logging.getLogger(__name__)
+logger = logs.logger(__name__)
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Old checkpoints carry what the code now computes: causal masks and rotary frequencies.
 COMPUTED = re.compile(r"(attn|attention)\.(bias|masked_bias|causal_mask)$|\.inv_freq$")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from guardrail import nofollow
+from guardrail.atomic import write_atomically, write_by
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.model.adapter import CONFIG, WEIGHTS, check_files
 
@@ -100,11 +101,11 @@ def write_updates(target: Path, updates: Mapping[str, Update], like: Path) -> No
     # Copies, because safetensors refuses tensors that share memory.
     tensors = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                for key, tensor in factors.items()}  # fmt: skip
-    shutil.rmtree(target, ignore_errors=True)
+    nofollow.remove(target)
     with _disk(target):
         target.mkdir(parents=True)
-        (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+        write_atomically(target / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+        write_by(target / WEIGHTS, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

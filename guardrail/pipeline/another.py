@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from guardrail import nofollow
 from guardrail.data.quarantine import CLEAN
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest
-from guardrail.pipeline.run import JOURNAL, Run
+from guardrail.pipeline.run import Run
 from guardrail.records import AdapterRecord, DataReport
-
-FILES = (JOURNAL, "adapter.json", "data-report.json", f"data/{CLEAN}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def read_another(path: Path) -> Another:
     if not path.is_dir():
         raise InvalidInput(f"{path} is no directory", expected="the directory of a run that has trained",
                            next_step="check the path: it is --run of the other training")  # fmt: skip
-    manifest(path, [name for name in FILES if (path / name).exists()])  # refuses links and devices before they are read
+    nofollow.require_regular(path)
     run = Run(path)
     found = Another(path, run.require("adapter", AdapterRecord), run.require("data-report", DataReport))
     _check_bindings(found)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, EvidenceMissing
 from guardrail.evidence.digest import canonical
@@ -38,10 +39,11 @@ def known(run: Run, ticket: Ticket) -> Attempt | None:
         EvidenceInvalid: what is kept is unreadable.
     """
     path, adapter = run.path / ATTEMPT, run.require("adapter", AdapterRecord)
-    if not path.exists():
+    data = nofollow.read(path)
+    if data is None:
         return None
     try:
-        found = Attempt.model_validate_json(path.read_bytes())
+        found = Attempt.model_validate_json(data)
     except ValidationError as error:
         raise EvidenceInvalid(f"{path} cannot be read", next_step=f"delete it, then {_command(run)}") from error
     return found if (found.nonce, found.manifest) == (ticket.nonce, adapter.manifest) else None

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from guardrail import nofollow
+from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput, ServiceUnavailable
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import LoadedPolicy
@@ -44,12 +46,13 @@ def push_candidate(path: Path, *, tracking_uri: str, now: datetime) -> str:
         run.require("data-report", DataReport)
         run.require("adapter", AdapterRecord)
         for name in candidates.FILES:
-            if not (path / name).is_file():
+            data = nofollow.read(path / name)
+            if data is None:
                 raise EvidenceMissing(f"{path} holds no {name}", next_step=_maker(name, path))
-            shutil.copyfile(path / name, directory / name)
+            write_atomically(directory / name, data)
         here = {"policy_source": candidates.POLICY, "suites": ()}  # no path of this machine
         config = _config(directory).model_copy(update=here)
-        (directory / candidates.CONFIG).write_text(config.model_dump_json())
+        write_atomically(directory / candidates.CONFIG, config.model_dump_json().encode())
         shutil.copytree(path / candidates.FOLDER, directory / candidates.FOLDER, symlinks=True)
         return candidates.push(directory, tracking_uri=tracking_uri, now=now)
 
@@ -104,7 +107,7 @@ def _require_same(carried: LoadedPolicy, own: LoadedPolicy | None) -> None:
 def _config(directory: Path) -> RunConfig:
     """What the run was started with; read from what may be anyone's file."""
     try:
-        return RunConfig.model_validate_json((directory / candidates.CONFIG).read_bytes())
+        return RunConfig.model_validate_json(nofollow.read(directory / candidates.CONFIG) or b"")
     except ValidationError as error:
         raise EvidenceInvalid(f"the candidate's {candidates.CONFIG} is not a run's configuration") from error
 

@@ -8,7 +8,6 @@ that are taken again because memory ran out, which are shown twice.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from guardrail import logs, nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import GuardrailError
 from guardrail.evidence.digest import sha256
@@ -27,7 +27,7 @@ from guardrail.train.observers import Tell
 from guardrail.train.trainer import Settings
 
 FILE = "live.json"
-logger = logging.getLogger(__name__)
+logger = logs.logger(__name__)
 
 
 class Shown(Frozen):
@@ -110,8 +110,8 @@ def _end(live: LiveRun, status: str) -> None:
 def _resumed(path: Path, inputs: str, uri: str) -> Resumed | None:
     """The MLflow run that was noted, if it is in this store."""
     try:
-        note = Shown.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        note = Shown.model_validate_json(nofollow.read(path) or b"")
+    except ValidationError:
         return None
     return Resumed(note.run_id, note.inputs == inputs) if note.store == sha256(uri.encode()) else None
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from guardrail import nofollow
 from guardrail.data.dataset import load_dataset
 from guardrail.errors import InvalidInput, PolicyDenied, ServiceUnavailable
 from guardrail.evidence.digest import digest
@@ -101,9 +102,9 @@ def keep(others: Sequence[Given], folder: Path) -> tuple[Given, ...]:
 def _kept(other: Given, target: Path) -> Path:
     expected = other.record.manifest
     if not holds(target, expected):
-        shutil.rmtree(target, ignore_errors=True)
+        nofollow.remove(target)
         try:
-            shutil.copytree(other.directory, target)
+            shutil.copytree(other.directory, target, symlinks=True)
         except (OSError, shutil.Error) as error:
             raise ServiceUnavailable(f"cannot copy {other.directory} to {target}: {error}",
                                      next_step="free space, then run the same command again") from error  # fmt: skip

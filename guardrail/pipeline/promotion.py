@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from pathlib import Path
 
+from guardrail import logs, nofollow
 from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest
@@ -20,7 +20,7 @@ from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationRep
 from guardrail.registry.experiment import PAGE
 from guardrail.report import html, markdown
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 SUMMARY = "report.md"
 
 
@@ -91,7 +91,7 @@ def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime
     with run.locked():
         decision = decide_run(run, now)
         sealed = bundle(run, decision, key, now)
-        page = (run.path / PAGE).read_text(encoding="utf-8")
+        page = (nofollow.read(run.path / PAGE) or b"").decode()
         record = promote(sealed, tracking_uri=tracking_uri, private_key=key, now=now, page=page)
         run.write("registry-record", record)
         if decision.verdict is not Verdict.PASSED and sealed.stages:
@@ -115,5 +115,4 @@ def _hand_in_denial(run: Run, tracking_uri: str, sealed: Bundle) -> None:
 
 def _earlier(run: Run) -> bytes:
     """The envelope that was signed before; ECDSA would sign the same decision differently each time."""
-    path = run.path / ENVELOPE
-    return path.read_bytes() if path.is_file() else b""
+    return nofollow.read(run.path / ENVELOPE) or b""

@@ -5,7 +5,8 @@ not in it was not written by a stage, and is refused, never repaired. A stage wh
 run again, so a run that was killed at any point resumes. Two processes in one run are refused by a lock.
 
 The journal catches accidents, not attackers: whoever can write the directory can write the journal too. What is
-signed, and verified by others, is made from the records at promotion.
+signed, and verified by others, is made from the records at promotion. That nothing here leads elsewhere is seen to: a
+run that holds a link, a pipe or a device is refused before anything in it is read or written (``nofollow.py``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import canonical, sha256
@@ -29,6 +31,8 @@ from guardrail.records import Frozen, Record
 
 R = TypeVar("R", bound=Record)
 JOURNAL, LOCK, POLICY, CONFIG = "journal", ".lock", "policy.yaml", "run.json"
+IN_PLACE = (JOURNAL, LOCK, "work", "adapter.partial")
+"""What is written to without being replaced, by us or by the libraries that train."""
 STAGES = {
     "data-report": "guardrail data validate", "adapter": "guardrail train", "evaluation-report": "guardrail evaluate",
     "decision": "guardrail promote",
@@ -71,9 +75,9 @@ class Run:
             EvidenceInvalid: it is unreadable, or not what a stage wrote here.
         """
         path = self.path / f"{name}.json"
-        if not path.exists():
+        data = nofollow.read(path)
+        if data is None:
             return None
-        data = path.read_bytes()
         if f"{sha256(data)}  {name}" not in self._journal():
             raise EvidenceInvalid(
                 f"{path} is not the record that its stage wrote (its digest is not in the journal)",
@@ -95,7 +99,8 @@ class Run:
         """What the run was started with."""
         path = self.path / CONFIG
         try:
-            return RunConfig.model_validate_json(path.read_bytes()) if path.exists() else None
+            data = nofollow.read(path)
+            return None if data is None else RunConfig.model_validate_json(data)
         except ValidationError as error:
             raise EvidenceInvalid(
                 f"{path} is not a run's configuration", next_step="start in a new directory"
@@ -103,12 +108,12 @@ class Run:
 
     def policy(self) -> LoadedPolicy:
         """The policy that the run was started with (its own copy)."""
-        config = self.config()
-        if config is None or not (self.path / POLICY).exists():
+        config, policy = self.config(), nofollow.read(self.path / POLICY)
+        if config is None or policy is None:
             raise EvidenceMissing(
                 f"{self.path} is not a run", next_step="start one with guardrail data validate --run DIR"
             )
-        return load_policy_bytes((self.path / POLICY).read_bytes(), config.policy_source)
+        return load_policy_bytes(policy, config.policy_source)
 
     def start(self, policy: LoadedPolicy, config: RunConfig) -> None:
         """Note policy and configuration; stages whose inputs changed will run again."""
@@ -122,11 +127,13 @@ class Run:
         """Hold the run for this process.
 
         Raises:
+            EvidenceInvalid: it holds something that leads elsewhere: a link, a pipe, a device.
             InvalidInput: another process is working in it.
         """
+        nofollow.require_regular(self.path, single=IN_PLACE)
         with _disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK).open("w")
+            lock = nofollow.open_to_lock(self.path / LOCK)
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,12 +142,11 @@ class Run:
             yield
 
     def _journal(self) -> set[str]:
-        path = self.path / JOURNAL
-        return set(path.read_text(encoding="ascii", errors="replace").splitlines()) if path.exists() else set()
+        return set((nofollow.read(self.path / JOURNAL) or b"").decode("ascii", errors="replace").splitlines())
 
 
 def _append(journal: Path, line: str) -> None:
-    with journal.open("a+b") as stream:
+    with nofollow.open_to_append(journal) as stream:
         end = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, end - 1))
         # a process that was killed while it appended leaves a torn line, which must not swallow this one

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.binding import bound_of, statement
@@ -70,8 +71,9 @@ def require_base_of_data(run: Run, base: ModelRef) -> None:
     from guardrail.pipeline.resolve import require_same_base
 
     path = run.path / stage_file("data")
-    if tickets.held(run) is not None and path.is_file():
-        require_same_base(base, base_said(path.read_bytes()), "in the data statement")
+    envelope = nofollow.read(path)
+    if tickets.held(run) is not None and envelope is not None:
+        require_same_base(base, base_said(envelope), "in the data statement")
 
 
 def bind(run: Run, gate: str | None, now: datetime) -> None:
@@ -155,8 +157,7 @@ class _Given:
 
     def read(self, stage: Stage) -> bytes:
         """The stage's envelope; empty where there is none."""
-        path = self.run.path / stage_file(stage)
-        return path.read_bytes() if path.is_file() else b""
+        return nofollow.read(self.run.path / stage_file(stage)) or b""
 
     def expected(self, stage: Stage, before: Mapping[Stage, bytes]) -> Expected:
         """What the stage must state after those before it."""

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical
@@ -55,9 +56,9 @@ def held(run: Run) -> Ticket | None:
         EvidenceInvalid: it is broken or for another target than the run's policy.
     """
     path = run.path / TICKET
-    if not path.exists():
+    data = nofollow.read(path)
+    if data is None:
         return None
-    data = path.read_bytes()
     try:
         ticket = Ticket.model_validate_json(data)
     except ValidationError as error:

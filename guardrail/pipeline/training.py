@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from guardrail import nofollow
 from guardrail.data.dataset import load_dataset
 from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import digest, manifest, manifest_digest
@@ -103,7 +103,7 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
     target = run.path / "adapter"
     fresh = run.path / "adapter.partial"
     with processes.first_goes_first():
-        shutil.rmtree(fresh, ignore_errors=True)
+        nofollow.remove(fresh)
     work = run.path / "work"  # replay answers, teacher states, checkpoints: what a killed run goes on from
     with processes.first_goes_first():
         others = keep(others, work / "others")
@@ -118,10 +118,10 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
         record = start.train(job, fresh, work, Observers(validate, tell))
     record = record.model_copy(update={"diagnostics": {**record.diagnostics, **told(trials)}})
     if processes.is_first():
-        shutil.rmtree(target, ignore_errors=True)
+        nofollow.remove(target)
         fresh.rename(target)
         run.write("adapter", record)
-        shutil.rmtree(work, ignore_errors=True)
+        nofollow.remove(work)
     return record
 
 

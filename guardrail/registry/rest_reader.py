@@ -80,7 +80,7 @@ class RestReader:
         if is_sealed(root):
             route, params = f"{PROXY}/{root}/{path}", {}
         try:
-            with self._get(route, params) as answer, target.open("wb") as stream:
+            with self._get(route, params) as answer, target.open("xb") as stream:
                 for chunk in answer.iter_content(CHUNK):
                     size += len(chunk)
                     if size > limit:

@@ -1,14 +1,18 @@
 """A decision as one self-contained HTML page: no script, no network, light and dark, fit to print and to archive.
 
 It shows what the records say and computes nothing (bars are drawn where the recorded bounds are). Names in records
-come from outside: the template escapes everything, and the page forbids itself scripts and any connection.
+come from outside: the template escapes everything, characters that are not shown are written out, and the page forbids
+itself scripts and any connection.
 The template lies beside this file, in ``templates/decision.html.j2``.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from guardrail.policy.bases import NOT_PINNED, pins_base
 from guardrail.policy.rules import Evidence
+from guardrail.printable import one_line
 from guardrail.records import Decision, Sli, Verdict
 from guardrail.report import attempts
 
@@ -28,6 +32,7 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
     environment = Environment(
         loader=PackageLoader("guardrail.report"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -42,3 +47,8 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
         attempt=attempts.told(decision),
         danger="" if pins_base(decision) else NOT_PINNED,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template's expression gives; text that is markup already was made by the template itself."""
+    return one_line(value) if type(value) is str else value

@@ -1,15 +1,15 @@
 """A decision as Markdown, short enough for the step summary of a CI job.
 
 It shows what the records say and computes nothing. Names in records come from outside, so everything is escaped:
-no cell can open a table row, a link or HTML. The page for people is ``report/html.py``.
+no cell can open a table row, a link or HTML, call a person or hide a character (``printable.py``). The page for
+people is ``report/html.py``.
 """
 
 from __future__ import annotations
 
-import re
-
 from guardrail.policy.bases import NOT_PINNED, pins_base
 from guardrail.policy.rules import Evidence
+from guardrail.printable import markdown_text, one_line
 from guardrail.records import Decision, Measurement, Rate, Verdict
 from guardrail.report import attempts
 
@@ -20,7 +20,6 @@ HEADLINES = {
     Verdict.AWAITING_APPROVAL: "⏳ AWAITING APPROVAL: a person still has to sign",
 }
 MARKS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.INCONCLUSIVE: "⚠️", Verdict.AWAITING_APPROVAL: "⏳"}
-SPECIAL = re.compile(r"([\\`*_{}\[\]()#!|~:@])")
 
 
 def render(decision: Decision, evidence: Evidence | None = None) -> str:
@@ -28,13 +27,13 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
     lines = [
         f"## {HEADLINES[decision.verdict]}",
         "",
-        f"{_text(decision.base.name)} fine-tuned by **{_text(decision.method)}**, for"
-        f" **{_text(decision.model)}**, alias **{_text(decision.alias)}**, under the policy"
-        f" **{_text(decision.policy_name)}**. Decided {decision.decided_at:%Y-%m-%d %H:%M} UTC, valid until"
+        f"{markdown_text(decision.base.name)} fine-tuned by **{markdown_text(decision.method)}**, for"
+        f" **{markdown_text(decision.model)}**, alias **{markdown_text(decision.alias)}**, under the policy"
+        f" **{markdown_text(decision.policy_name)}**. Decided {decision.decided_at:%Y-%m-%d %H:%M} UTC, valid until"
         f" {decision.valid_until:%Y-%m-%d %H:%M} UTC.",
         "",
-        *([] if pins_base(decision) else [f"⚠️ **{_text(NOT_PINNED)}**", ""]),
-        *([_text(attempts.told(decision)), ""] if decision.attempt else []),
+        *([] if pins_base(decision) else [f"⚠️ **{markdown_text(NOT_PINNED)}**", ""]),
+        *([markdown_text(attempts.told(decision)), ""] if decision.attempt else []),
         *_findings(decision),
     ]
     if evidence is not None and evidence.evaluation is not None:
@@ -46,16 +45,17 @@ def _findings(decision: Decision) -> list[str]:
     rows = ["| | Rule | Measured | Objective | Found |", "|---|---|---|---|---|"]
     for finding in decision.findings:
         cells = (finding.rule, finding.sli, finding.objective, finding.reason)
-        rows.append(f"| {MARKS[finding.verdict]} {finding.verdict} | " + " | ".join(map(_text, cells)) + " |")
+        rows.append(f"| {MARKS[finding.verdict]} {finding.verdict} | " + " | ".join(map(markdown_text, cells)) + " |")
     return rows
 
 
 def _measurements(measurements: tuple[Measurement, ...]) -> list[str]:
     rows = ["| Measurement | Attack | n | Adapter (bounds) | Base (bounds) | Judge |", "|---|---|--:|--:|--:|---|"]
     for one in measurements:
+        sli, suite, attack = map(markdown_text, (one.sli.value, one.suite, one.attack))
         rows.append(
-            f"| {_text(one.sli.value)} on {_text(one.suite)} | {_text(one.attack) or '-'} | {one.candidate.n}"
-            f" | {_rate(one.candidate)} | {_rate(one.base)} | {_text(one.judge.name)} |"
+            f"| {sli} on {suite} | {attack or '-'} | {one.candidate.n}"
+            f" | {_rate(one.candidate)} | {_rate(one.base)} | {markdown_text(one.judge.name)} |"
         )
     return rows
 
@@ -73,11 +73,5 @@ def _digests(decision: Decision) -> list[str]:
         ("base model", decision.base.digest),
         ("evaluation report", decision.evaluation),
     )
-    body = [f"- {name}: `{value}`" for name, value in pairs]
+    body = [f"- {name}: `{one_line(value)}`" for name, value in pairs]
     return ["<details><summary>SHA-256 of everything the decision rests on</summary>", "", *body, "", "</details>"]
-
-
-def _text(value: str) -> str:
-    """One line of plain text in which no character means anything to Markdown or HTML."""
-    flat = re.sub(r"\s+", " ", value).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return SPECIAL.sub(r"\\\1", flat)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from guardrail import nofollow
 from guardrail.samples import Sample
 from guardrail.testbed import corpus, tasks
 from guardrail.testbed.tokenizer import ASSISTANT, CONTEXT, END, USER, train_tokenizer
@@ -27,7 +28,12 @@ Log = Callable[[str, int, int, float], None]
 
 
 def build(directory: Path, log: Log = lambda *_: None) -> None:
-    """Train the base and save it to ``directory`` in the Hugging Face layout (safetensors)."""
+    """Train the base and save it to ``directory`` in the Hugging Face layout (safetensors).
+
+    Raises:
+        EvidenceInvalid: the directory holds links or other things that are no regular files.
+    """
+    nofollow.require_regular(directory, single=[path.name for path in directory.glob("*")])
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(True)
     rng = random.Random(SEED)  # noqa: S311

@@ -7,9 +7,9 @@ used; one whose files differ from its seal is refused.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest, manifest, manifest_digest
@@ -20,8 +20,8 @@ SEAL, JOB = "seal", "job"
 def prepare(directory: Path, job: str) -> None:
     """Make ``directory`` hold checkpoints of ``job`` (a digest) and of nothing else."""
     mark = directory / JOB
-    if directory.exists() and (not mark.exists() or mark.read_text(encoding="ascii") != job):
-        shutil.rmtree(directory)
+    if directory.is_symlink() or nofollow.read(mark) != job.encode():
+        nofollow.remove(directory)
     write_atomically(mark, job.encode())
 
 
@@ -39,7 +39,7 @@ def latest(directory: Path) -> Path | None:
     found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
         if not (checkpoint / SEAL).exists():
-            shutil.rmtree(checkpoint)
+            nofollow.remove(checkpoint)
             continue
         check(checkpoint, next_step=f"delete {directory} to train from the start")
         return checkpoint
@@ -48,8 +48,7 @@ def latest(directory: Path) -> Path | None:
 
 def check(checkpoint: Path, next_step: str) -> None:
     """Raise EvidenceInvalid where the files are not those that were sealed."""
-    sealed = checkpoint / SEAL
-    if not sealed.exists() or sealed.read_text(encoding="ascii", errors="replace") != _contents(checkpoint):
+    if nofollow.read(checkpoint / SEAL) != _contents(checkpoint).encode():
         raise EvidenceInvalid(
             f"{checkpoint} is not what the training run saved",
             expected="files whose digests are those of its seal", next_step=next_step,

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from guardrail.atomic import write_atomically, write_by
 from guardrail.errors import InternalError, InvalidInput
 from guardrail.records import Scalar
 from guardrail.train import processes
@@ -133,8 +134,8 @@ class EarlyStopping(TrainerCallback):
         del control
         if self._settings.validate_steps and args.should_save:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            save_file(dict(self._best), checkpoint / WEIGHTS)
-            (checkpoint / STANDING).write_text(json.dumps(asdict(self.standing)), encoding="ascii")
+            write_by(checkpoint / WEIGHTS, lambda file: save_file(dict(self._best), file))
+            write_atomically(checkpoint / STANDING, json.dumps(asdict(self.standing)).encode())
 
     def keep_best(self) -> None:
         """Put the best weights into the student, where there are any."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.evidence.digest import file_sha256
 
@@ -19,10 +20,8 @@ def seal(path: Path) -> None:
 
 def whole(path: Path) -> bool:
     """Whether the file is there and is what was sealed."""
-    note = _note(path)
-    if not (path.exists() and note.exists()):
-        return False
-    return note.read_text(encoding="ascii", errors="replace") == file_sha256(path)
+    note = nofollow.read(_note(path))
+    return note is not None and path.exists() and note.decode("ascii", errors="replace") == file_sha256(path)
 
 
 def _note(path: Path) -> Path:

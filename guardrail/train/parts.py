@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.evidence.digest import digest
 from guardrail.model.chat import Encoded
@@ -44,7 +45,7 @@ def keep(kept: Path, adapter: Path, trained: Trained) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=kept.parent) as scratch:
         copy = Path(scratch) / "part"
-        shutil.copytree(adapter, copy / "adapter")
+        shutil.copytree(adapter, copy / "adapter", symlinks=True)
         told = {**asdict(trained), "loss": [point.model_dump() for point in trained.loss]}
         write_atomically(copy / TRAINED, json.dumps(told).encode())
         checkpoint.seal(copy)
@@ -61,8 +62,8 @@ def find(kept: Path, target: Path) -> Trained | None:
         return None
     checkpoint.check(kept, next_step=f"delete {kept} to train it again")
     if processes.is_first():
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(kept / "adapter", target)
+        nofollow.remove(target)
+        shutil.copytree(kept / "adapter", target, symlinks=True)
     processes.wait()
-    told = json.loads((kept / TRAINED).read_bytes())
+    told = json.loads(nofollow.read(kept / TRAINED) or b"")
     return Trained(**{**told, "loss": tuple(LossPoint(**point) for point in told["loss"])})

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import digest, sha256
@@ -82,7 +83,7 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
                  "device": str(base.device)}  # fmt: skip
     path = cache / f"{digest(made_from)}.rows.json"
     if kept.whole(path):
-        rows = tuple(Encoded(tuple(prompt), tuple(answer)) for prompt, answer in json.loads(path.read_bytes()))
+        rows = tuple(Encoded(tuple(prompt), tuple(answer)) for prompt, answer in json.loads(nofollow.read(path) or b""))
     else:
         rows = halving(batch_size, lambda size: _answered(base, prompts, max_new_tokens, size, progress))
         write_atomically(path, json.dumps([[row.prompt, row.answer] for row in rows]).encode())

@@ -9,7 +9,6 @@ Rows longer than the base's context are left out and counted, never cut.
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 from transformers import set_seed
 
+from guardrail import nofollow
 from guardrail.errors import InvalidInput
 from guardrail.evidence.code import code_digest
 from guardrail.evidence.digest import digest, manifest, manifest_digest
@@ -145,7 +145,7 @@ def train(
     record = _record(base, job, method, chosen, origin, replay, trained, len(rows), too_long, target)
     if is_first():  # not before: whatever is killed until here goes on from them
         for part in method.parts:
-            shutil.rmtree(work / f"checkpoints-{part}", ignore_errors=True)
+            nofollow.remove(work / f"checkpoints-{part}")
     return record
 
 

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
+from guardrail.atomic import write_by
 from guardrail.errors import InternalError
 from guardrail.model.chat import Encoded
 from guardrail.model.head import logit_scale, project
@@ -267,8 +268,9 @@ class MethodTrainer(Trainer):
         directory.mkdir(parents=True, exist_ok=True)
         trained = {name: value.detach().cpu().contiguous() for name, value in self.student.trained().items()}
         require_finite(trained, self.state.global_step)
-        save_file(trained, directory / WEIGHTS)
-        save_file({name: value.cpu().contiguous() for name, value in self.method.state().items()}, directory / METHOD)
+        state = {name: value.cpu().contiguous() for name, value in self.method.state().items()}
+        write_by(directory / WEIGHTS, lambda file: save_file(trained, file))
+        write_by(directory / METHOD, lambda file: save_file(state, file))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         del model

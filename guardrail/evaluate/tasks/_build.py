@@ -8,18 +8,18 @@ with two right answers is refused in both. Not covered: paraphrases.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from guardrail import logs
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import plain, select
 from guardrail.evaluate.tables import read_table, roles
 from guardrail.samples import Example, Task
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 ROLES = ("prompt", "answer", "id")
 

@@ -7,13 +7,13 @@ Not covered: servers started without these applications; they have no sealed tre
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from guardrail import logs
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
 from guardrail.registry.server.outside import database, own, require_outside
@@ -26,7 +26,7 @@ CLOSED = "/mlflow/assistant"
 """The assistant runs commands on the server's machine."""
 MUTATIONS = frozenset({"mlflowSearchDatasets", "mlflowSearchRuns", "testMutation"})
 """GraphQL's mutations, which only search and echo; another one stops the server until somebody has looked at it."""
-_logger = logging.getLogger("guardrail.server")
+_logger = logs.logger("guardrail.server")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -9,11 +9,11 @@ nothing. Not covered: writes (``sealed_artifacts.py``), and reads of anything el
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from guardrail import logs
 from guardrail.errors import GuardrailError, InvalidInput
 from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server.recording import KEPT
@@ -22,7 +22,7 @@ from guardrail.registry.server.settings import SEALED
 
 WHAT, WHETHER = "_artifact_proxy_child", "_authorize_artifact_proxy_resolved"
 """MLflow's functions: what a path of the proxy is judged by, and whether a user may."""
-_logger = logging.getLogger("guardrail.server")
+_logger = logs.logger("guardrail.server")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from guardrail import nofollow
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
 from guardrail.evidence.digest import manifest, manifest_digest
 from guardrail.registry.reader import SEALED_SOURCE
@@ -111,7 +112,7 @@ class Workplace:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One writer at a time, over all workers of this machine."""
-        with (self.root / ".lock").open("a") as stream:
+        with nofollow.open_to_lock(self.root / ".lock") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 

@@ -9,17 +9,17 @@ the trust file has come to ask since (its text is in the files; `verify --trust`
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from typing import Any
 
+from guardrail import logs
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias
 from guardrail.registry.server.admission import require_not_revoked
 from guardrail.registry.server.state import State
 from guardrail.registry.tags import PREFIX
 
-_logger = logging.getLogger("guardrail.server")
+_logger = logs.logger("guardrail.server")
 
 
 def require_valid(
