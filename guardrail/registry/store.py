@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -89,18 +90,18 @@ def probe(tracking_uri: str, *, write: bool) -> None:
 
     Raises:
         ServiceUnavailable: nobody answers, the database is locked, the disk is full or read-only.
-        InvalidInput: the address is none, or no MLflow store is there.
+        InvalidInput: the address is none, it redirects, or no MLflow store is there.
     """
     require_address(tracking_uri)
     if tracking_uri.startswith("sqlite:///"):
         _probe_sqlite(sqlite_path(tracking_uri), write=write)
     elif tracking_uri.startswith(("http://", "https://")):
-        import requests
+        from guardrail.registry.limits import limits
+        from guardrail.registry.transport import Transport
 
-        try:
-            requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=PATIENCE, verify=verify_tls())
-        except requests.RequestException as error:
-            raise unavailable(tracking_uri, type(error).__name__) from error
+        given = limits()
+        quick = replace(given, idle_seconds=min(PATIENCE, given.idle_seconds), seconds=min(2 * PATIENCE, given.seconds))
+        Transport(tracking_uri, quick).ask("GET", "health")
 
 
 def require_address(tracking_uri: str) -> None:
