@@ -144,7 +144,7 @@ def download(reader: Files, root: str, directory: Path, most: int | None = None)
 def too_large(path: str, limit: int) -> EvidenceInvalid:
     """A file beyond what verification is willing to fetch."""
     return EvidenceInvalid(
-        f"{path[:SHOWN]} is larger than {limit} bytes", expected="no more than the registry listed, and than is allowed"
+        f"{path[:SHOWN]} is larger than its limit of {limit} bytes", expected="no more than the registry listed"
     )
 
 

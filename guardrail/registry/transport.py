@@ -4,8 +4,8 @@ A timeout of a socket starts again at every byte, so a server that drips, in the
 a watch shuts the connection down when the exchange as a whole has taken too long (as ``curl --max-time``); a file has
 longer, by its size (as curl's ``--speed-limit``). No redirect is followed, no compression is asked for or undone, no
 cookie is kept, and no more is read than was agreed to. The limits: ``limits.py``.
-Not covered: MLflow's own client (``mlflow_session.py``), looking up a host's name, and SOCKS proxies, which know only the
-timeout between two bytes.
+Not covered: MLflow's own client (``mlflow_session.py``), looking up a host's name, and SOCKS proxies, which know only
+the timeout between two bytes.
 """
 
 from __future__ import annotations
