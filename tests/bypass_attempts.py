@@ -157,4 +157,6 @@ FEATURES = [
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
 ]  # fmt: skip
 
-ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES]
+from bypass_hostile import HOSTILE  # noqa: E402 - it needs Attempt
+
+ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES, *HOSTILE]
