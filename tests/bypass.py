@@ -151,4 +151,6 @@ def view(target: Target) -> str:
         f"{target.running.uri}/api/2.0/mlflow/registered-models/get", params={"name": target.unborn}
     )
     prompt = answer.json().get("registered_model", {}).get("tags")
-    return json.dumps([found, prompt, target.running.files(target.files)], indent=1, sort_keys=True, default=str)
+    known = target.known.setdefault("decisions", None) or target.known.setdefault("made", _decisions(target))
+    seen = [found, prompt, target.running.files(target.files), bypass_hostile.state(target, known)]
+    return json.dumps(seen, indent=1, sort_keys=True, default=str)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from bypass_attempts import Attempt
+from bypass_attempt import Attempt
 from gate_chains import proven
 from gated_servers import PASSWORD, USER, People, Running, gated_server, people, stock_server
 from matrix import Cell, absent, visited, whole

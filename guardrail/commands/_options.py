@@ -107,6 +107,14 @@ TRACKING_URI = click.option(
     show_default=True,
     help="The MLflow server or store.",
 )
+ARTIFACT_LOCATION = click.option(
+    "--artifact-location",
+    metavar="PREFIX",
+    envvar="GUARDRAIL_ARTIFACT_LOCATION",
+    show_envvar=True,
+    default=None,
+    help="Where artifacts may be written besides through the server (or beside a SQLite store), such as s3://BUCKET/ML.",
+)
 
 
 def training_options(command: F) -> F:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from guardrail.evidence.keys import PrivateKey
 
 
-def promote(run_dir: Path, *, tracking_uri: str, key: PrivateKey, output: str) -> None:
+def promote(
+    run_dir: Path, *, tracking_uri: str, key: PrivateKey, output: str, artifact_location: str | None = None
+) -> None:
     """Promote the run at ``run_dir`` and print its decision, also where persons must approve it first.
 
     Raises:
@@ -24,7 +26,9 @@ def promote(run_dir: Path, *, tracking_uri: str, key: PrivateKey, output: str) -
     from guardrail.records import Decision
 
     try:
-        decision, record = promote_run(run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC))
+        decision, record = promote_run(
+            run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC), artifact_location=artifact_location
+        )
     except AwaitingApproval:
         waits = Run(run_dir).require("decision", Decision)
         show.emit(waits, output, [*show.decision_lines(waits), "waits       for persons to approve it"])

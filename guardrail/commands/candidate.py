@@ -19,14 +19,16 @@ def command() -> None:
 @command.command()
 @options.RUN
 @options.TRACKING_URI
-def push(run_dir: Path, tracking_uri: str) -> None:
+@options.ARTIFACT_LOCATION
+def push(run_dir: Path, tracking_uri: str, artifact_location: str | None) -> None:
     """Store the run's adapter, records, ticket and statements as a logged model in MLflow, and print its digest.
 
     The rows and everything else that holds texts stay here. It is no proposal: nothing is registered.
     """
     from guardrail.pipeline.candidate import push_candidate
 
-    say(push_candidate(run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC)))
+    now = datetime.now(UTC)
+    say(push_candidate(run_dir, tracking_uri=tracking_uri, now=now, artifact_location=artifact_location))
 
 
 @command.command()

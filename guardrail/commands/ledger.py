@@ -67,7 +67,15 @@ def fetch(tracking_uri: str, out: Path) -> None:
     from guardrail.registry.gate_client import GateClient
     from guardrail.registry.history import ledger_lines
 
-    data = ledger_lines(GateClient(tracking_uri).ledger())
+    data = ledger_lines(GateClient(tracking_uri).ledger(progress=_progress))
     write_atomically(out, data)
     count = data.count(b"\n")
     say(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --key SERVER.pub")
+
+
+def _progress(entries: int) -> None:
+    """A ledger of more than one page is seen to come."""
+    from guardrail.registry.wire import PAGE
+
+    if entries > PAGE:
+        say(f"fetched     {entries} entries so far", err=True)

@@ -17,16 +17,26 @@ from guardrail.commands._promoted import promote
 @options.KEY
 @options.PUBLIC_KEY
 @options.TRACKING_URI
+@options.ARTIFACT_LOCATION
 @options.OUTPUT
 @click.option("--dry-run", is_flag=True, help="Decide and write the report; sign nothing, send nothing to MLflow.")
-def command(run_dir: Path, key: str, public_key: Path | None, tracking_uri: str, output: str, dry_run: bool) -> None:
+def command(
+    run_dir: Path,
+    key: str,
+    public_key: Path | None,
+    tracking_uri: str,
+    artifact_location: str | None,
+    output: str,
+    dry_run: bool,
+) -> None:
     """Decide on a run, sign the decision and record it in MLflow; register the adapter only if the policy holds.
 
     Exits with 0 if promoted, 10 if the policy denies, 3 if the evidence is inconclusive, 4 if it waits for approvals
     (promote again, or let the last approval complete it).
     """
     if not dry_run:
-        promote(run_dir, tracking_uri=tracking_uri, key=options.signer(key, public_key), output=output)
+        signer = options.signer(key, public_key)
+        promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output, artifact_location=artifact_location)
         return
     from guardrail.pipeline.promotion import decide_run
     from guardrail.pipeline.run import Run

@@ -25,6 +25,7 @@ from guardrail.commands._promoted import promote
 @options.KEY
 @options.PUBLIC_KEY
 @options.TRACKING_URI
+@options.ARTIFACT_LOCATION
 @options.OUTPUT
 def command(
     data: str,
@@ -37,6 +38,7 @@ def command(
     key: str,
     public_key: Path | None,
     tracking_uri: str,
+    artifact_location: str | None,
     output: str,
     **given: Any,
 ) -> None:
@@ -68,4 +70,4 @@ def command(
         bind(run, gate, datetime.now(UTC))
         evaluate_adapter(run, progress)
         sign_stage(run, "evaluate", signer, datetime.now(UTC))
-    promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output)
+    promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output, artifact_location=artifact_location)

@@ -33,12 +33,13 @@ class Pulled:
     left_out: tuple[str, ...]
 
 
-def push_candidate(path: Path, *, tracking_uri: str, now: datetime) -> str:
+def push_candidate(path: Path, *, tracking_uri: str, now: datetime, artifact_location: str | None = None) -> str:
     """Hand on the adapter of the run at ``path`` with its ticket, records and statements; the digest that names it.
 
     Raises:
         EvidenceMissing: the run has no ticket, or a stage has not run or not signed.
-        EvidenceInvalid: records, files and statements do not belong together.
+        EvidenceInvalid: records, files and statements do not belong together; or MLflow would have them written
+            elsewhere than through the server, beside the store, or below ``artifact_location``.
         ServiceUnavailable: MLflow does not answer; push again to go on.
     """
     run = Run(path)
@@ -54,7 +55,7 @@ def push_candidate(path: Path, *, tracking_uri: str, now: datetime) -> str:
         config = _config(directory).model_copy(update=here)
         write_atomically(directory / candidates.CONFIG, config.model_dump_json().encode())
         shutil.copytree(path / candidates.FOLDER, directory / candidates.FOLDER, symlinks=True)
-        return candidates.push(directory, tracking_uri=tracking_uri, now=now)
+        return candidates.push(directory, tracking_uri=tracking_uri, now=now, artifact_location=artifact_location)
 
 
 def pull_candidate(

@@ -74,7 +74,9 @@ def bundle(run: Run, decision: Decision, key: PrivateKey, now: datetime) -> Bund
     return sealed
 
 
-def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime) -> tuple[Decision, RegistryRecord]:
+def promote_run(
+    path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime, artifact_location: str | None = None
+) -> tuple[Decision, RegistryRecord]:
     """Decide on the run at ``path``, log the decision, and register the adapter if it passed.
 
     A denial of a run with a ticket is handed to the gated server at ``tracking_uri``, for its ledger; where there is
@@ -84,6 +86,8 @@ def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime
         ServiceUnavailable: the MLflow server does not answer; nothing is half-registered.
         AwaitingApproval: the gated server admitted the evidence, and persons must approve.
         EvidenceMissing: there is a ticket, and a stage has not signed what its record is now.
+        EvidenceInvalid: MLflow would have artifacts written elsewhere than through the server, beside the store, or
+            below ``artifact_location``.
     """
     from guardrail.registry.promote import promote
 
@@ -92,7 +96,9 @@ def promote_run(path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime
         decision = decide_run(run, now)
         sealed = bundle(run, decision, key, now)
         page = (nofollow.read(run.path / PAGE) or b"").decode()
-        record = promote(sealed, tracking_uri=tracking_uri, private_key=key, now=now, page=page)
+        record = promote(
+            sealed, tracking_uri=tracking_uri, private_key=key, now=now, page=page, artifact_location=artifact_location
+        )
         run.write("registry-record", record)
         if decision.verdict is not Verdict.PASSED and sealed.stages:
             _hand_in_denial(run, tracking_uri, sealed)

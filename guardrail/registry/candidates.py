@@ -31,6 +31,8 @@ from guardrail.evidence.tickets import Ticket
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
 from guardrail.records import AdapterRecord, DataReport, FileDigest, Frozen
 from guardrail.registry import experiment as runs
+from guardrail.registry.location import Destinations, destinations
+from guardrail.registry.model import upload
 from guardrail.registry.pull import pull, require_free
 from guardrail.registry.reader import MODEL_SOURCE, Reader, download
 from guardrail.registry.store import client
@@ -81,18 +83,27 @@ def check(directory: Path, now: datetime) -> Candidate:
     return Candidate(policy, ticket, data, adapter, manifest_digest((*files, *adapter.files)))
 
 
-def push(directory: Path, *, tracking_uri: str, now: datetime) -> str:
+def push(directory: Path, *, tracking_uri: str, now: datetime, artifact_location: str | None = None) -> str:
     """Store the candidate in ``directory``, unless it is what :func:`fetch` gives already; the digest that names it.
 
+    Args:
+        directory: the candidate.
+        tracking_uri: the MLflow server or store.
+        now: the time at which its statements must be valid.
+        artifact_location: where artifacts may go besides the store's own place; unset: what the environment says.
+
     Raises:
-        EvidenceInvalid: see :func:`check`.
+        EvidenceInvalid: see :func:`check`; or MLflow would have it written to a place that nobody named.
         ServiceUnavailable: MLflow does not answer; push again.
     """
     candidate = check(directory, now)
     name = candidate.adapter.manifest
     if _carried(name, tracking_uri, now) != candidate.carried:
-        with client(tracking_uri, write=True) as opened:
-            _store(opened, runs.experiment(opened, tracking_uri, EXPERIMENT), name, directory)
+        to = destinations(tracking_uri, artifact_location)
+        with client(tracking_uri, write=True, also=(to.named,)) as opened:
+            experiment_id = runs.experiment(opened, tracking_uri, EXPERIMENT)
+            runs.require_destination(opened, experiment_id, to)
+            _store(opened, experiment_id, name, directory, to)
     return name
 
 
@@ -153,11 +164,11 @@ def _carried(name: str, tracking_uri: str, now: datetime) -> str | None:
         return None
 
 
-def _store(opened: MlflowClient, experiment_id: str, name: str, directory: Path) -> None:
+def _store(opened: MlflowClient, experiment_id: str, name: str, directory: Path, to: Destinations) -> None:
     model = opened.create_logged_model(
         experiment_id, name=f"adapter-{name[:12]}", tags={TAG: name}, model_type="candidate"
     )
-    opened.log_model_artifacts(model.model_id, str(directory))
+    upload(opened, model.model_id, directory, to)
     opened.finalize_logged_model(model.model_id, "READY")
 
 

@@ -6,20 +6,20 @@ whoever uses an answer checks it. Not covered: reading versions and files (``res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import requests
 from pydantic import BaseModel, ValidationError
-from urllib3.exceptions import HTTPError
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.tickets import Ticket
 from guardrail.records import Frozen
-from guardrail.registry.rest_reader import LARGEST_ANSWER, TIMEOUT, session
+from guardrail.registry.limits import Limits, raised_by
 from guardrail.registry.store import AWAITS, DENIES, GATE, redacted, require_address, unavailable
+from guardrail.registry.transport import Answer as Response
+from guardrail.registry.transport import Transport
 from guardrail.registry.wire import PREFIX, Health, LedgerPage, Submitted, TicketRequest, Waiting, Waitings
 
 Answer = TypeVar("Answer", bound=Frozen)
@@ -40,27 +40,39 @@ class GateClient:
         InvalidInput: there is no gate at this address, or it does not know what was asked for.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, limits: Limits | None = None) -> None:
         require_address(uri)
         if not uri.startswith(("http://", "https://")):
             raise NoGateError(
                 f"{redacted(uri)} is no server", expected="the address of a gated server (guardrail server)"
             )
-        self._uri = uri.rstrip("/")
-        self._session = session()
+        self._transport = Transport(uri, limits)
+        self._uri = self._transport.uri
 
     def ticket(self, model: str, alias: str) -> Ticket:
         """Leave to try for this guarded alias."""
         return self._read("POST", "tickets", Ticket, body=canonical(TicketRequest(model=model, alias=alias)))
 
-    def ledger(self, after: int = 0) -> Iterator[bytes]:
-        """The envelopes of all entries after the one of this number, in order."""
-        while True:
-            page = self._read("GET", "ledger", LedgerPage, params={"after": str(after)})
-            yield from (envelope.encode("ascii", errors="replace") for envelope in page.envelopes)
-            after += len(page.envelopes)
-            if not page.envelopes:
-                return
+    def ledger(self, after: int = 0, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
+        """The envelopes of all entries after the one of this number, in order.
+
+        Args:
+            after: the number of an entry; 0 is before the first.
+            progress: called after each page, with how many entries have come.
+
+        Raises:
+            EvidenceInvalid: the server gives more entries or bytes than a ledger may have.
+        """
+        most, entries, size = self._transport.limits, 0, 0
+        while envelopes := self.page(after + entries).envelopes:
+            entries, size = entries + len(envelopes), size + sum(map(len, envelopes))
+            if entries > most.ledger_entries:
+                raise self._endless(f"{most.ledger_entries} entries", "ledger_entries")
+            if size > most.ledger_bytes:
+                raise self._endless(f"{most.ledger_bytes} bytes", "ledger_bytes")
+            if progress:
+                progress(entries)
+            yield from (envelope.encode("ascii", errors="replace") for envelope in envelopes)
 
     def page(self, after: int = 0) -> LedgerPage:
         """Some entries, and the head."""
@@ -76,7 +88,7 @@ class GateClient:
 
     def statement(self, sha256: str) -> bytes:
         """An envelope that somebody handed in."""
-        return self._call("GET", "statements", LARGEST + 1, params={"sha256": sha256})
+        return self._call("GET", "statements", LARGEST, params={"sha256": sha256})
 
     def health(self) -> Health:
         """What the server finds when it looks at everything."""
@@ -85,28 +97,28 @@ class GateClient:
     def _read(
         self, method: str, route: str, kind: type[Answer], *, body: bytes = b"", params: dict[str, str] | None = None
     ) -> Answer:
-        data = self._call(method, route, LARGEST_ANSWER, body, params)
+        data = self._call(method, route, 0, body, params)
         try:
             return kind.model_validate_json(data)
         except ValidationError as error:
             raise self._no_gate() from error
 
     def _call(
-        self, method: str, route: str, limit: int, body: bytes = b"", params: dict[str, str] | None = None
+        self, method: str, route: str, most: int, body: bytes = b"", params: dict[str, str] | None = None
     ) -> bytes:
-        try:
-            with self._session.request(
-                method, f"{self._uri}/{PREFIX}/{route}", data=body or None, params=params, timeout=TIMEOUT, stream=True,
-                headers={"Content-Type": "application/json"},
-            ) as answer:  # fmt: skip
-                data = answer.raw.read(limit, decode_content=True)
-        except (requests.RequestException, HTTPError, OSError) as error:
-            raise unavailable(self._uri, type(error).__name__) from error
+        answer = self._transport.ask(method, f"{PREFIX}/{route}", params=params, body=body, most=most)
         if not answer.ok:
-            raise self._refused(answer.status_code, data)
-        return bytes(data)
+            raise self._refused(answer)
+        return answer.body
 
-    def _refused(self, status: int, data: bytes) -> GuardrailError:
+    def _endless(self, much: str, limit: str) -> EvidenceInvalid:
+        return EvidenceInvalid(
+            f"the ledger of {redacted(self._uri)} has more than {much}", expected="a ledger that ends",
+            next_step=raised_by(limit),
+        )  # fmt: skip
+
+    def _refused(self, answer: Response) -> GuardrailError:
+        status, data = answer.status, answer.body
         said = data[:4000].decode("utf-8", errors="replace")
         message = _Message.read(data)
         if status == 429 or status >= 500:

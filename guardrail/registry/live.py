@@ -10,15 +10,18 @@ Not covered: a process that is killed (SIGKILL, or SIGTERM) leaves its run RUNNI
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from guardrail.registry.experiment import BATCH, experiment
+from guardrail.registry.limits import limits
+from guardrail.registry.mlflow_session import bounded
 from guardrail.registry.store import calm, client, redacted
 from guardrail.registry.tags import PREFIX
 
@@ -38,6 +41,8 @@ PATIENCE = 15.0
 """Seconds that the end of a training waits for the store at most."""
 TIMEOUT = "10"
 """Seconds that a server may take for an answer, unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise."""
+FOR_EVER = float("inf")
+"""A training has no end that is known; each answer has (``limits.py``)."""
 MOST = 200_000
 """Numbers that wait for a server at most; the oldest are forgotten first."""
 
@@ -98,6 +103,7 @@ class LiveRun:
         self._ending = threading.Event()
         self._calm = ExitStack()
         self._calm.enter_context(calm(MLFLOW_HTTP_REQUEST_TIMEOUT=TIMEOUT))
+        self._calm.enter_context(bounded(uri, given=replace(limits(), total_seconds=FOR_EVER, calls=sys.maxsize)))
         self._client = MlflowClient(tracking_uri=uri)
         self._thread = threading.Thread(target=self._work, name="guardrail-live", daemon=True)
         self._thread.start()

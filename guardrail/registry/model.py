@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail.registry.checks import Examined
 from guardrail.registry.leftovers import MOST, usable
-from guardrail.registry.local_reader import LocalReader
+from guardrail.registry.location import Destinations
+from guardrail.registry.reader import Files
 from guardrail.registry.tags import EVIDENCE, MODEL_ID, tags
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ def find_version(client: MlflowClient, name: str, examined: Examined) -> str | N
     return min((str(version.version) for version in found), key=int, default=None)
 
 
-def find_or_start(client: MlflowClient, experiment_id: str, run_id: str, examined: Examined) -> Logged:
+def find_or_start(
+    client: MlflowClient, source: Files, experiment_id: str, run_id: str, examined: Examined
+) -> Logged:  # fmt: skip
     """The logged model that holds exactly these files; one whose upload was cut off is filled again."""
     found = client.search_logged_models(
         [experiment_id],
@@ -48,7 +52,7 @@ def find_or_start(client: MlflowClient, experiment_id: str, run_id: str, examine
     )
     left = [Logged(str(m.model_id), str(m.status) == "READY") for m in found if str(m.status) in ("READY", "PENDING")]
     for logged in sorted(left, key=lambda logged: not logged.finished)[:MOST]:
-        if usable(LocalReader(client), logged.model_id, examined.files, finished=logged.finished):
+        if usable(source, logged.model_id, examined.files, finished=logged.finished):
             return logged
     decision = examined.decision
     model = client.create_logged_model(
@@ -59,6 +63,16 @@ def find_or_start(client: MlflowClient, experiment_id: str, run_id: str, examine
         model_type="adapter",
     )
     return Logged(str(model.model_id), finished=False)
+
+
+def upload(client: MlflowClient, model_id: str, directory: Path, destinations: Destinations) -> None:
+    """The files of a logged model, to a place that was judged.
+
+    Raises:
+        EvidenceInvalid: its artifacts go where nobody said that they may.
+    """
+    location = str(client.get_logged_model(model_id).artifact_location)
+    destinations.repository(location).log_artifacts(str(directory))
 
 
 def create_version(client: MlflowClient, name: str, run_id: str, model_id: str, examined: Examined) -> str:

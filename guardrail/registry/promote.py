@@ -24,7 +24,9 @@ from guardrail.registry import experiment as runs
 from guardrail.registry import model as models
 from guardrail.registry.checks import Examined, admissible, examine
 from guardrail.registry.local_reader import LocalReader
-from guardrail.registry.reader import Spec
+from guardrail.registry.location import Destinations, destinations
+from guardrail.registry.reader import Reader, Spec
+from guardrail.registry.rest_reader import RestReader
 from guardrail.registry.store import client
 from guardrail.registry.verify import verify_with, workplace
 
@@ -54,6 +56,7 @@ def promote(
     now: datetime,
     experiment: str = "guardrail",
     page: str = "",
+    artifact_location: str | None = None,
     on_step: OnStep | None = None,
 ) -> RegistryRecord:
     """Record a decision in MLflow and, if it PASSED and is valid, register the adapter with its evidence.
@@ -65,6 +68,8 @@ def promote(
         now: the time at which the evidence must be valid.
         experiment: the MLflow experiment of the runs.
         page: the decision as HTML for people, kept with the MLflow run; it is no evidence.
+        artifact_location: where artifacts may go besides the store's own place (``location.py``); unset: what the
+            environment says.
         on_step: called with a name of ``STEPS`` before each step.
 
     Returns:
@@ -72,7 +77,8 @@ def promote(
         because it already points at a later version.
 
     Raises:
-        EvidenceInvalid: the evidence does not hold together, has expired, or is not what the registry gives back.
+        EvidenceInvalid: the evidence does not hold together, has expired, or is not what the registry gives back; or
+            MLflow would have it written to a place that nobody named.
         ServiceUnavailable: MLflow or the disk does not work now; promote again to go on.
         InvalidInput: MLflow refuses a name.
     """
@@ -83,8 +89,10 @@ def promote(
         if examined.decision.verdict is Verdict.PASSED:
             admissible(examined.decision, now)
         _check_name(examined.decision.model)
-        with client(tracking_uri, write=True) as opened:
-            job = _Job(opened, examined, directory, experiment, tracking_uri, page, on_step or _ignore)
+        to = destinations(tracking_uri, artifact_location)
+        with client(tracking_uri, write=True, also=(to.named,)) as opened:
+            source = _source(opened, tracking_uri)
+            job = _Job(opened, source, to, examined, directory, experiment, tracking_uri, page, on_step or _ignore)
             run_id = _log_run(job)
             if examined.decision.verdict is not Verdict.PASSED:
                 return _record(job, run_id)
@@ -99,6 +107,8 @@ def inputs(evidence_sha256: str, tracking_uri: str, experiment: str) -> str:
 @dataclass(frozen=True)
 class _Job:
     client: MlflowClient
+    source: Reader
+    destinations: Destinations
     examined: Examined
     directory: Path
     experiment: str
@@ -114,11 +124,12 @@ class _Job:
 def _log_run(job: _Job) -> str:
     job.step("run")
     experiment_id = runs.experiment(job.client, job.tracking_uri, job.experiment)
-    run = runs.find_or_start(job.client, experiment_id, job.examined)
+    runs.require_destination(job.client, experiment_id, job.destinations)
+    run = runs.find_or_start(job.client, job.tracking_uri, experiment_id, job.examined)
     if run.finished:
         return run.run_id
     job.step("run-artifacts")
-    runs.fill(job.client, run.run_id, job.examined, job.directory, job.page)
+    runs.fill(job.client, run.run_id, job.examined, job.directory, job.page, job.destinations)
     job.step("run-end")
     job.client.set_terminated(run.run_id)
     return run.run_id
@@ -131,7 +142,7 @@ def _register(job: _Job, run_id: str, public_keys: Sequence[PublicKey], now: dat
     version = models.find_version(job.client, name, job.examined) or _new_version(job, run_id)
     job.step("verify")
     spec = Spec(name=name, version=version)
-    found = verify_with(LocalReader(job.client), spec, public_keys, now)
+    found = verify_with(job.source, spec, public_keys, now)
     if found.evidence_sha256 != job.examined.evidence_sha256:
         raise EvidenceInvalid(f"{spec} holds other evidence than its tag says", next_step="remove that version")
     job.step("alias")
@@ -141,10 +152,11 @@ def _register(job: _Job, run_id: str, public_keys: Sequence[PublicKey], now: dat
 
 def _new_version(job: _Job, run_id: str) -> str:
     job.step("logged-model")
-    model = models.find_or_start(job.client, job.client.get_run(run_id).info.experiment_id, run_id, job.examined)
+    experiment_id = str(job.client.get_run(run_id).info.experiment_id)
+    model = models.find_or_start(job.client, job.source, experiment_id, run_id, job.examined)
     if not model.finished:
         job.step("model-artifacts")
-        job.client.log_model_artifacts(model.model_id, str(job.directory))
+        models.upload(job.client, model.model_id, job.directory, job.destinations)
         job.step("finalize")
         job.client.finalize_logged_model(model.model_id, "READY")
     job.step("version")
@@ -168,6 +180,11 @@ def _record(
         model_id=model_id,
         attempt=job.decision.attempt,
     )
+
+
+def _source(opened: MlflowClient, tracking_uri: str) -> Reader:
+    """What reads back: a server over REST, as whoever verifies reads it."""
+    return RestReader(tracking_uri) if tracking_uri.startswith(("http://", "https://")) else LocalReader(opened)
 
 
 def _check_name(name: str) -> None:

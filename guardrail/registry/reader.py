@@ -7,18 +7,23 @@ also those nobody expects. Not covered: what the files say (``checks.py``).
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.bundle import NAME
 from guardrail.records import Frozen
+from guardrail.registry.limits import Limits, limits, raised_by
 from guardrail.registry.tags import MODEL_ID
 
-MOST_FILES = 1000
-MOST_BYTES = 64 << 30
 DEEPEST = 8
+"""Directories within directories."""
+LONGEST_PATH, LONGEST_NAME = 1000, 250
+"""Characters (file systems take 4,096 and 255 bytes, with the directory that the files are put in)."""
+SHOWN = 200
 CHUNK = 1 << 20
 MODEL_SOURCE = re.compile(r"models:/(m-[0-9a-zA-Z]+)")
 SEALED_SOURCE = re.compile(r"mlflow-artifacts:/(sealed/[0-9a-f]{64})")
@@ -119,44 +124,93 @@ def parse_spec(text: str) -> Spec:
     raise InvalidInput(f"{text!r} names no model version", expected="NAME/VERSION or NAME@ALIAS")
 
 
-def download(reader: Files, root: str, directory: Path, most: int = MOST_BYTES) -> None:
-    """Every file of a version, below an empty ``directory``; ``most`` bytes at most.
+def download(reader: Files, root: str, directory: Path, most: int | None = None) -> None:
+    """Every file of a version, below an empty ``directory``; ``most`` bytes at most (without it, as the limits say).
+
+    Everything is listed before anything is fetched; no file may then be larger than the listing said.
 
     Raises:
         EvidenceInvalid: a name that could leave the directory, too many files or bytes.
-        ServiceUnavailable: the registry does not answer, or the disk is full.
+        ServiceUnavailable: the registry does not answer, or the disk is too full.
     """
-    left = most
-    for count, entry in enumerate(walk(reader, root)):
-        if count >= MOST_FILES:
-            raise EvidenceInvalid(f"the model holds more than {MOST_FILES} files")
-        if entry.size > left:
-            raise too_large(entry.path, left)
+    entries = tuple(walk(reader, root))
+    _require_room(entries, limits().bytes if most is None else most, directory)
+    for entry in entries:
         target = directory / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        left -= reader.fetch(root, entry.path, target, left)
+        reader.fetch(root, entry.path, target, entry.size)
 
 
 def too_large(path: str, limit: int) -> EvidenceInvalid:
     """A file beyond what verification is willing to fetch."""
-    return EvidenceInvalid(f"{path} is larger than the {limit} bytes that are left of the limit")
+    return EvidenceInvalid(
+        f"{path[:SHOWN]} is larger than its limit of {limit} bytes", expected="no more than the registry listed"
+    )
 
 
-def walk(reader: Files, root: str, directory: str = "", depth: int = 0) -> Iterator[Entry]:
+def walk(reader: Files, root: str) -> Iterator[Entry]:
     """Every file below ``root``.
 
     Raises:
-        EvidenceInvalid: a name that could leave the directory, or directories nested too deep.
+        EvidenceInvalid: a name that could leave the directory; directories nested too deep; too many of them, or files.
     """
-    if depth > DEEPEST:
-        raise EvidenceInvalid(f"the model's directories are nested more than {DEEPEST} deep")
-    for entry in reader.listing(root, directory):
+    yield from _Walk(reader, root, limits()).below("", 0)
+
+
+@dataclass
+class _Walk:
+    """One look at everything below a root, and what was found so far."""
+
+    reader: Files
+    root: str
+    most: Limits
+    files: int = 0
+    directories: int = 0
+    names: set[str] = field(default_factory=set)
+
+    def below(self, directory: str, depth: int) -> Iterator[Entry]:
+        """Every file in a directory and in those below it."""
+        if depth > DEEPEST:
+            raise EvidenceInvalid(f"the model's directories are nested more than {DEEPEST} deep")
+        for entry in self.reader.listing(self.root, directory):
+            self._require_name(entry, directory)
+            self._count(entry)
+            if entry.is_dir:
+                yield from self.below(entry.path, depth + 1)
+            else:
+                yield entry
+
+    def _require_name(self, entry: Entry, directory: str) -> None:
         parent, _, name = entry.path.rpartition("/")
-        if parent != directory or not name or not NAME.fullmatch(entry.path):
+        long = len(entry.path) > LONGEST_PATH or len(name) > LONGEST_NAME
+        if parent != directory or not name or long or not NAME.fullmatch(entry.path):
             raise EvidenceInvalid(
-                f"the model holds a file called {entry.path!r}", expected="only the files that were promoted"
+                f"the model holds a file called {entry.path[:SHOWN]!r}", expected="only the files that were promoted"
             )
-        if entry.is_dir:
-            yield from walk(reader, root, entry.path, depth + 1)
-        else:
-            yield entry
+        if entry.path in self.names:
+            raise EvidenceInvalid(f"the model holds {entry.path[:SHOWN]!r} twice", expected="every file once")
+        self.names.add(entry.path)
+
+    def _count(self, entry: Entry) -> None:
+        self.files, self.directories = self.files + (not entry.is_dir), self.directories + entry.is_dir
+        if self.files > self.most.files:
+            raise EvidenceInvalid(f"the model holds more than {self.most.files} files", next_step=raised_by("files"))
+        if self.directories > self.most.directories:
+            raise EvidenceInvalid(
+                f"the model holds more than {self.most.directories} directories", next_step=raised_by("directories")
+            )
+
+
+def _require_room(entries: tuple[Entry, ...], most: int, directory: Path) -> None:
+    """Refuse before anything is written what is too large, or would fill the disk."""
+    size = sum(entry.size for entry in entries)
+    if size > most:
+        raise EvidenceInvalid(
+            f"the model's files are larger than {most} bytes in sum", expected="less", next_step=raised_by("bytes")
+        )
+    free = shutil.disk_usage(directory).free
+    if size > free:
+        raise ServiceUnavailable(
+            f"the registry lists {size} bytes of files, and {free} are free at {directory}",
+            next_step="free space, or set TMPDIR; if no adapter of this size was promoted, look at the registry",
+        )

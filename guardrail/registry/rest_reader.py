@@ -2,47 +2,35 @@
 
 Uses ``model-versions/get``, ``registered-models/alias``, ``logged-models/ID/artifacts/directories`` and, for the bytes
 (wherever the server keeps them), ``ajax-api/…/logged-models/ID/artifacts/files``; for adapters that a gated server
-sealed, the artifact proxy. Honours the credentials that
-MLflow's client honours: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+sealed, the artifact proxy; for a run, ``artifacts/list`` and ``get-artifact``. Honours the credentials that
+MLflow's client honours: MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
+MLFLOW_TRACKING_AUTH. How much a server may send: ``transport.py``, ``pages.py``.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
-from typing import Any
 
-import requests
 from pydantic import TypeAdapter, ValidationError
-from urllib3.exceptions import HTTPError
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
-from guardrail.registry.reader import CHUNK, Entry, Spec, StoredVersion, is_sealed, too_large
-from guardrail.registry.store import GATE, redacted, require_address, unavailable, verify_tls
+from guardrail.registry.limits import Limits
+from guardrail.registry.pages import Bounds, Page, follow
+from guardrail.registry.reader import Entry, Spec, StoredVersion, is_sealed, too_large
+from guardrail.registry.store import GATE, redacted, unavailable
+from guardrail.registry.transport import Answer, Transport
 
 PROXY = "api/2.0/mlflow-artifacts/artifacts"
-LARGEST_ANSWER = 16 << 20
 DIGITS = re.compile(r"[0-9]{1,19}")
-TIMEOUT = (5.0, 60.0)
-
-
-def session() -> requests.Session:
-    """With the credentials and certificates that MLflow's client would use."""
-    made = requests.Session()
-    made.verify = verify_tls()
-    made.auth = _credentials()
-    made.cert = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None
-    return made
 
 
 class RestReader:
     """A reader of the server at ``uri``."""
 
-    def __init__(self, uri: str) -> None:
-        require_address(uri)
-        self._uri = uri.rstrip("/")
-        self._session = session()
+    def __init__(self, uri: str, limits: Limits | None = None) -> None:
+        self._transport = Transport(uri, limits)
+        self._uri = self._transport.uri
 
     def version(self, spec: Spec) -> StoredVersion:
         """The version that ``spec`` names."""
@@ -59,81 +47,77 @@ class RestReader:
         """The names in one directory; follows pages where the server makes them."""
         if is_sealed(root):
             return self._listing_sealed(root, directory)
-        found: list[Entry] = []
         params = {"artifact_directory_path": directory} if directory else {}
-        while True:
-            answer = self._json(f"mlflow/logged-models/{root}/artifacts/directories", params)
-            for raw in _dicts(answer.get("files")):
-                found.append(_entry(raw))
-            token = str(answer.get("next_page_token") or "")
-            if not token or token == params.get("page_token"):
-                return tuple(found)
-            params = {**params, "page_token": token}
+        return self._listed(f"mlflow/logged-models/{root}/artifacts/directories", params)
 
     def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
         """Stream one file to disk."""
-        route, params, size = (
-            f"ajax-api/2.0/mlflow/logged-models/{root}/artifacts/files",
-            {"artifact_file_path": path},
-            0,
-        )
         if is_sealed(root):
-            route, params = f"{PROXY}/{root}/{path}", {}
-        try:
-            with self._get(route, params) as answer, target.open("xb") as stream:
-                for chunk in answer.iter_content(CHUNK):
-                    size += len(chunk)
-                    if size > limit:
-                        raise too_large(path, limit)
-                    stream.write(chunk)
-        except (requests.RequestException, HTTPError) as error:
-            raise unavailable(self._uri, type(error).__name__) from error
-        except OSError as error:
-            raise ServiceUnavailable(f"cannot store {path} for checking: {error.strerror}") from error
-        return size
+            return self._saved(f"{PROXY}/{root}/{path}", {}, path, target, limit)
+        route = f"ajax-api/2.0/mlflow/logged-models/{root}/artifacts/files"
+        return self._saved(route, {"artifact_file_path": path}, path, target, limit)
 
     def _listing_sealed(self, root: str, directory: str) -> tuple[Entry, ...]:
         """The artifact proxy says names without their directory."""
-        where = f"{root}/{directory}".rstrip("/")
-        entries = (
-            _entry(raw) for raw in _dicts(self._json(PROXY.removeprefix("api/2.0/"), {"path": where}).get("files"))
-        )
+        entries = self._listed(PROXY.removeprefix("api/2.0/"), {"path": f"{root}/{directory}".rstrip("/")})
         return tuple(
             entry.model_copy(update={"path": f"{directory}/{entry.path}"}) if directory else entry for entry in entries
         )
 
-    def _json(self, route: str, params: dict[str, str]) -> dict[str, object]:
+    def _listed(self, route: str, params: dict[str, str]) -> tuple[Entry, ...]:
+        def ask(token: str) -> Page[Entry]:
+            answer = self._json(route, {**params, "page_token": token} if token else params)
+            found = tuple(_entry(raw) for raw in _dicts(answer.get("files")))
+            return Page(found, str(answer.get("next_page_token") or ""))
+
+        most = self._transport.limits
+        return tuple(follow(ask, Bounds("files of one directory", most.pages, most.files + most.directories, "files")))
+
+    def _saved(self, route: str, params: dict[str, str], path: str, target: Path, limit: int) -> int:
         try:
-            with self._get(f"api/2.0/{route}", params) as answer:
-                body = answer.raw.read(LARGEST_ANSWER, decode_content=True)
-            return TypeAdapter(dict[str, object]).validate_json(body)
+            with target.open("wb") as stream:
+                answer = self._transport.save(route, params, stream, limit, lambda: too_large(path, limit))
+                size = stream.tell()
+        except OSError as error:
+            raise ServiceUnavailable(f"cannot store {path} for checking: {error.strerror}") from error
+        if not answer.ok:
+            raise self._refused(answer)
+        return size
+
+    def _json(self, route: str, params: dict[str, str]) -> dict[str, object]:
+        answer = self._transport.ask("GET", f"api/2.0/{route}", params=params)
+        if not answer.ok:
+            raise self._refused(answer)
+        try:
+            return TypeAdapter(dict[str, object]).validate_json(answer.body)
         except ValidationError as error:
             raise InvalidInput(f"{redacted(self._uri)} does not answer like an MLflow server") from error
-        except (requests.RequestException, HTTPError, OSError) as error:
-            raise unavailable(self._uri, type(error).__name__) from error
 
-    def _get(self, route: str, params: dict[str, str]) -> requests.Response:
-        try:
-            answer = self._session.get(f"{self._uri}/{route}", params=params, timeout=TIMEOUT, stream=True)
-        except (requests.RequestException, HTTPError) as error:
-            raise unavailable(self._uri, type(error).__name__) from error
-        if answer.ok:
-            return answer
-        with answer:
-            raise self._refused(answer)
-
-    def _refused(self, answer: requests.Response) -> GuardrailError:
+    def _refused(self, answer: Answer) -> GuardrailError:
         said = _said(answer)
         if GATE in said:  # a gated server does not resolve what has expired or was revoked
             return EvidenceInvalid(f"{redacted(self._uri)} refuses: {said.partition(GATE)[2]}")
-        if answer.status_code in (401, 403):
+        if answer.status in (401, 403):
             return InvalidInput(
                 f"{redacted(self._uri)} does not let us read: {said}",
                 next_step="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
             )
-        if answer.status_code == 429 or answer.status_code >= 500:
+        if answer.status == 429 or answer.status >= 500:
             return unavailable(self._uri, said)
         return InvalidInput(f"{redacted(self._uri)} refuses: {said}", expected="a registered model version")
+
+
+class RestRunFiles(RestReader):
+    """Likewise the artifacts of an MLflow run, whose id is the root."""
+
+    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+        """The names in one directory."""
+        params = {"path": directory} if directory else {}
+        return self._listed("mlflow/artifacts/list", {"run_id": root, **params})
+
+    def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
+        """Stream one file to disk."""
+        return self._saved("get-artifact", {"run_uuid": root, "path": path}, path, target, limit)
 
 
 def _entry(raw: dict[str, object]) -> Entry:
@@ -147,29 +131,12 @@ def _entry(raw: dict[str, object]) -> Entry:
     return Entry(path=path, is_dir=False, size=size)
 
 
-def _said(answer: requests.Response) -> str:
+def _said(answer: Answer) -> str:
     try:
-        body: Any = TypeAdapter(dict[str, object]).validate_json(answer.raw.read(CHUNK, decode_content=True))
-        return f"{answer.status_code} {str(body['message'])[:500]}"
-    except (ValidationError, KeyError, requests.RequestException, HTTPError, OSError):
-        return f"{answer.status_code} {answer.reason}"
-
-
-def _credentials() -> requests.auth.AuthBase | None:
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    if user and password:
-        return requests.auth.HTTPBasicAuth(user, password)
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return _Bearer(token) if token else None
-
-
-class _Bearer(requests.auth.AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
+        body = TypeAdapter(dict[str, object]).validate_json(answer.body)
+        return f"{answer.status} {str(body['message'])[:500]}"
+    except (ValidationError, KeyError):
+        return f"{answer.status} {answer.reason[:500]}"
 
 
 def _dict(value: object) -> dict[str, object]:

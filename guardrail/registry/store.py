@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -54,8 +55,13 @@ REFUSALS = {
 
 
 @contextmanager
-def client(tracking_uri: str, *, write: bool) -> Iterator[MlflowClient]:
+def client(tracking_uri: str, *, write: bool, also: Sequence[str] = ()) -> Iterator[MlflowClient]:
     """A client of the store or server at ``tracking_uri``; what MLflow raises inside is translated.
+
+    Args:
+        tracking_uri: the store or server; over HTTP nothing else is asked.
+        write: whether something will be written.
+        also: other locations that the user named; of these, too, over HTTP.
 
     Raises:
         ServiceUnavailable: nobody answers, the database is locked, the disk is full or read-only.
@@ -67,7 +73,11 @@ def client(tracking_uri: str, *, write: bool) -> Iterator[MlflowClient]:
         from mlflow import MlflowClient
         from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
+        from guardrail.registry.mlflow_session import NO_PARTS, bounded
+
+        stack.enter_context(_environment(NO_PARTS))
         stack.enter_context(_translated(tracking_uri))
+        stack.enter_context(bounded(tracking_uri, also))
         # the local registry looks up logged models through the process-wide tracking URI
         stack.enter_context(_use_tracking_uri(tracking_uri))
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
@@ -89,18 +99,18 @@ def probe(tracking_uri: str, *, write: bool) -> None:
 
     Raises:
         ServiceUnavailable: nobody answers, the database is locked, the disk is full or read-only.
-        InvalidInput: the address is none, or no MLflow store is there.
+        InvalidInput: the address is none, it redirects, or no MLflow store is there.
     """
     require_address(tracking_uri)
     if tracking_uri.startswith("sqlite:///"):
         _probe_sqlite(sqlite_path(tracking_uri), write=write)
     elif tracking_uri.startswith(("http://", "https://")):
-        import requests
+        from guardrail.registry.limits import limits
+        from guardrail.registry.transport import Transport
 
-        try:
-            requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=PATIENCE, verify=verify_tls())
-        except requests.RequestException as error:
-            raise unavailable(tracking_uri, type(error).__name__) from error
+        given = limits()
+        quick = replace(given, idle_seconds=min(PATIENCE, given.idle_seconds), seconds=min(2 * PATIENCE, given.seconds))
+        Transport(tracking_uri, quick).ask("GET", "health")
 
 
 def require_address(tracking_uri: str) -> None:
@@ -203,7 +213,7 @@ def _translated(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise _meaning(tracking_uri, error) from error
+        raise _ours(error) or _meaning(tracking_uri, error) from error
     except (SQLAlchemyError, OSError, HTTPError) as error:
         raise unavailable(tracking_uri, _first_line(error)) from error
     except ImportError as error:
@@ -212,6 +222,13 @@ def _translated(tracking_uri: str) -> Iterator[None]:
             expected="the driver of this database beside guardrail",
             next_step="install it, or ask the MLflow server instead of its database",
         ) from error
+
+
+def _ours(error: BaseException | None) -> GuardrailError | None:
+    """What we raised below MLflow (``mlflow_session.py``), which MLflow made its own error of."""
+    while error is not None and not isinstance(error, GuardrailError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _meaning(tracking_uri: str, error: MlflowException) -> GuardrailError:

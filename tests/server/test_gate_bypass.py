@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from bypass import Refused, Target, session, view
-from bypass_attempts import ATTEMPTS, Attempt
+from bypass_attempt import Attempt
+from bypass_attempts import ATTEMPTS
 from gate_fixtures import Pair, client_of, promoted
 from gated_servers import Running, pointing
 from registry_bundles import sealed

@@ -13,6 +13,8 @@
     beneath.py          the registry store beneath the gate, for what the gate itself does to it
     refusals.py         how a refusal reaches a client
 
+    experiments.py      the gate owns the experiments that decisions and candidates are recorded in
+
     registrar.py        the one way into a guarded model: judge, seal, write down, then do
     candidate.py        reading what a client proposes
     admission.py        whether evidence admits an adapter, decided again here

@@ -102,6 +102,7 @@ def install() -> None:
     from mlflow.server import handlers
     from mlflow.store.artifact import artifact_repository_registry
 
+    from guardrail.registry.server import experiments
     from guardrail.registry.server.gated_store import GatedStore
     from guardrail.registry.server.routes import serve
     from guardrail.registry.server.sealed_artifacts import install as guard
@@ -115,7 +116,8 @@ def install() -> None:
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
     guard(artifact_repository_registry._artifact_repository_registry, places.boundary, places.buckets)
-    handlers._get_tracking_store()
+    experiments.gate_stores()
+    experiments.own(handlers._get_tracking_store())
     store = handlers._get_model_registry_store()
     if not isinstance(store, GatedStore):
         raise InvalidInput(

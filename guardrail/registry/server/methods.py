@@ -3,7 +3,7 @@
 *read* changes nothing. *gated* is overridden by the gate. *stock* runs as MLflow wrote it: it touches no registered
 model (webhooks), or reaches one only through gated methods (prompts, copies). A method that a newer MLflow adds is in
 none of the three, so the server does not start until somebody has looked at it.
-Not covered: the tracking store, which cannot write to the registry's tables.
+Not covered: the tracking store (``experiments.py``), which cannot write to the registry's tables.
 """
 
 from __future__ import annotations
