@@ -218,7 +218,8 @@ def database(directory: Path, cell: Cell) -> Iterator[str]:
         yield f"sqlite:///{directory / 'mlflow.db'}"
         return
     admin = ADMIN[cell.database]
-    execute(admin, f"CREATE DATABASE {name}")
+    collated = f" CHARACTER SET utf8mb4 COLLATE {cell.collation}" if cell.database == "mysql" else ""
+    execute(admin, f"CREATE DATABASE {name}{collated}")
     try:
         yield admin.rpartition("/")[0] + f"/{name}"
     finally:
