@@ -207,7 +207,8 @@ def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False, s3: S
         with started(Command(arguments, env), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"
-            yield Running(uri, destination, made.log, cell, gated=False, database=store, remote=bucket)
+            yield Running(uri, destination, made.log, cell, gated=False, database=store, remote=bucket,
+                          group=made.process.pid)  # fmt: skip
 
 
 @contextmanager
