@@ -44,7 +44,8 @@ def registered(store: Any) -> list[str]:
 
 
 TWINS = ["gu\u0430rded", "GU\u0410RDED", "\u0261uarded", "guarded\u2010attacked", "guarded\u2212attacked",
-         "unb\u03bfrn", "tw\u0456ce", "m\u043edel-l", "model\u2010l", "m\u043edel-1", "scope", "s\u0441ope"]  # fmt: skip
+         "unb\u03bfrn", "tw\u0456ce", "m\u043edel-l", "model\u2010l", "m\u043edel-1",
+         "scope", "s\u0441ope"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TWINS)
