@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from gated_servers import PASSWORD, USER, Running
 
-from guardrail.names import same
+from guardrail.names import alike
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -131,7 +131,7 @@ def view(target: Target) -> str:
     models = [
         m
         for m in target.client.search_registered_models(max_results=1000)
-        if any(same(m.name, name) for name in wanted)
+        if any(alike(m.name, name) for name in wanted)
     ]
     found = [
         {

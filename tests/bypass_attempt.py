@@ -17,6 +17,7 @@ class Attempt:
         workspaces: stock MLflow needs them enabled.
         asgi_only: stock MLflow has it under uvicorn only.
         exact_only: it needs a database that tells names apart that a folding one does not.
+        folding: it needs a database that ignores more than folding does.
         only: it needs artifacts on the disk (``local``) or in a bucket (``s3``).
         depends: the parts of a cell that may make it another attack; stock MLflow is shown once for each value.
     """
@@ -27,12 +28,13 @@ class Attempt:
     workspaces: bool = False
     asgi_only: bool = False
     exact_only: bool = False
+    folding: bool = False
     only: str = ""
     depends: tuple[str, ...] = ()
 
     def applies(self, cell: Cell) -> bool:
         """Whether there is such a thing in this cell."""
-        return self.only in ("", cell.artifacts)
+        return self.only in ("", cell.artifacts) and (cell.database == "mysql" or not self.folding)
 
     def real(self, cell: Cell) -> bool:
         """Whether stock MLflow has it in this cell."""

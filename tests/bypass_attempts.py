@@ -13,6 +13,7 @@ from bypass_attempt import Attempt
 from bypass_hostile import HOSTILE
 from bypass_http import HTTP_ATTEMPTS
 from bypass_moves import FULL_WIDTH_P, PROXY, A, ajax, api, client, encoded, make_version, upload_at
+from bypass_names import NAMES
 
 through_proxy = partial(Attempt, depends=("artifacts",))
 raw_path = partial(Attempt, depends=("server", "artifacts"))
@@ -125,6 +126,7 @@ HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
 GROUPS = {
     "Registry, over `api`, `ajax-api` and MLflow's client": REGISTRY,
     "The same in another dress: routes, fields, encodings, numbers": HTTP,
+    "Names: look-alikes, and what only some collations take for the guarded one": NAMES,
     "The gate's experiment and what lies in it": HOSTILE,
     "Artifacts": ARTIFACTS,
     "Artifacts in a bucket": BUCKET,

@@ -209,7 +209,8 @@ def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False, s3: S
         with started(Command(arguments, env), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"
-            yield Running(uri, destination, made.log, cell, gated=False, database=store, remote=bucket)
+            yield Running(uri, destination, made.log, cell, gated=False, database=store, remote=bucket,
+                          group=made.process.pid)  # fmt: skip
 
 
 @contextmanager
@@ -220,7 +221,8 @@ def database(directory: Path, cell: Cell) -> Iterator[str]:
         yield f"sqlite:///{directory / 'mlflow.db'}"
         return
     admin = ADMIN[cell.database]
-    execute(admin, f"CREATE DATABASE {name}")
+    collated = f" CHARACTER SET utf8mb4 COLLATE {cell.collation}" if cell.database == "mysql" else ""
+    execute(admin, f"CREATE DATABASE {name}{collated}")
     try:
         yield admin.rpartition("/")[0] + f"/{name}"
     finally:

@@ -21,6 +21,13 @@ ADMIN = {
     "mysql": "mysql+pymysql://root@127.0.0.1:3306/",
 }
 """Where databases are made."""
+COLLATIONS = (
+    "utf8mb4_unicode_ci", "utf8mb4_uca1400_ai_ci", "utf8mb4_unicode_520_ci", "utf8mb4_general_ci",
+    "utf8mb4_uca1400_as_cs", "utf8mb4_unicode_nopad_ci", "utf8mb4_turkish_ci", "utf8mb4_german2_ci", "utf8mb4_roman_ci",
+    "utf8mb4_bin",
+)  # fmt: skip
+"""One of each family that MariaDB has: CI tries names under these, the campaign under all that the server has. The
+servers' databases take turns with the first three, which ignore the most."""
 START = {
     "postgresql": "start PostgreSQL at 127.0.0.1:5432 (user postgres, no password)",
     "mysql": "start MariaDB at 127.0.0.1:3306 (user root, no password)",
@@ -46,6 +53,11 @@ class Cell:
         head, artifacts = (head, last) if last in ARTIFACTS else (name, ARTIFACTS[0])
         database, server, auth = head.split("-", 2)
         return cls(database, server, auth, artifacts)
+
+    @property
+    def collation(self) -> str:
+        """The collation of this cell's database, on MariaDB."""
+        return COLLATIONS[(SERVERS.index(self.server) + AUTHS.index(self.auth) + ARTIFACTS.index(self.artifacts)) % 3]
 
 
 MATRIX = tuple(Cell(*values) for values in product(DATABASES, SERVERS, AUTHS, ARTIFACTS))

@@ -58,6 +58,20 @@ def test_a_guarded_model_is_guarded_under_every_spelling(name: str) -> None:
 
 def test_another_model_is_not_guarded() -> None:
     assert trust().guarded("guarded2") is None
+    assert trust().looks_like("guarded2") is None
+
+
+@pytest.mark.parametrize("name", [MODEL, "gu\u0430rded", "\u0261uarded", "GU\u0410RDED", "guard\u0435d"])
+def test_the_model_that_a_name_looks_like_is_found(name: str) -> None:
+    assert trust().looks_like(name) == guarded()
+    assert (trust().guarded(name) is None) == (name != MODEL)
+
+
+def test_of_many_models_the_one_that_is_meant_is_found() -> None:
+    many = trust(models=tuple(guarded(f"model {number}") for number in range(50)))
+    assert many.guarded("MODEL 49") == many.models[49]
+    assert many.looks_like("m\u043edel 48") == many.models[48]
+    assert many.guarded("x" * 1_000_000) == many.models[0]
     assert guarded().protected("staging") is None
 
 
@@ -175,6 +189,12 @@ SENSELESS: dict[str, dict[str, Any]] = {
     "the trainer with a trailing space": {"keys": entries(**{**CAST, "evaluate": "training pipeline "})},
     "the trainer with a trailing dot": {"keys": entries(**{**CAST, "evaluate": "training pipeline."})},
     "the trainer with a Cyrillic letter": {"keys": entries(**{**CAST, "evaluate": "tr\u0430ining pipeline"})},
+    "the trainer wholly in another script": {"keys": entries(
+        **{**CAST, "train": "scope", "evaluate": "\u0455\u0441\u043e\u0440\u0435"})},
+    "the trainer with another hyphen": {"keys": entries(**{**CAST, "train": "ci-job", "evaluate": "ci\u2010job"})},
+    "the trainer with a minus sign": {"keys": entries(**{**CAST, "train": "ci-job", "evaluate": "ci\u2212job"})},
+    "the trainer with a one for an l": {"keys": entries(**{**CAST, "train": "pool", "evaluate": "poo1"})},
+    "an approver with a capital I for an l": {"keys": entries(**{**CAST, "ana": "Al Ruiz", "ben": "AI Ruiz"})},
     "a person with an escape code": {"keys": entries(**{**CAST, "evaluate": "job\x1b[2J"})},
     "an unknown key in a role": {"roles": roles(evaluate=("stranger",))},
     "a key twice in a role": {"roles": roles(evaluate=("evaluate", "evaluate"))},
@@ -187,10 +207,16 @@ SENSELESS: dict[str, dict[str, Any]] = {
     "a model twice": {"models": (guarded(), guarded())},
     "a model in another case": {"models": (guarded(), guarded("Guarded"))},
     "a model with the Kelvin sign": {"models": (guarded("kit"), guarded("\u212ait"))},
+    "a model with another hyphen": {"models": (guarded("a-model"), guarded("a\u2010model"))},
+    "a model wholly in another script": {"models": (guarded("scope"), guarded("\u0455\u0441\u043e\u0440\u0435"))},
+    "a model with a one for an l": {"models": (guarded("model-l"), guarded("model-1"))},
+    "a model with rn for m": {"models": (guarded("model"), guarded("rnodel"))},
     "a model with a trailing dot": {"models": (guarded("guarded."),)},
     "a model with a zero-width space": {"models": (guarded("guar\u200bded"),)},
     "an alias in another case": {"models": (GuardedModel(name=MODEL, aliases=(
         ProtectedAlias(alias="production", policy=POLICY), ProtectedAlias(alias="Production", policy=POLICY))),)},
+    "an alias with a nought for an o": {"models": (GuardedModel(name=MODEL, aliases=(
+        ProtectedAlias(alias="production", policy=POLICY), ProtectedAlias(alias="pr0duction", policy=POLICY))),)},
     "a key under another id": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("train")[0]]}},
     "a key in another PEM": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("evaluate")[0]].model_copy(
         update={"pem": keys.public_pem(public("evaluate")[0]) + "\n"})}},

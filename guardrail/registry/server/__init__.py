@@ -8,7 +8,7 @@
 
     gated_store.py      the registry store: what may be written of a guarded model
     methods.py          which methods of MLflow's store read, are gated, or stay as they are
-    names.py            whether the database takes two names for the same
+    names.py            whether the database takes two names for the same; collations.py: how its columns compare
     validity.py         whether what an alias points at may still be handed out
     beneath.py          the registry store beneath the gate, for what the gate itself does to it
     refusals.py         how a refusal reaches a client

@@ -32,7 +32,7 @@ def logged_model(source: str) -> LoggedModel:
     match = MODEL_SOURCE.fullmatch(source)
     if match is None:
         raise EvidenceInvalid(
-            f"the proposed source is {source!r}", expected="a logged model (models:/m-…) with its evidence",
+            f"the proposed source is {source[:200]!r}", expected="a logged model (models:/m-…) with its evidence",
             next_step="promote with `guardrail promote`",
         )  # fmt: skip
     return _get_tracking_store().get_logged_model(match[1])
