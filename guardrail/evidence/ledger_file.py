@@ -107,7 +107,8 @@ class LedgerFile:
 
     def _recovered(self, stream: IO[bytes]) -> Head | None:
         """The head, after a line that a crash left behind has been finished."""
-        head = read_head(self.head_path) if self.head_path.exists() else None
+        exported = nofollow.read(self.head_path, LARGEST_HEAD)
+        head = None if exported is None else _parsed(exported, self.head_path)
         end = _end(stream)
         line = nofollow.read(self.pending)
         if line is None:
@@ -180,9 +181,14 @@ def read_head(path: Path) -> Head:
     try:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_HEAD)
-        return Head.model_validate_json(data)
     except OSError as error:
         raise InvalidInput(f"cannot read the head {path}: {error.strerror}") from error
+    return _parsed(data, path)
+
+
+def _parsed(data: bytes, path: Path) -> Head:
+    try:
+        return Head.model_validate_json(data)
     except ValidationError as error:
         raise InvalidInput(
             f"{path} is not the exported head of a ledger", expected="digest, number and time"
