@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from guardrail.names import alike
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from guardrail.evidence.bundle import Bundle
 
 EVIL = b"evil"
 WEIGHTS = "adapter_model.safetensors"
@@ -37,6 +40,7 @@ class Target:
         files: where the files of version 2 lie, relative to the artifact root.
         innocent: an unguarded model of the attacker's own, with version 1.
         model_id: a logged model of the attacker's own.
+        prove: makes a bundle of an adapter, which the second argument changed, that everybody signed who must.
     """
 
     running: Running
@@ -49,6 +53,7 @@ class Target:
     model_id: str
     run_id: str
     scratch: Path
+    prove: Callable[[Path, Callable[[Path], object]], Bundle]
     session: requests.Session = field(default_factory=requests.Session)
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import bypass_adapter
 import bypass_moves as moves
 from bypass import EVIL, WEIGHTS
 from bypass_attempt import Attempt
@@ -122,11 +123,13 @@ FEATURES = [
 ]  # fmt: skip
 
 HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
+ADAPTERS = [Attempt(name, attack) for name, attack in bypass_adapter.MOVES.items()]
 
 GROUPS = {
     "Registry, over `api`, `ajax-api` and MLflow's client": REGISTRY,
     "The same in another dress: routes, fields, encodings, numbers": HTTP,
     "Names: look-alikes, and what only some collations take for the guarded one": NAMES,
+    "Adapters that are not what is measured, well signed": ADAPTERS,
     "The gate's experiment and what lies in it": HOSTILE,
     "Artifacts": ARTIFACTS,
     "Artifacts in a bucket": BUCKET,

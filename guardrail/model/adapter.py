@@ -1,7 +1,9 @@
 """LoRA adapters on a base: create, save, load, scale. The only importer of peft.
 
-An adapter directory holds ``adapter_model.safetensors`` and ``adapter_config.json`` and nothing else; the
-configuration names the base by its reference, never by a path of the machine that trained it.
+What is saved and what is loaded passes one door (``guardrail.evidence.lora``), so an adapter that is measured is one
+whose files say completely what it does. An adapter directory holds ``adapter_model.safetensors`` and
+``adapter_config.json`` and nothing else; the configuration names the base by its reference, never by a path of the
+machine that trained it.
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from guardrail import nofollow
 from guardrail.atomic import write_atomically
-from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, ServiceUnavailable
+from guardrail.errors import InternalError, InvalidInput, ServiceUnavailable
+from guardrail.evidence.lora import FILES, read_adapter
+from guardrail.evidence.lora_settings import CONFIG, SETTINGS
+from guardrail.model.fits import is_linear, require_fitting
 from guardrail.model.load import BaseModel
+from guardrail.model.served import Bare, require_served
 from guardrail.records import ModelRef
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FILES = (CONFIG, WEIGHTS)
 
 
 def add_lora(base: BaseModel, *, rank: int, alpha: float, dropout: float, targets: Sequence[str] = ()) -> Any:
@@ -65,28 +67,41 @@ def strip_lora(base: BaseModel, model: Any) -> None:
 
 
 def load_adapter(base: BaseModel, directory: Path) -> Any:
-    """The base with the adapter in ``directory``.
+    """The base with the adapter in ``directory``, which computes exactly what its files say.
 
     Raises:
-        EvidenceInvalid: the directory holds anything but the two files of an adapter.
-        InvalidInput: the adapter does not fit the base.
+        EvidenceInvalid: the directory holds anything but the two files of a plain LoRA, which fits this base
+            completely; or peft serves it otherwise.
+        InvalidInput: peft cannot load it.
     """
+    lora = read_adapter(directory)
+    _check_bare(base)
+    require_fitting(base.model, lora)
+    bare = Bare.of(base.model)
+    model = _loaded(base, directory)
+    try:
+        require_served(base, bare, model, lora, directory)
+    except BaseException:
+        strip_lora(base, model)
+        raise
+    return model
+
+
+def _loaded(base: BaseModel, directory: Path) -> Any:
     from peft import PeftModel
 
-    check_files(directory)
-    _check_bare(base)
     try:
-        model = PeftModel.from_pretrained(base.model, str(directory), is_trainable=False)
+        return PeftModel.from_pretrained(base.model, str(directory), is_trainable=False).eval()
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         strip = str(error).splitlines()[0][:200]
         raise InvalidInput(f"the adapter in {directory} does not fit {base.ref.name}: {strip}") from error
-    return model.eval()
 
 
 def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
     """Write the adapter's two files into ``directory`` (emptied first).
 
     Raises:
+        EvidenceInvalid: it would not pass the door, because peft or training made something else of it.
         ServiceUnavailable: the disk is full, read-only or otherwise refuses.
     """
     nofollow.remove(directory)
@@ -95,10 +110,22 @@ def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
         for path in directory.iterdir():
             if path.name not in FILES:
                 path.unlink()
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        config = _without_new_defaults(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
         config.update(base_model_name_or_path=base.name, revision=base.revision, inference_mode=True)
         config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order is not stable
         write_atomically(directory / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    read_adapter(directory)
+
+
+def _without_new_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what a later peft added and training left alone: the door knows only the keys that it was taught."""
+    from peft import LoraConfig
+
+    defaults = LoraConfig().to_dict()
+    return {
+        key: value for key, value in config.items()
+        if key in SETTINGS or key not in defaults or defaults[key] != value
+    }  # fmt: skip
 
 
 @contextmanager
@@ -114,13 +141,6 @@ def _disk(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def check_files(directory: Path) -> None:
-    """Refuse a directory that is not exactly an adapter of two files."""
-    found = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
-    if found != sorted(FILES):
-        raise EvidenceInvalid(f"{directory} holds {found}", expected=f"exactly {sorted(FILES)}")
-
-
 def _check_bare(base: BaseModel) -> None:
     """An adapter on top of another one would make a tuned model the teacher, or be measured for two.
 
@@ -134,12 +154,8 @@ def _check_bare(base: BaseModel) -> None:
 def _check_targets(model: Any, targets: Sequence[str]) -> None:
     head = model.get_output_embeddings()  # every method projects through the frozen head: a trained one would be lost
     linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules()
-                     if _is_linear(module) and module is not head})  # fmt: skip
+                     if is_linear(module) and module is not head})  # fmt: skip
     missing = [target for target in targets if target not in linear]
     if missing:
         raise InvalidInput(f"no LoRA target modules named {missing} (the output head is not adapted)",
                            expected="names among " + ", ".join(linear))  # fmt: skip
-
-
-def _is_linear(module: Any) -> bool:
-    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"

@@ -25,6 +25,7 @@ from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
+from guardrail.registry.adapter_config import require_fitting
 from guardrail.samples import Sample
 from guardrail.testbed import LEARNING_RATE
 from guardrail.train import processes
@@ -126,10 +127,10 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
 
 
 def adapter_dir(run: Run, record: AdapterRecord) -> Path:
-    """Where the adapter lies, checked against its record.
+    """Where the adapter lies, checked against its record and against what any adapter may hold.
 
     Raises:
-        EvidenceInvalid: its files are not those that were recorded.
+        EvidenceInvalid: its files are not those that were recorded, or not those of a plain LoRA for its base.
     """
     directory = run.path / "adapter"
     if not directory.is_dir() or manifest_digest(manifest(directory)) != record.manifest:
@@ -137,6 +138,7 @@ def adapter_dir(run: Run, record: AdapterRecord) -> Path:
             f"{directory} is not the adapter that its record names",
             next_step=f"delete {run.path / 'adapter.json'} and train again",
         )
+    require_fitting(directory, record.base, (file.path for file in record.files))
     return directory
 
 

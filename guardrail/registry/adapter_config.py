@@ -1,53 +1,37 @@
-"""What the configuration beside an adapter may say, for peft does, without being asked, what it says.
+"""An adapter and the base that its evidence is about: a plain LoRA that names this base, or none.
 
-peft imports the modules that it names and ``AutoPeftModel`` loads the base that it names, whatever was evaluated.
-Not covered: the weights (their digests are signed), and settings that only change what an adapter computes.
+``AutoPeftModel`` loads whatever base the configuration names, whatever was evaluated. What else an adapter's files may
+say is one closed list for everybody who takes one in (``guardrail.evidence.lora``). Not covered: whether the layers are
+all that the base has of them; the evaluator saw the base, and signed for it.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.envelope import LARGEST
+from guardrail.evidence.lora import read_lora, require_only
+from guardrail.evidence.lora_settings import CONFIG
 from guardrail.records import ModelRef
 
-CONFIG = "adapter_config.json"
-IMPORTING = ("auto_mapping", "megatron_config")
-"""Where these say anything, peft imports a module that the configuration names."""
 
+def require_fitting(directory: Path, base: ModelRef, files: Iterable[str]) -> str:
+    """The adapter in ``directory``, which has these ``files``, is a plain LoRA for ``base``, or names no base.
 
-def require_fitting(directory: Path, base: ModelRef) -> str:
-    """The adapter in ``directory`` is a LoRA for ``base``, or names no base; what was found, in words.
+    Returns:
+        what was found, in words.
 
     Raises:
-        EvidenceInvalid: it is something else, names another base or revision, or modules to import.
+        EvidenceInvalid: it is something else, has other files, or names another base or revision.
     """
-    path = directory / CONFIG
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise EvidenceInvalid(f"the adapter has no {CONFIG} of at most {LARGEST} bytes", expected="an adapter of peft")
-    try:
-        config = json.loads(path.read_bytes(), object_pairs_hook=_unambiguous)
-    except (ValueError, RecursionError) as error:
-        raise EvidenceInvalid(f"{CONFIG} cannot be read: {error}", expected="JSON, every name once") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise EvidenceInvalid(f"{CONFIG} is not that of a LoRA", expected='{"peft_type": "LORA", ...}')
-    if importing := [name for name in IMPORTING if config.get(name)]:
-        raise EvidenceInvalid(f"{CONFIG} names modules to import ({', '.join(importing)})", expected="none")
-    named = config.get("base_model_name_or_path"), config.get("revision")
+    require_only(files)
+    lora = read_lora(directory)
+    named = lora.settings.base, lora.settings.revision
     if named not in ((None, None), (base.name, base.revision)):
         raise EvidenceInvalid(
             f"{CONFIG} names the base {named[0]!a}, revision {named[1]!a}",
             expected=f"{base.name!a}, revision {base.revision!a}, which was evaluated, or none at all",
             next_step="train again: training names the base that it was given",
         )
-    return f"a LoRA for {base.name}" if named[0] else "a LoRA that names no base"
-
-
-def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of a name that is there twice some readers take the first value, others the last."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
+    return f"a plain LoRA of {len(lora.layers)} layers {f'for {base.name}' if named[0] else 'that names no base'}"

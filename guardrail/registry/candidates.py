@@ -31,6 +31,7 @@ from guardrail.evidence.tickets import Ticket
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
 from guardrail.records import AdapterRecord, DataReport, FileDigest, Frozen
 from guardrail.registry import experiment as runs
+from guardrail.registry.adapter_config import require_fitting
 from guardrail.registry.location import Destinations, destinations
 from guardrail.registry.model import upload
 from guardrail.registry.pull import pull, require_free
@@ -79,6 +80,7 @@ def check(directory: Path, now: datetime) -> Candidate:
     ticket, data = _read(directory, TICKET, Ticket), _read(directory, DATA, DataReport)
     adapter = _read(directory, ADAPTER, AdapterRecord)
     _require_bound(policy, ticket, data, adapter, adapter_files(directory / FOLDER))
+    require_fitting(directory / FOLDER, adapter.base, (file.path for file in adapter.files))
     _require_stated(directory, policy, ticket, data, adapter, now)
     return Candidate(policy, ticket, data, adapter, manifest_digest((*files, *adapter.files)))
 

@@ -119,7 +119,7 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
     checks += [
         _ok("records", "data, adapter and evaluation are those the decision names"),
         _ok("decision", _decided_again(policy, records, decision)),
-        _ok("configuration", require_fitting(directory, decision.base)),
+        _ok("configuration", require_fitting(directory, decision.base, signed.subjects)),
     ]
     stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
     return Examined(

@@ -12,11 +12,12 @@ import requests
 from bypass import Refused, Target, session, view
 from bypass_attempt import Attempt
 from bypass_attempts import ATTEMPTS
-from gate_fixtures import Pair, client_of, promoted
+from gate_chains import proven
+from gate_fixtures import Pair, client_of, gate_of, promoted
 from gated_servers import Running, pointing
-from registry_bundles import sealed
+from registry_bundles import sealed, unsealed
 
-from guardrail.evidence.bundle import write
+from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.digest import sha256
 from guardrail.registry.store import GATE
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 ATTACKED = "guarded-attacked"
+Change = Callable[[Path], object]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,12 @@ def guarded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Target:
     assert [promoted(pair.gated, pair.people, folder / str(seed), ATTACKED, seed) for seed in (0, 1)] == ["1", "2"]
     client = client_of(pair.gated)
     source = str(client.get_model_version(ATTACKED, "2").source)
-    return _target(pair.gated, client, folder, (ATTACKED, "unborn", "blank"), source.removeprefix("mlflow-artifacts:/"))
+    files = source.removeprefix("mlflow-artifacts:/")
+
+    def prove(directory: Path, change: Change) -> Bundle:
+        return proven(directory, gate_of(pair.gated), pair.people.signers, model=ATTACKED, prepare=change)
+
+    return _target(pair.gated, client, folder, (ATTACKED, "unborn", "blank"), files, prove)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,11 @@ def spoilt(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Target
         client.create_model_version(name, f"models:/{model_id}", model_id=model_id, tags=tags)
     client.set_registered_model_alias(name, "production", "2")
     where = client.get_model_version_download_uri(name, "2").removeprefix("mlflow-artifacts:/")
-    return _target(stock, client, tmp_path, (name, f"unborn-{name}", f"blank-{name}"), where)
+
+    def prove(directory: Path, change: Change) -> Bundle:
+        return seal(unsealed(directory, model=name, prepare=change), pair.people.decider.private)
+
+    return _target(stock, client, tmp_path, (name, f"unborn-{name}", f"blank-{name}"), where, prove)
 
 
 @pytest.mark.every_cell
@@ -107,7 +118,8 @@ def test_at_least_140_attempts_have_names_of_their_own() -> None:
     assert len(set(names)) == len(names) >= 140
 
 
-def _target(running: Running, client: MlflowClient, folder: Path, names: tuple[str, str, str], files: str) -> Target:
+def _target(running: Running, client: MlflowClient, folder: Path, names: tuple[str, str, str], files: str,
+            prove: Callable[[Path, Change], Bundle]) -> Target:  # fmt: skip
     name, unborn, blank = names
     laid = folder / "laid"
     laid.mkdir()
@@ -121,7 +133,9 @@ def _target(running: Running, client: MlflowClient, folder: Path, names: tuple[s
     client.log_artifacts(run.info.run_id, str(laid), "stuff")
     scratch = folder / f"s{sha256(name.encode())[:12]}"
     scratch.mkdir()
-    return Target(running, client, name, unborn, blank, files, innocent, model_id, run.info.run_id, scratch, session())
+    return Target(
+        running, client, name, unborn, blank, files, innocent, model_id, run.info.run_id, scratch, prove, session()
+    )
 
 
 def _logged(client: MlflowClient, directory: Path) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from adapter_tricks import FILES, TRICKS, Trick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_evidence import BASE
@@ -146,6 +147,7 @@ def test_a_policy_that_cannot_be_read_is_refused(tmp_path: Path, key: PrivateKey
         check(laid_out(seal(Bundle(**{**bundle.__dict__, "policy": b"{"}), key), tmp_path / "out"), key)
 
 
+PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
 EVIL = "attacker/backdoored-base"
 HUB = BASE.model_copy(update={"name": "org/model", "revision": "0" * 40})
 PATH = BASE.model_copy(update={"name": "a model of mine"})
@@ -164,7 +166,6 @@ MISNAMED: dict[str, tuple[ModelRef, Config]] = {
     "a revision of a local base": (BASE, {"base_model_name_or_path": BASE.name, "revision": "main"}),
     "a revision alone": (BASE, {"revision": "main"}),
     "an empty name": (BASE, {"base_model_name_or_path": ""}),
-    "a list": (BASE, {"base_model_name_or_path": [BASE.name]}),
 }
 
 
@@ -179,7 +180,7 @@ def on(base: ModelRef, text: str, directory: Path, key: PrivateKey) -> Path:
 @pytest.mark.parametrize("case", NAMED)
 def test_an_adapter_may_name_the_base_that_was_evaluated_or_none(tmp_path: Path, key: PrivateKey, case: str) -> None:
     base, config = NAMED[case]
-    check(on(base, json.dumps({"peft_type": "LORA", **config}), tmp_path, key), key)
+    check(on(base, json.dumps({**PLAIN, **config}), tmp_path, key), key)
 
 
 @pytest.mark.parametrize("case", MISNAMED)
@@ -187,7 +188,7 @@ def test_an_adapter_that_names_another_base_is_refused_however_it_was_signed(
     tmp_path: Path, key: PrivateKey, case: str
 ) -> None:
     base, config = MISNAMED[case]
-    stored = on(base, json.dumps({"peft_type": "LORA", **config}), tmp_path, key)
+    stored = on(base, json.dumps({**PLAIN, **config}), tmp_path, key)
     with pytest.raises(EvidenceInvalid, match="names the base") as caught:
         check(stored, key)
     assert f"{base.name!a}, revision {base.revision!a}" in caught.value.expected
@@ -196,18 +197,31 @@ def test_an_adapter_that_names_another_base_is_refused_however_it_was_signed(
 
 @pytest.mark.parametrize("named", ["auto_mapping", "megatron_config"])
 def test_an_adapter_that_names_modules_to_import_is_refused(tmp_path: Path, key: PrivateKey, named: str) -> None:
-    stored = on(BASE, json.dumps({"peft_type": "LORA", named: {"parent_library": "evil"}}), tmp_path, key)
-    with pytest.raises(EvidenceInvalid, match=f"modules to import .{named}"):
+    stored = on(BASE, json.dumps({**PLAIN, named: {"parent_library": "evil"}}), tmp_path, key)
+    with pytest.raises(EvidenceInvalid, match=f"says {named}="):
         check(stored, key)
 
 
 @pytest.mark.parametrize("text", [
     "{", "[]", "{}", "null", '{"peft_type": "XLORA"}', '{"peft_type": ["LORA"]}', "[" * 100_000,
     f'{{"peft_type": "LORA", "base_model_name_or_path": "{EVIL}", "base_model_name_or_path": "testbed"}}',
+    json.dumps({**PLAIN, "base_model_name_or_path": [BASE.name]}),
 ])  # fmt: skip
 def test_a_configuration_that_is_no_plain_lora_is_refused(tmp_path: Path, key: PrivateKey, text: str) -> None:
     with pytest.raises(EvidenceInvalid, match=r"adapter_config\.json"):
         check(on(BASE, text, tmp_path, key), key)
+
+
+@pytest.mark.parametrize("trick", [*TRICKS, *FILES], ids=lambda trick: trick.name)
+def test_an_adapter_that_is_not_what_it_was_measured_as_is_refused_however_it_was_signed(
+    tmp_path: Path, key: PrivateKey, trick: Trick
+) -> None:
+    adapter_dir = adapter_directory(tmp_path / "adapter")
+    trick.change(adapter_dir)
+    (tmp_path / "stored").mkdir()
+    stored = laid_out(seal(bundle_of(adapter_dir), key), tmp_path / "stored")
+    with pytest.raises(EvidenceInvalid, match=f"(?s){trick.answer}"):
+        check(stored, key)
 
 
 def test_only_a_passed_decision_within_its_validity_admits(tmp_path: Path) -> None:

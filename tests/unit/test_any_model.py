@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tiny_models import ARCHITECTURES, write_base, write_policy, write_replay, write_rows
 
-from guardrail.errors import InvalidInput
+from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
 from guardrail.records import Verdict
@@ -194,7 +194,7 @@ def test_an_adapter_of_another_base_is_refused(tiny: Tiny, tmp_path: Path) -> No
     model = add_lora(other, rank=2, alpha=2.0, dropout=0.0)
     save_adapter(model, tmp_path / "adapter", other.ref)
     strip_lora(other, model)
-    with pytest.raises(InvalidInput, match="does not fit"):
+    with pytest.raises(EvidenceInvalid, match="does not fit"):
         load_adapter(tiny.base, tmp_path / "adapter")
 
 

@@ -337,7 +337,7 @@ MERGED = MergedAdapter(
     (_report(detectors=()), PolicyDenied, "detectors that did not run: known_harm, harmful_compliance"),
     (_leak, InvalidInput, "training rows are prompts of the suite 'harmful'"),
     (_rows("{"), InvalidInput, "clean.jsonl"),
-    (_adapter(_dora), InvalidInput, "a plain LoRA"),
+    (_adapter(_dora), EvidenceInvalid, "use_dora=True"),
     (_adapter(lambda path: (path / "more.txt").touch()), EvidenceInvalid, "exactly"),
     (_adapter(_one_module_less), InvalidInput, "is for other modules or shapes"),
     (_adapter(_other_shapes), InvalidInput, "is for other modules or shapes"),
