@@ -16,11 +16,21 @@ from urllib3.exceptions import HTTPError
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import LARGEST
+from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.tickets import Ticket
 from guardrail.records import Frozen
 from guardrail.registry.rest_reader import LARGEST_ANSWER, TIMEOUT, session
 from guardrail.registry.store import AWAITS, DENIES, GATE, redacted, require_address, unavailable
-from guardrail.registry.wire import PREFIX, Health, LedgerPage, Submitted, TicketRequest, Waiting, Waitings
+from guardrail.registry.wire import (
+    PREFIX,
+    Health,
+    LatestCheckpoint,
+    LedgerPage,
+    Submitted,
+    TicketRequest,
+    Waiting,
+    Waitings,
+)
 
 Answer = TypeVar("Answer", bound=Frozen)
 
@@ -61,6 +71,13 @@ class GateClient:
             after += len(page.envelopes)
             if not page.envelopes:
                 return
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, as the server says it; None where it has none, or does not know of any."""
+        try:
+            return self._read("GET", "checkpoint", LatestCheckpoint).checkpoint
+        except InvalidInput:  # where there is no gate, or it lets nobody in, whoever asks for the ledger next is told
+            return None
 
     def page(self, after: int = 0) -> LedgerPage:
         """Some entries, and the head."""

@@ -2,6 +2,7 @@
 
     POST tickets             {model, alias} -> Ticket (guardrail.evidence.tickets)
     GET  ledger?after=N      LedgerPage: the envelopes that follow entry N, and the head
+    GET  checkpoint          LatestCheckpoint: what the entries before the last checkpoint's add up to
     GET  waiting?model=NAME  Waitings: evidence that was admitted and waits for approvals
     POST statements          an envelope: train, approve, rollback, revocation or a denial -> Submitted
     GET  statements?sha256=X that envelope again, as it was given
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.ledger_types import Head, Utc
 from guardrail.names import Alias, ModelName
 from guardrail.records import Count, Frozen, Sha256
@@ -36,6 +38,12 @@ class LedgerPage(Frozen):
 
     envelopes: tuple[str, ...]
     head: Head | None
+
+
+class LatestCheckpoint(Frozen):
+    """The last checkpoint that the ledger names; None: it names none yet."""
+
+    checkpoint: Checkpoint | None
 
 
 class Waiting(Frozen):

@@ -24,12 +24,24 @@ from guardrail.registry.server.refusals import refusal
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.statements import Desk
 from guardrail.registry.server.waiting import waiting
-from guardrail.registry.wire import PAGE, PREFIX, Health, LedgerPage, Submitted, TicketRequest, Waitings
+from guardrail.registry.wire import (
+    PAGE,
+    PREFIX,
+    Health,
+    LatestCheckpoint,
+    LedgerPage,
+    Submitted,
+    TicketRequest,
+    Waitings,
+)
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-USERS = (("tickets", "POST"), ("ledger", "GET"), ("waiting", "GET"), ("statements", "POST"), ("statements", "GET"))
+USERS = (
+    ("tickets", "POST"), ("ledger", "GET"), ("checkpoint", "GET"), ("waiting", "GET"), ("statements", "POST"),
+    ("statements", "GET"),
+)  # fmt: skip
 """What every user may ask, by route and method."""
 SMALL = 4096
 """The most bytes of a request that is not an envelope."""
@@ -41,6 +53,7 @@ def serve(app: Flask, registrar: Registrar) -> None:
     for rule, method, view in (
         ("tickets", "POST", routes.ticket),
         ("ledger", "GET", routes.ledger),
+        ("checkpoint", "GET", routes.checkpoint),
         ("waiting", "GET", routes.waiting),
         ("statements", "POST", routes.submit),
         ("statements", "GET", routes.statement),
@@ -69,6 +82,10 @@ class Routes:
         journal = self._registrar.journal
         found = tuple(envelope.decode("ascii") for envelope in journal.page(_after(), PAGE))
         return LedgerPage(envelopes=found, head=journal.head())
+
+    def checkpoint(self) -> LatestCheckpoint:
+        """What the entries before the last checkpoint's add up to."""
+        return LatestCheckpoint(checkpoint=self._registrar.journal.checkpoint())
 
     def waiting(self) -> Waitings:
         """What waits for approvals."""
