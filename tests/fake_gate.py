@@ -35,6 +35,7 @@ from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
 from guardrail.evidence.ledger_sums import Sums
 from guardrail.evidence.ledger_types import GENESIS, Entry, Head, Kind
 from guardrail.evidence.stages import Bound, parse
+from guardrail.evidence.ticket_requests import read_request
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust import Trust
 from guardrail.records import Frozen
@@ -107,8 +108,10 @@ class FakeGate:
         self.note("checkpoint", subject=digest(self.kept))
         return self.kept
 
-    def ticket(self, model: str = MODEL, alias: str = ALIAS) -> Ticket:
+    def ticket(self, request: bytes) -> Ticket:
         """Leave to try."""
+        asked = read_request(request)
+        model, alias = asked.model, asked.alias
         nonce, now = secrets.token_hex(32), datetime.now(UTC)
         head = self.note("proposal", model=model, alias=alias, nonce=nonce)
         return Ticket(model=model, alias=alias, nonce=nonce, issued=now, expires=now + LIFETIME, ledger=head.digest)

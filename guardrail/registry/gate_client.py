@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from urllib3.exceptions import HTTPError
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
-from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.tickets import Ticket
@@ -27,7 +26,6 @@ from guardrail.registry.wire import (
     LatestCheckpoint,
     LedgerPage,
     Submitted,
-    TicketRequest,
     Waiting,
     Waitings,
 )
@@ -59,9 +57,9 @@ class GateClient:
         self._uri = uri.rstrip("/")
         self._session = session()
 
-    def ticket(self, model: str, alias: str) -> Ticket:
-        """Leave to try for this guarded alias."""
-        return self._read("POST", "tickets", Ticket, body=canonical(TicketRequest(model=model, alias=alias)))
+    def ticket(self, request: bytes) -> Ticket:
+        """Leave to try for the guarded alias that a signed request names; the same request gives the same ticket."""
+        return self._read("POST", "tickets", Ticket, body=request)
 
     def ledger(self, after: int = 0) -> Iterator[bytes]:
         """The envelopes of all entries after the one of this number, in order."""

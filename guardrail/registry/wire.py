@@ -1,6 +1,6 @@
 """What a gated server and its clients say to each other beside MLflow's own calls, as JSON below ``PREFIX``.
 
-    POST tickets             {model, alias} -> Ticket (guardrail.evidence.tickets)
+    POST tickets             an envelope: a signed request (guardrail.evidence.ticket_requests) -> Ticket
     GET  ledger?after=N      LedgerPage: the envelopes that follow entry N, and the head
     GET  checkpoint          LatestCheckpoint: what the entries before the last checkpoint's add up to
     GET  waiting?model=NAME  Waitings: evidence that was admitted and waits for approvals
@@ -18,19 +18,11 @@ from typing import Literal
 
 from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.ledger_types import Head, Utc
-from guardrail.names import Alias, ModelName
 from guardrail.records import Count, Frozen, Sha256
 
 PREFIX = "api/2.0/guardrail"
 PAGE = 500
 """The most entries in one answer."""
-
-
-class TicketRequest(Frozen):
-    """Which guarded alias somebody wants to try for."""
-
-    model: ModelName
-    alias: Alias
 
 
 class LedgerPage(Frozen):

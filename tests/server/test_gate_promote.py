@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from gate_chains import proven, staged
+from gate_chains import drawn, proven, staged
 from gate_fixtures import Pair, gate_of, promoted
 from gate_trust import person
 from gated_servers import bytes_of, pointing
@@ -182,7 +182,7 @@ def _at(days: float) -> datetime:
 
 
 def _ticket(pair: Pair, model: str = "guarded") -> Ticket:
-    return gate_of(pair.gated).ticket(model, "production")
+    return drawn(gate_of(pair.gated), pair.people.signers, model)
 
 
 def _as(stage: str, who: str) -> Callable[[Path, Pair], Bundle]:

@@ -139,14 +139,6 @@ class Journal:
             latest = self._sums.latest
             return latest.checkpoint if latest else None
 
-    def keep(self, envelope: bytes) -> str:
-        """Store an envelope that somebody handed in; returns its digest."""
-        digest = sha256(envelope)
-        if not self._place(digest).exists():
-            with self._file.locked():  # whoever holds the lock may remove what a crash left half written
-                self._write(envelope)
-        return digest
-
     def statement(self, digest: str) -> bytes:
         """An envelope that was kept.
 

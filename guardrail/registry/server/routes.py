@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import LARGEST
@@ -31,7 +29,6 @@ from guardrail.registry.wire import (
     LatestCheckpoint,
     LedgerPage,
     Submitted,
-    TicketRequest,
     Waitings,
 )
 
@@ -44,7 +41,7 @@ USERS = (
 )  # fmt: skip
 """What every user may ask, by route and method."""
 SMALL = 4096
-"""The most bytes of a request that is not an envelope."""
+"""The most bytes of a request for a ticket."""
 
 
 def serve(app: Flask, registrar: Registrar) -> None:
@@ -71,11 +68,8 @@ class Routes:
 
     def ticket(self) -> Frozen:
         """Issue a ticket."""
-        try:
-            wanted = TicketRequest.model_validate_json(_body(SMALL))
-        except ValidationError as error:
-            raise InvalidInput("the request is none for a ticket", expected="model and alias") from error
-        return tickets.issue(self._registrar.journal, self._registrar.court().trust, wanted.model, wanted.alias)
+        court = self._registrar.court()
+        return tickets.issue(self._registrar.journal, court.trust, _body(SMALL), court.now)
 
     def ledger(self) -> LedgerPage:
         """Some entries."""
