@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 from signed_runs import held_ticket, record, signed, started, tell
 from ticket_gate import Gate, gate
-from trust_files import ALIAS, MODEL, NOW, key
+from trust_files import ALIAS, MODEL, NOW, ids, key
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput, ServiceUnavailable
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.digest import canonical, sha256
+from guardrail.evidence.envelope import signers
+from guardrail.evidence.ticket_requests import HOLDS, TICKET_REQUEST_TYPE, read_request, signed_request
 from guardrail.evidence.tickets import LIFETIME
 from guardrail.pipeline.attempts import ATTEMPT, known, require
 from guardrail.pipeline.promotion import decide_run
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.signing import bind
-from guardrail.pipeline.tickets import TICKET, Asking, current, held, take
+from guardrail.pipeline.tickets import REQUEST, TICKET, Asking, current, held, take
 
 ASKING = Asking(key("train"))
 
@@ -167,3 +169,44 @@ def test_a_decision_without_the_ticket_is_not_taken_for_one_with_it(tmp_path: Pa
     after = decide_run(run, NOW)
     assert (before.attempt, after.attempt) == (0, 1)
     assert before.inputs != after.inputs
+
+
+def test_a_ticket_is_asked_for_by_a_key_and_names_who_may_bind_it(run: Run, opened: Gate) -> None:
+    take(run, opened.uri, Asking(key("ana"), ids("train", "ben")), NOW)
+    request = (run.path / REQUEST).read_bytes()
+    assert opened.requests == [request]
+    asked = read_request(request)
+    assert (asked.model, asked.alias, asked.bind) == (MODEL, ALIAS, tuple(sorted(ids("train", "ben"))))
+    assert signers(request, payload_type=TICKET_REQUEST_TYPE) == ids("ana")
+
+
+def test_without_a_key_no_ticket_is_asked_for(run: Run, opened: Gate) -> None:
+    with pytest.raises(InvalidInput, match=r"to a key only(?s:.*)--sign-key"):
+        take(run, opened.uri, Asking(None), NOW)
+    assert opened.requests == []
+
+
+def test_who_asks_again_after_an_interruption_gets_the_same_ticket(run: Run, opened: Gate) -> None:
+    first = take(run, opened.uri, ASKING, NOW)
+    (run.path / TICKET).unlink()
+    assert take(run, opened.uri, ASKING, NOW + HOLDS / 2) == first
+    assert len(opened.issued) == 1
+
+
+@pytest.mark.parametrize("change", ["time", "key", "bind", "bytes", "another request"])
+def test_a_request_that_does_not_ask_for_the_same_is_made_anew(run: Run, opened: Gate, change: str) -> None:
+    first = take(run, opened.uri, ASKING, NOW)
+    (run.path / TICKET).unlink()
+    asking, now, path = ASKING, NOW, run.path / REQUEST
+    if change == "time":
+        now += HOLDS
+    elif change == "key":
+        asking = Asking(key("ana"))
+    elif change == "bind":
+        asking = Asking(key("train"), ids("ana"))
+    elif change == "bytes":
+        path.write_bytes(path.read_bytes() + b" ")
+    else:
+        path.write_bytes(signed_request("another", ALIAS, key("train"), now=NOW))
+    assert take(run, opened.uri, asking, now) != first
+    assert len(opened.requests) == 2
