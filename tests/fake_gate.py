@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,18 +26,22 @@ from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, 
 from guardrail.evidence import orders
 from guardrail.evidence.bundle import Bundle, write
 from guardrail.evidence.chain import Target
-from guardrail.evidence.digest import canonical, manifest, manifest_digest, sha256
+from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import signers, unverified_payload
-from guardrail.evidence.ledger import next_entry
+from guardrail.evidence.ledger import LEDGER_TYPE, next_entry
+from guardrail.evidence.ledger_chain import LedgerChain
+from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
-from guardrail.evidence.ledger_types import GENESIS, Head, Kind
+from guardrail.evidence.ledger_sums import Sums
+from guardrail.evidence.ledger_types import GENESIS, Entry, Head, Kind
 from guardrail.evidence.stages import Bound, parse
+from guardrail.evidence.ticket_requests import read_request
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust import Trust
 from guardrail.records import Frozen
 from guardrail.registry.store import AWAITS, DENIES, GATE
 from guardrail.registry.tags import MODEL_ID, tags
-from guardrail.registry.wire import PREFIX, Health, LedgerPage, Problem, Submitted, Waiting, Waitings
+from guardrail.registry.wire import PREFIX, Health, LatestCheckpoint, LedgerPage, Problem, Submitted, Waiting, Waitings
 
 PROXY = "api/2.0/mlflow-artifacts/artifacts"
 
@@ -70,6 +74,10 @@ class FakeGate:
     attempts: int = 0
     """Adapters that were bound since the last promotion."""
     revoked: set[str] = field(default_factory=set)
+    false: Callable[[Checkpoint], Checkpoint] = field(default=lambda checkpoint: checkpoint)
+    """How a server lies in its checkpoints."""
+    kept: Checkpoint | None = None
+    """The last checkpoint."""
 
     @property
     def ledger(self) -> LedgerFile:
@@ -89,8 +97,21 @@ class FakeGate:
             lambda head: next_entry(head, time=datetime.now(UTC), kind=kind, **what), self.who["server"].private
         )
 
-    def ticket(self, model: str = MODEL, alias: str = ALIAS) -> Ticket:
+    def add_checkpoint(self) -> Checkpoint:
+        """Commit to what all entries add up to, or to what is ``false``."""
+        sums, chain = Sums(), LedgerChain(None)
+        for data in envelopes(self.ledger.path):
+            entry = Entry.model_validate_json(unverified_payload(data, payload_type=LEDGER_TYPE))
+            after = chain.follow(entry, sha256(data))
+            sums.take(entry, after)
+        self.kept = self.false(sums.checkpoint())
+        self.note("checkpoint", subject=digest(self.kept))
+        return self.kept
+
+    def ticket(self, request: bytes) -> Ticket:
         """Leave to try."""
+        asked = read_request(request)
+        model, alias = asked.model, asked.alias
         nonce, now = secrets.token_hex(32), datetime.now(UTC)
         head = self.note("proposal", model=model, alias=alias, nonce=nonce)
         return Ticket(model=model, alias=alias, nonce=nonce, issued=now, expires=now + LIFETIME, ledger=head.digest)
@@ -226,6 +247,8 @@ class FakeGate:
         record: Frozen
         if route == "ledger":
             record = self.ledger_page(int(query["after"]))
+        elif route == "checkpoint":
+            record = LatestCheckpoint(checkpoint=self.kept)
         elif route == "waiting":
             record = self.waiting()
         elif route == "doctor":

@@ -18,8 +18,9 @@ from guardrail.evidence.binding import bound_of, statement
 from guardrail.evidence.bundle import Bundle, seal
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.envelope import sign, unverified_payload
-from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.keys import PrivateKey, public_of
 from guardrail.evidence.stages import Approval, Stage, parse
+from guardrail.evidence.ticket_requests import signed_request
 from guardrail.evidence.tickets import Ticket
 from guardrail.records import ModelRef
 from guardrail.registry.wire import Submitted
@@ -28,13 +29,19 @@ from guardrail.registry.wire import Submitted
 class Gate(Protocol):
     """Whoever issues tickets and takes statements: a client of a server, or its parts."""
 
-    def ticket(self, model: str, alias: str) -> Ticket: ...
+    def ticket(self, request: bytes) -> Ticket: ...
 
     def submit(self, envelope: bytes) -> Submitted: ...
 
 
 Signers = Mapping[str, PrivateKey]
 """Stage to key; ``decide`` signs the decision."""
+
+
+def drawn(gate: Gate, signers: Signers, model: str = "guarded", alias: str = "production") -> Ticket:
+    """A ticket that the data stage asks for, and whoever trains may bind."""
+    trainer = public_of(signers["train"]).keyid
+    return gate.ticket(signed_request(model, alias, signers["data"], now=datetime.now(UTC), bind=[trainer]))
 
 
 def staged(
@@ -47,7 +54,7 @@ def staged(
 
     ``order`` is another nonce, in whose order the prompts were asked.
     """
-    now, ticket = now or datetime.now(UTC), ticket or gate.ticket(model, alias)
+    now, ticket = now or datetime.now(UTC), ticket or drawn(gate, signers, model, alias)
     given: dict[str, Any] = {
         "model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
         "nonce": order or ticket.nonce, "base": base,

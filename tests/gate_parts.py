@@ -42,8 +42,9 @@ class Parts:
         found: Registrar = self.store.registrar
         return found
 
-    def ticket(self, model: str, alias: str) -> Ticket:
-        return tickets.issue(self.registrar.journal, self.registrar.court().trust, model, alias)
+    def ticket(self, request: bytes) -> Ticket:
+        court = self.registrar.court()
+        return tickets.issue(self.registrar.journal, court.trust, request, court.now)
 
     def submit(self, envelope: bytes) -> Submitted:
         return Desk(self.registrar.journal, self.registrar, self.registrar.court()).take(envelope)

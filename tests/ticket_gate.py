@@ -7,7 +7,6 @@ Not a test file. Not covered: everything that a server checks; this one says yes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from guardrail.evidence import stages
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.ledger_types import Head
+from guardrail.evidence.ticket_requests import read_request
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.registry.wire import PREFIX, Submitted
 
@@ -34,13 +34,17 @@ class Gate:
     now: datetime | None = None
     model: str = ""
     issued: list[Ticket] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
     statements: list[bytes] = field(default_factory=list)
 
-    def ticket(self, model: str, alias: str) -> Ticket:
-        """A new one, counted."""
-        made = ticket(self.model or model, alias, len(self.issued) + 1, self.now or datetime.now(UTC))
-        self.issued.append(made)
-        return made
+    def ticket(self, request: bytes) -> Ticket:
+        """A new one, counted; the same for the same request."""
+        asked = read_request(request)
+        if request not in self.requests:
+            self.requests.append(request)
+            made = ticket(self.model or asked.model, asked.alias, len(self.requests), self.now or datetime.now(UTC))
+            self.issued.append(made)
+        return self.issued[self.requests.index(request)]
 
     def recorded(self, envelope: bytes) -> Submitted:
         """What a gate answers; a training statement that it has not seen is the next attempt."""
@@ -86,7 +90,7 @@ def _handler(opened: Gate) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path == f"/{PREFIX}/tickets":
-                self._answer(canonical(opened.ticket(**json.loads(body))))
+                self._answer(canonical(opened.ticket(body)))
             elif self.path == f"/{PREFIX}/statements":
                 self._answer(canonical(opened.recorded(body)))
             elif opened.upstream:

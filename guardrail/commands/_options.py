@@ -92,6 +92,13 @@ SIGN_PUBLIC_KEY = click.option(
     default=None,
     help="Public key of a --sign-key that stays in a service (guardrail keys show URI --out FILE).",
 )
+TRAIN_KEY = click.option(
+    "--train-key",
+    "train_keys",
+    type=FILE,
+    multiple=True,
+    help="Public key of whoever trains with the ticket, where that is not who asks for it (--sign-key). Repeat it.",
+)
 GATE = click.option(
     "--gate",
     metavar="URI",
@@ -268,12 +275,15 @@ def stage_signer(key: str | None, public_key: Path | None) -> PrivateKey | None:
     return None if key is None else signer(key, public_key)
 
 
-def take_ticket(run: Run, gate: str | None, now: datetime) -> None:
+def take_ticket(
+    run: Run, gate: str | None, signer: PrivateKey | None, now: datetime, train_keys: tuple[Path, ...] = ()
+) -> None:
     """With ``--gate``: see that the run has a ticket (call it while the run is locked, after its policy is noted)."""
     if gate:
-        from guardrail.pipeline.tickets import take
+        from guardrail.evidence.keys import load_public
+        from guardrail.pipeline.tickets import Asking, take
 
-        take(run, gate, now)
+        take(run, gate, Asking(signer, [load_public(path).keyid for path in train_keys]), now)
 
 
 def secret(name: str) -> str:

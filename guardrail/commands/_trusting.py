@@ -110,9 +110,10 @@ def public_keys(files: tuple[Path, ...]) -> tuple[PublicKey, ...]:
 
 
 def history(
-    gate: GateClient, trust: Trust | None, server_keys: tuple[Path, ...], head: Path | None, now: datetime
-) -> History:
-    """The server's ledger: checked where keys were given for it, else as it is told.
+    gate: GateClient, trust: Trust | None, server_keys: tuple[Path, ...], head: Path | None, now: datetime, *,
+    whole: bool = False,
+) -> History:  # fmt: skip
+    """The server's ledger: checked where keys were given for it, else as it is told; ``whole``: from its first entry.
 
     Raises:
         InvalidInput: a head, but no key.
@@ -123,10 +124,10 @@ def history(
 
     keys = (*public_keys(server_keys), *(trust.keys_of("server") if trust else ()))
     if keys:
-        return read_history(gate, keys, now=now, head=read_head(head) if head else None)
+        return read_history(gate, keys, now=now, head=read_head(head) if head else None, whole=whole)
     if head is not None:
         raise InvalidInput("--head was given without a key", expected="--server-key or --trust")
-    return unverified_history(gate)
+    return unverified_history(gate, whole=whole)
 
 
 def read_envelope(path: Path) -> bytes:

@@ -25,6 +25,7 @@ def command() -> None:
 @options.GATE
 @options.SIGN_KEY
 @options.SIGN_PUBLIC_KEY
+@options.TRAIN_KEY
 @options.OUTPUT
 def validate(
     data: str,
@@ -35,6 +36,7 @@ def validate(
     gate: str | None,
     sign_key: str | None,
     public_key: Path | None,
+    train_keys: tuple[Path, ...],
     output: str,
 ) -> None:
     """Check DATA (JSONL, JSON, CSV, TSV or Parquet; or testbed:TASK[:POISON[:triggered]]).
@@ -49,7 +51,7 @@ def validate(
     signer = options.stage_signer(sign_key, public_key)
     with opened.run.locked():
         opened.start()
-        options.take_ticket(opened.run, gate, datetime.now(UTC))
+        options.take_ticket(opened.run, gate, signer, datetime.now(UTC), train_keys)
         prepare(opened.run, "data", signs=signer is not None, now=datetime.now(UTC))
         report = validate_data(opened.run, data)
         sign_stage(opened.run, "data", signer, datetime.now(UTC))

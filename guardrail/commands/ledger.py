@@ -27,7 +27,8 @@ def command() -> None:
 def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_head: Path | None, output: str) -> None:
     """Check every signature of FILE and that every entry follows from the one before.
 
-    Finds edits, deletions, insertions, moves, foreign signers, clocks that went back and, with --head, a missing end.
+    Finds edits, deletions, insertions, moves, foreign signers, clocks that went back, checkpoints that are not what the
+    entries before them add up to and, with --head, a missing end.
     Exits with 11 and names the first entry that is wrong.
     """
     import os
@@ -52,6 +53,8 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
         f"{found.entries} entries, each signed and following from the one before",
         *(f"note  entry {jump.number} is {jump.seconds:.3f} s older than one before it: the clock stepped back"
           for jump in found.jumps),
+        *([f"{found.checkpoints} checkpoint{'s' * (found.checkpoints != 1)}, each what the entries before it add up to"]
+          if found.checkpoints else []),
         *([f"head  entry {found.head.number}, {found.head.digest}"] if found.head else []),
         "the exported head is reached" if head else "no --head was given: whether the end is missing is not known",
     ]  # fmt: skip

@@ -100,7 +100,7 @@ def history(
     now = datetime.now(UTC)
     gate = GateClient(tracking_uri)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
-    found = events(name, gate, trusting.history(gate, trusted, server_keys, head, now), trusted)
+    found = events(name, gate, trusting.history(gate, trusted, server_keys, head, now, whole=True), trusted)
     emit(found, output, events_lines(found))
 
 

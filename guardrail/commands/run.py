@@ -61,7 +61,7 @@ def command(
     run = opened.run
     with run.locked(), show.progress_bar() as progress:
         opened.start()
-        options.take_ticket(run, gate, datetime.now(UTC))
+        options.take_ticket(run, gate, signer, datetime.now(UTC))
         current(run, datetime.now(UTC))
         validate_data(run, data)
         sign_stage(run, "data", signer, datetime.now(UTC))

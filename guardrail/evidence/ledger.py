@@ -24,6 +24,7 @@ from guardrail.evidence.envelope import sign, unverified_payload
 from guardrail.evidence.fast_envelope import Opened, Verifier
 from guardrail.evidence.keys import PrivateKey, PublicKey
 from guardrail.evidence.ledger_chain import LedgerChain
+from guardrail.evidence.ledger_sums import Sums
 from guardrail.evidence.ledger_types import GENESIS, Checked, Entry, Head, Kind
 
 LEDGER_TYPE = "application/vnd.mlflow-guardrail.ledger+json"
@@ -56,10 +57,7 @@ def advance(head: Head | None, data: bytes) -> Head:
     Raises:
         EvidenceInvalid: no entry, or it does not follow.
     """
-    chain = LedgerChain(head)
-    chain.follow(_parse(unverified_payload(data, payload_type=LEDGER_TYPE)), sha256(data))
-    assert chain.head is not None  # noqa: S101  (an entry has just followed)
-    return chain.head
+    return LedgerChain(head).follow(_parse(unverified_payload(data, payload_type=LEDGER_TYPE)), sha256(data))
 
 
 def verify(
@@ -69,8 +67,9 @@ def verify(
     *,
     now: datetime | None = None,
     workers: int = 1,
+    sums: Sums | None = None,
 ) -> Checked:
-    """Check a whole ledger, from its first entry.
+    """Check a whole ledger, from its first entry, or from the checkpoint that ``sums`` were made of.
 
     Args:
         envelopes: every entry's envelope, in order.
@@ -78,24 +77,33 @@ def verify(
         head: an exported head; the ledger must reach it (and may go on). Without one a missing end is not noticed.
         now: entries from later than five minutes after it are refused.
         workers: threads that verify signatures beside this one; the verdict is the same for any number.
+        sums: what the entries add up to is added here, and where it was made of a checkpoint, ``envelopes`` are those
+            after that checkpoint's head.
 
     Raises:
-        EvidenceInvalid: the first thing that is wrong, by the number of the entry.
+        EvidenceInvalid: the first thing that is wrong, by the number of the entry; a checkpoint that is not what the
+            entries before it add up to; an exported head from before the checkpoint that was started from.
     """
-    verifier, chain = Verifier(keys, LEDGER_TYPE), LedgerChain(None, now, head)
+    sums = Sums() if sums is None else sums
+    verifier, chain = Verifier(keys, LEDGER_TYPE), _chain(sums, now, head)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        signatures = _Signatures(verifier, pool, ahead=4 * max(1, workers))
+        signatures = _Signatures(verifier, pool, 4 * max(1, workers), first=chain.number + 1)
         try:
             for data in envelopes:
                 opened = _open(verifier, data, chain.number + 1)
-                chain.follow(_entry(opened, chain.number + 1), sha256(data))
+                entry = _entry(opened, chain.number + 1)
+                after = chain.follow(entry, sha256(data))
                 signatures.add(opened)
+                sums.take(entry, after)
         except EvidenceInvalid:
             signatures.finish()  # a bad signature before it is the first thing that is wrong
             raise
         signatures.finish()
     chain.finish()
-    return Checked(entries=chain.number, head=chain.head, jumps=tuple(chain.jumps))
+    sums.require_proven()
+    return Checked(
+        entries=chain.number, head=chain.head, jumps=tuple(chain.jumps), checkpoints=sums.checkpoints
+    )  # fmt: skip
 
 
 def read_entry(data: bytes, verifier: Verifier) -> Entry:
@@ -114,11 +122,11 @@ def read_entry(data: bytes, verifier: Verifier) -> Entry:
 class _Signatures:
     """Signatures that are being verified by other threads, in batches; the first bad one is raised."""
 
-    def __init__(self, verifier: Verifier, pool: ThreadPoolExecutor, ahead: int) -> None:
+    def __init__(self, verifier: Verifier, pool: ThreadPoolExecutor, ahead: int, first: int = 1) -> None:
         self._verifier, self._pool, self._ahead = verifier, pool, ahead
         self._waiting: deque[Future[None]] = deque()
         self._batch: list[Opened] = []
-        self._first = 1
+        self._first = first
 
     def add(self, opened: Opened) -> None:
         """Take the next entry's envelope."""
@@ -146,6 +154,16 @@ class _Signatures:
         self._waiting.append(self._pool.submit(_check, self._verifier, self._batch, self._first))
         self._first += len(self._batch)
         self._batch = []
+
+
+def _chain(sums: Sums, now: datetime | None, exported: Head | None) -> LedgerChain:
+    """Where checking starts: an exported head from before it could not be compared with anything."""
+    if exported is not None and sums.number > exported.number:
+        raise EvidenceInvalid(
+            f"the exported head names entry {exported.number}, before the checkpoint at entry {sums.number}",
+            expected="a later head", next_step="read the whole ledger",
+        )  # fmt: skip
+    return LedgerChain(sums.head, now, exported)
 
 
 def _open(verifier: Verifier, data: bytes, number: int) -> Opened:

@@ -32,21 +32,22 @@ class LedgerChain:
         """Of the last entry; 0 before the first."""
         return self.head.number if self.head else 0
 
-    def follow(self, entry: Entry, digest: str) -> None:
-        """Take one entry more, whose envelope has this digest.
+    def follow(self, entry: Entry, digest: str) -> Head:
+        """Take one entry more, whose envelope has this digest; the head after it.
 
         Raises:
             EvidenceInvalid: it does not follow, its time cannot be, or it is not the exported head's.
         """
         self._in_order(entry)
         latest = self._in_time(entry)
-        self.head = Head(number=entry.number, digest=digest, time=latest)
+        self.head = head = Head(number=entry.number, digest=digest, time=latest)
         if self.exported and self.exported.number == entry.number and self.exported.digest != digest:
             raise EvidenceInvalid(
                 f"entry {entry.number} is not the one whose digest was exported",
                 expected=f"an envelope with the digest {self.exported.digest}",
                 next_step="compare with a copy of the ledger: it was written anew",
             )
+        return head
 
     def finish(self) -> None:
         """Nothing more follows.

@@ -13,11 +13,13 @@ from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 from guardrail.records import Count, Frozen, Sha256
 
 Kind = Literal[
-    "proposal", "decision", "denial", "approval", "rejection", "promotion", "revocation", "rollback", "trust"
-]
+    "proposal", "decision", "denial", "approval", "rejection", "promotion", "revocation", "rollback", "trust",
+    "checkpoint",
+]  # fmt: skip
 """``proposal``: a ticket was issued or, with a subject, bound to an adapter. ``decision``: evidence was admitted, which
 spends the ticket's nonce. ``denial``: signed evidence was refused. ``promotion``: an alias moves to a version.
-``trust``: a trust file came into force."""
+``trust``: a trust file came into force. ``checkpoint``: what the entries before it add up to
+(``ledger_checkpoint.py``)."""
 GENESIS = "0" * 64
 """What the first entry names as the one before."""
 
@@ -40,9 +42,9 @@ Short = Annotated[str, StringConstraints(max_length=256)]
 class Entry(Frozen):
     """One entry. ``previous`` is the SHA-256 of the envelope before, whole; ``time`` is in UTC.
 
-    ``subject`` is the digest of the adapter's manifest, or of what a trust file says; ``evidence`` that of the
-    decision's envelope, ``statement`` that of the envelope that somebody handed in, ``nonce`` the ticket's, where there
-    is one. Fields stand in the order of their names: so pydantic writes them as canonical JSON asks.
+    ``subject`` is the digest of the adapter's manifest, or of what a trust file or a checkpoint says; ``evidence`` that
+    of the decision's envelope, ``statement`` that of the envelope that somebody handed in, ``nonce`` the ticket's,
+    where there is one. Fields stand in the order of their names: so pydantic writes them as canonical JSON asks.
     """
 
     alias: Short = ""
@@ -76,8 +78,10 @@ class Jump(Frozen):
 
 
 class Checked(Frozen):
-    """What a whole ledger was found to be. ``head`` is None for one without entries."""
+    """What a whole ledger was found to be. ``head`` is None for one without entries; each of its ``checkpoints`` was
+    found to be what the entries before it add up to."""
 
     entries: Count
     head: Head | None
     jumps: tuple[Jump, ...]
+    checkpoints: Count = 0

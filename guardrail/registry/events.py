@@ -44,7 +44,7 @@ def events(model: str, gate: GateClient, history: History, trust: Trust | None) 
         EvidenceInvalid: a statement that was handed in is gone, or (with a trust file) by somebody who may not sign it.
     """
     found = tuple(_event(entry, gate, trust) for entry in history.about(model))
-    return Events(model=model, events=found, entries=len(history.entries), checked=history.checked)
+    return Events(model=model, events=found, entries=history.length, checked=history.checked)
 
 
 def _event(entry: Entry, gate: GateClient, trust: Trust | None) -> Event:

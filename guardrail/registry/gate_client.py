@@ -12,15 +12,23 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
-from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import LARGEST
+from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.tickets import Ticket
 from guardrail.records import Frozen
 from guardrail.registry.limits import Limits, raised_by
 from guardrail.registry.store import AWAITS, DENIES, GATE, redacted, require_address, unavailable
 from guardrail.registry.transport import Answer as Response
 from guardrail.registry.transport import Transport
-from guardrail.registry.wire import PREFIX, Health, LedgerPage, Submitted, TicketRequest, Waiting, Waitings
+from guardrail.registry.wire import (
+    PREFIX,
+    Health,
+    LatestCheckpoint,
+    LedgerPage,
+    Submitted,
+    Waiting,
+    Waitings,
+)
 
 Answer = TypeVar("Answer", bound=Frozen)
 
@@ -49,9 +57,9 @@ class GateClient:
         self._transport = Transport(uri, limits)
         self._uri = self._transport.uri
 
-    def ticket(self, model: str, alias: str) -> Ticket:
-        """Leave to try for this guarded alias."""
-        return self._read("POST", "tickets", Ticket, body=canonical(TicketRequest(model=model, alias=alias)))
+    def ticket(self, request: bytes) -> Ticket:
+        """Leave to try for the guarded alias that a signed request names; the same request gives the same ticket."""
+        return self._read("POST", "tickets", Ticket, body=request)
 
     def ledger(self, after: int = 0, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
         """The envelopes of all entries after the one of this number, in order.
@@ -73,6 +81,13 @@ class GateClient:
             if progress:
                 progress(entries)
             yield from (envelope.encode("ascii", errors="replace") for envelope in envelopes)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, as the server says it; None where it has none, or does not know of any."""
+        try:
+            return self._read("GET", "checkpoint", LatestCheckpoint).checkpoint
+        except InvalidInput:  # where there is no gate, or it lets nobody in, whoever asks for the ledger next is told
+            return None
 
     def page(self, after: int = 0) -> LedgerPage:
         """Some entries, and the head."""

@@ -1,7 +1,10 @@
 """What a gated server's ledger says happened: read over HTTP, checked, and asked.
 
 The server signs its ledger, and the chain shows every change but a missing end; for that, give the head that was
-exported. Not covered: what a server never wrote down.
+exported. Reading starts at the last checkpoint that the ledger names (``evidence/ledger_checkpoint.py``), because
+verifying must not become slow by what others ask for; with an exported head, or for a model's whole history, it starts
+at the first entry, and every checkpoint on the way is compared with what the entries before it add up to.
+Not covered: what a server never wrote down.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.ledger import LEDGER_TYPE, verify
+from guardrail.evidence.ledger_sums import Sums
 from guardrail.evidence.ledger_types import Entry, Head
 from guardrail.registry.gate_client import GateClient
 
@@ -28,11 +32,21 @@ BEYOND = 10**15 - 1
 
 @dataclass(frozen=True)
 class History:
-    """A ledger's entries, in order. ``head`` is None where there are none, or where nothing was ``checked``."""
+    """What a ledger says. ``head`` is None where there is no entry, or where nothing was ``checked``.
+
+    ``entries`` are all of them, in order, where it is ``whole``; else those that a checkpoint keeps (``sums``).
+    """
 
     entries: tuple[Entry, ...]
+    sums: Sums
     head: Head | None
     checked: bool
+    whole: bool
+
+    @property
+    def length(self) -> int:
+        """How many entries the ledger has."""
+        return self.sums.number
 
     def admitted(self, evidence: str) -> Entry | None:
         """The entry by which this evidence was admitted."""
@@ -57,32 +71,27 @@ class History:
 
     def attempts(self, model: str, alias: str) -> int:
         """How many adapters were ever bound to a ticket for this alias."""
-        return len({e.nonce for e in self._place(model, alias) if e.kind == "proposal" and e.subject})
+        return self.sums.adapters.get((model, alias), 0)
 
     def attempt(self, model: str, alias: str, nonce: str, manifest: str) -> int:
         """The how-manieth adapter this one is since the promotion before it; 0 where it was never bound.
 
         ``nonce`` is that of the ticket that it was bound to.
         """
-        bound: set[str] = set()
-        for entry in self._place(model, alias):
-            if entry.kind == "promotion":
-                bound.clear()
-            elif entry.kind == "proposal" and entry.subject and entry.nonce not in bound:
-                bound.add(entry.nonce)
-                if entry.nonce == nonce:
-                    return len(bound) if entry.subject == manifest else 0
-        return 0
-
-    def _place(self, model: str, alias: str) -> Iterator[Entry]:
-        return (e for e in self.entries if (e.model, e.alias) == (model, alias))
+        found = self.sums.attempts.get(nonce)
+        if found is None or (found.model, found.alias, found.manifest) != (model, alias, manifest):
+            return 0
+        return found.number
 
     def places(self) -> tuple[tuple[str, str], ...]:
         """Every model and alias that it speaks of, sorted."""
-        return tuple(sorted({(e.model, e.alias) for e in self.entries if e.model and e.alias}))
+        return tuple(sorted(self.sums.adapters))
 
     def about(self, model: str) -> tuple[Entry, ...]:
-        """What it says of a model; revocations of its adapters and changes of the trust file concern it, too."""
+        """What it says of a model; revocations of its adapters and changes of the trust file concern it, too.
+
+        Only of a ``whole`` ledger: a checkpoint keeps neither tickets nor denials.
+        """
         adapters = {e.subject for e in self.entries if e.model == model and e.subject}
         return tuple(e for e in self.entries if e.model == model or e.kind == "trust" or _revokes(e, adapters))
 
@@ -100,22 +109,37 @@ class _Taken:
 
 
 def read_history(
-    gate: GateClient, keys: Sequence[PublicKey], *, now: datetime, head: Head | None = None
+    gate: GateClient, keys: Sequence[PublicKey], *, now: datetime, head: Head | None = None, whole: bool = False
 ) -> History:  # fmt: skip
-    """The whole ledger, after every signature and the chain were checked.
+    """The ledger, after every signature and the chain were checked: from its last checkpoint, or from its first entry.
 
     Args:
         gate: the server that is asked.
         keys: whose signatures are accepted.
         now: the reader's clock, aware.
-        head: an exported head; without one the server's own word is taken for where its ledger ends.
+        head: an exported head; without one the server's own word is taken for where its ledger ends. With one the whole
+            ledger is read: the head commits to every entry, and so nothing is taken from a checkpoint.
+        whole: read from the first entry.
 
     Raises:
         EvidenceInvalid: the first thing that is wrong with it.
     """
-    told, taken = head or last(gate), _Taken()
-    checked = verify(taken.along(gate.ledger()), keys, told, now=now)
-    return History(tuple(taken.entries), checked.head, checked=True)
+    sums = _start(gate, whole=whole or head is not None)
+    started, taken = sums.number, _Taken()
+    envelopes = gate.ledger(started)
+    checked = verify(envelopes if started else taken.along(envelopes), keys, head or last(gate), now=now, sums=sums)
+    return _history(sums, taken if not started else None, checked.head, checked=True)
+
+
+def _start(gate: GateClient, *, whole: bool) -> Sums:
+    """Where reading starts; a checkpoint counts for nothing until the ledger's own entry names it."""
+    found = None if whole else gate.checkpoint()
+    return Sums() if found is None else Sums.of(found)
+
+
+def _history(sums: Sums, taken: _Taken | None, head: Head | None, *, checked: bool) -> History:
+    entries = tuple(sums.entries if taken is None else taken.entries)
+    return History(entries, sums, head, checked=checked, whole=taken is not None)
 
 
 def last(gate: GateClient) -> Head | None:
@@ -123,16 +147,20 @@ def last(gate: GateClient) -> Head | None:
     return gate.page(after=BEYOND).head
 
 
-def unverified_history(gate: GateClient) -> History:
+def unverified_history(gate: GateClient, *, whole: bool = False) -> History:
     """What the server says, WITHOUT looking at any signature.
 
     Raises:
-        EvidenceInvalid: an entry cannot be read.
+        EvidenceInvalid: an entry cannot be read, or a checkpoint is not what the entries before it add up to.
     """
-    taken = _Taken()
-    for _ in taken.along(gate.ledger()):
-        pass
-    return History(tuple(taken.entries), None, checked=False)
+    sums = _start(gate, whole=whole)
+    started, taken = sums.number, _Taken()
+    for number, data in enumerate(gate.ledger(started), start=started + 1):
+        entry = _entry(data, number)
+        taken.entries.append(entry)
+        sums.take(entry, Head(digest=sha256(data), number=number, time=entry.time))
+    sums.require_proven()
+    return _history(sums, taken if not started else None, None, checked=False)
 
 
 def handed_in(gate: GateClient, digest: str) -> bytes:

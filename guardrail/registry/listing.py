@@ -46,7 +46,7 @@ def listing(source: Reader, history: History, trust: Trust | None, now: datetime
     protected = [(model.name, entry.alias) for model in trust.models for entry in model.aliases] if trust else []
     return Listing(
         rows=tuple(_rows(sorted({*protected, *history.places()}), source, history, trust, now)),
-        entries=len(history.entries),
+        entries=history.length,
         ledger_checked=history.checked,
     )
 

@@ -76,7 +76,7 @@ def judge_trusted(
     chain = stages_of(found.examined, authority, history)
     require_approved(chain, protected)
     checks = (
-        _ok("ledger", f"{len(history.entries)} entries, signed by the server" + ("" if authority.head else _NO_HEAD)),
+        _ok("ledger", _read(history) + ("" if authority.head else _NO_HEAD)),
         _ok("stages", "; ".join(f"{s.stage} by {', '.join(s.persons)}" for s in stage_signers(found.examined, trust))),
         _ok("attempt", f"number {found.examined.decision.attempt} since the promotion before it, as the ledger counts"),
         _ok("approvals", _approvals(chain, protected)),
@@ -89,6 +89,12 @@ def judge_trusted(
 
 
 _NO_HEAD = " (no exported head was given: whether its end is missing is not known)"
+
+
+def _read(history: History) -> str:
+    read = f"{history.length} entries, signed by the server"
+    latest = history.sums.latest
+    return read if history.whole or latest is None else f"{read}, read from the checkpoint in entry {latest.number}"
 
 
 def _approvals(chain: Chain, protected: ProtectedAlias) -> str:

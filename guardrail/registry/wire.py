@@ -1,7 +1,8 @@
 """What a gated server and its clients say to each other beside MLflow's own calls, as JSON below ``PREFIX``.
 
-    POST tickets             {model, alias} -> Ticket (guardrail.evidence.tickets)
+    POST tickets             an envelope: a signed request (guardrail.evidence.ticket_requests) -> Ticket
     GET  ledger?after=N      LedgerPage: the envelopes that follow entry N, and the head
+    GET  checkpoint          LatestCheckpoint: what the entries before the last checkpoint's add up to
     GET  waiting?model=NAME  Waitings: evidence that was admitted and waits for approvals
     POST statements          an envelope: train, approve, rollback, revocation or a denial -> Submitted
     GET  statements?sha256=X that envelope again, as it was given
@@ -15,8 +16,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.ledger_types import Head, Utc
-from guardrail.names import Alias, ModelName
 from guardrail.records import Count, Frozen, Sha256
 
 PREFIX = "api/2.0/guardrail"
@@ -24,18 +25,17 @@ PAGE = 500
 """The most entries in one answer."""
 
 
-class TicketRequest(Frozen):
-    """Which guarded alias somebody wants to try for."""
-
-    model: ModelName
-    alias: Alias
-
-
 class LedgerPage(Frozen):
     """Some entries' envelopes, as text, in order; ``head`` is that of the whole ledger (None: no entry yet)."""
 
     envelopes: tuple[str, ...]
     head: Head | None
+
+
+class LatestCheckpoint(Frozen):
+    """The last checkpoint that the ledger names; None: it names none yet."""
+
+    checkpoint: Checkpoint | None
 
 
 class Waiting(Frozen):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gate_chains import proven, vote
+from gate_chains import drawn, proven, vote
 from gate_fixtures import Pair, gate_of
 from gate_trust import guarded_model, signed, trust
 from gated_servers import GUARDED
@@ -74,7 +74,7 @@ def test_a_denial_spends_its_ticket_also_after_it_was_refused_as_a_proposal(
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    ticket = gate.ticket("broken", "production")
+    ticket = drawn(gate, pair.people.signers, "broken")
     denied = _bundle(pair, tmp_path / "a", "broken", seed=62, ticket=ticket, safe=False)
     with pytest.raises(MlflowException, match="is FAILED"):
         _propose(client, denied, tmp_path / "denied")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from gate_chains import proven
+from gate_chains import drawn, proven
 from gate_fixtures import Pair
 from gated_servers import Running
 from server_process import members
@@ -69,14 +69,14 @@ def test_a_promotion_on_a_full_disk_is_unavailable_and_succeeds_when_there_is_ro
 @pytest.mark.parametrize("room", [0, 1, 100])
 def test_an_entry_that_the_disk_cuts_off_is_finished_before_the_next(pair: Pair, gate: GateClient, room: int) -> None:
     """The line lies whole in LEDGER.pending, of which there is room, for it is smaller than the ledger."""
-    gate.ticket(MODEL, "production")
+    drawn(gate, pair.people.signers, MODEL)
     before, problems = _verified(pair, gate), gate.health().problems
     with largest_file(pair.gated, _ledger(pair).stat().st_size + room):
         with pytest.raises(ServiceUnavailable, match="ledger"):
-            gate.ticket(MODEL, "production")
+            drawn(gate, pair.people.signers, MODEL)
         with pytest.raises(ServiceUnavailable, match="ledger"):
-            gate.ticket(MODEL, "production")
-    ticket = gate.ticket(MODEL, "production")
+            drawn(gate, pair.people.signers, MODEL)
+    ticket = drawn(gate, pair.people.signers, MODEL)
     assert ticket.ledger == sha256(list(gate.ledger())[-1])
     assert _verified(pair, gate) == before + 2, "the one that was cut off, and the new one"
     assert gate.health().problems == problems

@@ -22,6 +22,7 @@ from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import add_signature, sign, unverified_payload
 from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, parse
+from guardrail.evidence.ticket_requests import signed_request
 from guardrail.records import RegistryRecord
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.wire import PREFIX
@@ -301,12 +302,12 @@ def test_users_who_are_no_administrators_reach_the_gate_and_strangers_do_not(pai
         user = {"username": "someone", "password": "a long enough word"}
         assert session().post(f"{pair.gated.uri}/api/2.0/mlflow/users/create", json=user, timeout=30).ok
         assert requests.get(f"{pair.gated.uri}/{PREFIX}/ledger", timeout=30).status_code == 401
-    ticket = someone.post(
-        f"{pair.gated.uri}/{PREFIX}/tickets", json={"model": "guarded", "alias": "production"}, timeout=30
-    )
+    request = signed_request("guarded", "production", pair.people.root.private, now=datetime.now(UTC))
+    ticket = someone.post(f"{pair.gated.uri}/{PREFIX}/tickets", data=request, timeout=30)
     assert ticket.status_code == 200
-    assert [someone.get(f"{pair.gated.uri}/{PREFIX}/{route}", timeout=30).status_code for route in
-            ("ledger?after=0", "waiting", f"statements?sha256={'0' * 64}")] == [200, 200, 400]  # fmt: skip
+    routes = {"ledger?after=0": 200, "checkpoint": 200, "waiting": 200, f"statements?sha256={'0' * 64}": 400}
+    address = f"{pair.gated.uri}/{PREFIX}"
+    assert {route: someone.get(f"{address}/{route}", timeout=30).status_code for route in routes} == routes
 
 
 def test_a_body_of_a_hundred_megabytes_is_refused(pair: Pair, gate: GateClient) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from gate_chains import proven, staged
+from gate_chains import drawn, proven, staged
 from gate_fixtures import Pair, gate_of, promoted
 from gate_trust import person
 from gated_servers import bytes_of, pointing
@@ -31,7 +31,7 @@ from guardrail.evidence.tickets import Ticket
 from guardrail.pipeline.promotion import promote_run
 from guardrail.pipeline.run import Run
 from guardrail.pipeline.signing import bind, sign_stage
-from guardrail.pipeline.tickets import take
+from guardrail.pipeline.tickets import Asking, take
 from guardrail.records import Verdict
 from guardrail.registry.checks import examine
 from guardrail.registry.store import GATE
@@ -182,7 +182,7 @@ def _at(days: float) -> datetime:
 
 
 def _ticket(pair: Pair, model: str = "guarded") -> Ticket:
-    return gate_of(pair.gated).ticket(model, "production")
+    return drawn(gate_of(pair.gated), pair.people.signers, model)
 
 
 def _as(stage: str, who: str) -> Callable[[Path, Pair], Bundle]:
@@ -190,7 +190,7 @@ def _as(stage: str, who: str) -> Callable[[Path, Pair], Bundle]:
 
     def make(path: Path, pair: Pair) -> Bundle:
         signers = pair.people.signers | {stage: getattr(pair.people, who).private}
-        return proven(path, gate_of(pair.gated), signers)
+        return proven(path, gate_of(pair.gated), signers, ticket=_ticket(pair))
 
     return make
 
@@ -394,7 +394,7 @@ def _spoil_objects(remote: Remote, path: str, how: str) -> None:
 def _run_directory(folder: Path, model: str, pair: Pair) -> Path:
     """A run whose stages have run and signed under a ticket of the gated server, as they leave it."""
     run, now, keys = started(folder / "run", attempt=0, model=model), datetime.now(UTC), pair.people.signers
-    take(run, pair.gated.uri, now)
+    take(run, pair.gated.uri, Asking(pair.people.root.private), now)
     for stage in SIGNERS:
         record(run, stage)
         sign_stage(run, stage, keys[stage], now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,10 @@ from gate_trust import Person, guarded_model, person, trust
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import digest, sha256
-from guardrail.evidence.ledger_file import read_head
+from guardrail.evidence.envelope import unverified_payload
+from guardrail.evidence.ledger import LEDGER_TYPE, next_entry
+from guardrail.evidence.ledger_checkpoint import EVERY
+from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
 from guardrail.evidence.ledger_types import Head
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
 from guardrail.registry.server.state import State
@@ -29,9 +33,9 @@ class Place:
         self.path, self.head = folder / "ledger", folder / "head"
         self.now = NOW
 
-    def worker(self, signer: Person | None = None) -> Journal:
+    def worker(self, signer: Person | None = None, every: int = EVERY) -> Journal:
         by = signer or self.signer
-        return Journal(self.path, self.head, by.private, [self.signer.public], lambda: self.now)
+        return Journal(self.path, self.head, by.private, [self.signer.public], lambda: self.now, every)
 
 
 @pytest.fixture
@@ -133,7 +137,8 @@ def test_after_a_clock_that_was_ahead_a_refusal_says_until_when_to_wait_and_a_re
 
 def test_statements_are_kept_by_their_digests_and_nothing_else_is_read(place: Place) -> None:
     journal = place.worker()
-    digest = journal.keep(b"said")
+    journal.append(lambda _: draft("approval", said=b"said"))
+    digest = sha256(b"said")
     assert journal.statement(digest) == b"said"
     for name in ("../ledger", "", "x" * 64, sha256(b"unsaid")):
         with pytest.raises(InvalidInput):
@@ -160,7 +165,8 @@ def test_a_page_after_the_last_entry_is_empty_without_reading_the_ledger(
     assert worker.page(0, 9) == []
     worker.append(lambda _: ticket("1"))
     assert len(worker.page(0, 9)) == 1
-    monkeypatch.setattr("guardrail.registry.server.journal.envelopes", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr(worker, "_catch_up", lambda: None)  # which looks at what was appended
+    monkeypatch.setattr("guardrail.registry.server.journal.Path.open", lambda *_: pytest.fail("it was read"))
     assert worker.page(1, 9) == worker.page(10**15 - 1, 9) == []
 
 
@@ -223,3 +229,104 @@ def test_another_trust_file_of_the_version_that_was_in_force_is_refused(place: P
     with pytest.raises(EvidenceInvalid, match="another trust file of version 3"):
         place.worker().state().require_the_same(other)
     journal.state().require_the_same(other.model_copy(update={"version": 4}))
+
+
+def drawn(journal: Journal, *numbers: int) -> None:
+    for number in numbers:
+        journal.append(lambda _, n=number: ticket(str(n)))  # type: ignore[misc]
+
+
+def kinds(place: Place) -> list[str]:
+    found = (unverified_payload(line, payload_type=LEDGER_TYPE) for line in envelopes(place.path))
+    return [str(json.loads(line)["kind"]) for line in found]
+
+
+def test_a_checkpoint_follows_so_many_entries_whichever_worker_wrote_them(place: Place) -> None:
+    one, two = place.worker(every=4), place.worker(every=4)
+    assert one.checkpoint() is None
+    drawn(one, 1, 2)
+    drawn(two, 3, 4, 5, 6)
+    drawn(one, 7, 8, 9)
+    assert kinds(place) == ["proposal"] * 4 + ["checkpoint"] + ["proposal"] * 4 + ["checkpoint", "proposal"]
+    found = two.checkpoint()
+    assert found is not None
+    assert found.head.number == 9
+    assert one.checkpoint() == found == place.worker(every=4).checkpoint()
+    assert one.recheck() == 11
+
+
+def test_a_checkpoint_comes_the_later_the_more_it_keeps(place: Place) -> None:
+    """So all that is ever written in checkpoints grows with the ledger, and not with its square."""
+    journal = place.worker(every=4)
+    for number in range(16):
+        journal.append(lambda _, n=number: draft("revocation", subject=sha256(str(n).encode())))  # type: ignore[misc]
+    assert [number for number, kind in enumerate(kinds(place), start=1) if kind == "checkpoint"] == [5, 10, 19]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_tried_again_later_and_the_entry_before_it_stands(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = place.worker(every=2)
+    drawn(journal, 1)
+    written: list[Path] = []
+
+    def full(path: Path, data: bytes) -> None:
+        written.append(path)
+        if len(written) > 2:
+            raise ServiceUnavailable("no space left")
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("guardrail.evidence.ledger_file.write_atomically", full)
+        head = journal.append(lambda _: ticket("2"))
+    assert head.number == 2
+    assert kinds(place) == ["proposal"] * 2
+    drawn(journal, 3, 4)
+    assert kinds(place) == ["proposal"] * 4 + ["checkpoint"]
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_a_kill_at_any_step_of_a_checkpoint_leaves_a_ledger_that_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Steps that last: the entry's line and head, then the checkpoint's."""
+    journal, steps = place.worker(every=2), 0
+    drawn(journal, 1)
+
+    def killed(path: Path, data: bytes) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            raise KeyboardInterrupt
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("guardrail.evidence.ledger_file.write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(lambda _: ticket("2"))
+    again = place.worker(every=2)
+    drawn(again, 3, 4, 5)
+    assert again.recheck() == len(kinds(place))
+    assert {"1", "3", "4", "5"} <= set(again.state().tickets)
+    assert again.checkpoint() is not None
+
+
+def test_a_ledger_with_a_checkpoint_that_lies_starts_nothing(place: Place) -> None:
+    journal = place.worker()
+    drawn(journal, 1, 2)
+    LedgerFile(place.path, place.head).append(
+        lambda head: next_entry(head, time=NOW, kind="checkpoint", subject=sha256(b"a lie")), place.signer.private
+    )
+    with pytest.raises(EvidenceInvalid, match="entry 3 is a checkpoint of"):
+        place.worker()
+    with pytest.raises(EvidenceInvalid, match="entry 3 is a checkpoint of"):
+        journal.state()
+
+
+def test_pages_are_read_from_where_they_begin(place: Place) -> None:
+    journal = place.worker(every=3)
+    drawn(journal, *range(7))
+    whole = list(envelopes(place.path))
+    for after in range(len(whole) + 1):
+        for most in (1, 3, 100):
+            assert journal.page(after, most) == whole[after : after + most]

@@ -57,14 +57,14 @@ def test_a_no_that_comes_before_the_promotions_entry_prevents_it(
     with pytest.raises(error):
         note_promotion(journal, judged, "1")
     with pytest.raises(error):
-        note_rollback(journal, order, VOTE, ("ana",), EVIDENCE)
+        note_rollback(journal, order, b"an order", ("ana",), EVIDENCE)
     assert journal.head() == before
 
 
 def test_a_rollback_is_written_down_also_where_reason_and_names_are_long(journal: Journal) -> None:
     journal.append(lambda _: draft("trust", version="1"))
     order = _order(journal).model_copy(update={"reason": "x" * 3000})
-    note_rollback(journal, order, VOTE, ("a" * 900, "b" * 900), EVIDENCE)
+    note_rollback(journal, order, b"an order", ("a" * 900, "b" * 900), EVIDENCE)
     assert journal.state().stands[("m", "production")] == "1"
 
 

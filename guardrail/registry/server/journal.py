@@ -3,13 +3,17 @@
 An entry is on the disk, and its head exported, before what it says is done; so nothing is in the registry that the
 ledger does not know, and what a crash cut off is named by ``doctor.py``. Before an entry is written the file is read to
 its end under its lock, so a decision is never made on what another worker has already changed.
-Envelopes that people handed in lie beside the ledger, by their digests.
+Envelopes that people handed in lie beside the ledger, by their digests. From time to time an entry says what those
+before it add up to, so that who verifies need not read all that was ever asked for; no file but the ledger holds it, so
+nothing can come between the two.
 Not covered: servers on several machines (the lock is the file system's), and what entries mean (``state.py``).
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,18 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from guardrail.atomic import write_atomically
-from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
+from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence import ledger
-from guardrail.evidence.digest import sha256
+from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.fast_envelope import Verifier
 from guardrail.evidence.keys import PrivateKey, PublicKey
 from guardrail.evidence.ledger_chain import LedgerChain
+from guardrail.evidence.ledger_checkpoint import EVERY, LARGEST_CHECKPOINT, Checkpoint
 from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
+from guardrail.evidence.ledger_sums import Sums
 from guardrail.evidence.ledger_types import Entry, Head, Kind
 from guardrail.registry.server.state import State
 
 STATEMENTS = ".statements"
+_logger = logging.getLogger("guardrail.server")
 
 
 class Unneeded(Exception):
@@ -62,7 +69,7 @@ class Journal:
 
     def __init__(
         self, path: Path, head_path: Path, key: PrivateKey, keys: Sequence[PublicKey],
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC), every: int = EVERY,
     ) -> None:  # fmt: skip
         self._file, self._key, self._clock = LedgerFile(path, head_path), key, clock
         self._statements = path.with_name(path.name + STATEMENTS)
@@ -70,6 +77,7 @@ class Journal:
         self._verifier = Verifier(self._keys, ledger.LEDGER_TYPE)
         self._mutex = threading.RLock()
         self._state, self._chain, self._offset, self._unexported = State(), LedgerChain(None), 0, False
+        self._sums, self._starts, self._every, self._next_try = Sums(), array("Q"), every, 0
         with self._file.locked() if path.exists() else nullcontext():  # nobody appends between ledger and head
             self._read_on()
             self._require_exported()
@@ -121,15 +129,15 @@ class Journal:
             except Unneeded:
                 return self.end()
             self._read_on()
+            self._add_checkpoint()
             return head
 
-    def keep(self, envelope: bytes) -> str:
-        """Store an envelope that somebody handed in; returns its digest."""
-        digest = sha256(envelope)
-        if not self._place(digest).exists():
-            with self._file.locked():  # whoever holds the lock may remove what a crash left half written
-                self._write(envelope)
-        return digest
+    def checkpoint(self) -> Checkpoint | None:
+        """The last one that the ledger names; None before the first."""
+        with self._mutex:
+            self._catch_up()
+            latest = self._sums.latest
+            return latest.checkpoint if latest else None
 
     def statement(self, digest: str) -> bytes:
         """An envelope that was kept.
@@ -153,15 +161,14 @@ class Journal:
 
     def page(self, after: int, most: int) -> list[bytes]:
         """The envelopes of at most so many entries, from the one after ``after``."""
-        head, found = self.head(), list[bytes]()
-        if head is None or after >= head.number:  # whoever asks for the head alone does not read the whole file
-            return found
-        for number, envelope in enumerate(envelopes(self._file.path) if self._file.path.exists() else (), start=1):
-            if number > after:
-                found.append(envelope)
-            if len(found) == most:
-                break
-        return found
+        with self._mutex:
+            self._catch_up()
+            ends = [*self._starts[after : after + most + 1], self._offset][: most + 1]
+        if len(ends) < 2:  # whoever asks for the head alone reads nothing
+            return []
+        with _reading(self._file.path) as stream:
+            stream.seek(ends[0])
+            return bytes(stream.read(ends[-1] - ends[0])).splitlines()
 
     def recheck(self) -> int:
         """Verify everything again, from the first entry; returns how many there are.
@@ -209,12 +216,43 @@ class Journal:
                 if not line.endswith(b"\n"):
                     return
                 self._take(line[:-1])
+                self._starts.append(self._offset)
                 self._offset += len(line)
 
     def _take(self, envelope: bytes) -> None:
         entry, digest = ledger.read_entry(envelope, self._verifier), sha256(envelope)
-        self._chain.follow(entry, digest)
+        self._sums.take(entry, self._chain.follow(entry, digest))
         self._state.take(entry, digest)
+
+    def _add_checkpoint(self) -> None:
+        """Say what all entries add up to, where it is time to; the entry that was asked for is written already, so
+        whatever stands in the way now is tried again later."""
+        if not self._due():
+            return
+
+        def make(head: Head | None) -> Entry:
+            self._read_on()
+            if not self._due():  # another worker was faster
+                raise Unneeded
+            data = canonical(self._sums.checkpoint())
+            if len(data) > LARGEST_CHECKPOINT:
+                raise InvalidInput(f"a checkpoint would have {len(data)} bytes", expected=f"{LARGEST_CHECKPOINT}")
+            return ledger.next_entry(head, time=self._clock(), kind="checkpoint", subject=sha256(data))
+
+        try:
+            self._file.append(make, self._key)
+            self._read_on()
+        except Unneeded:
+            return
+        except GuardrailError as error:
+            self._next_try = self._sums.number + self._every
+            _logger.warning("no checkpoint was written: %s", error.message())
+
+    def _due(self) -> bool:
+        """A checkpoint costs what it keeps: one comes after so many entries, and as many as the last one kept."""
+        latest, number = self._sums.latest, self._sums.number
+        kept = len(latest.checkpoint.entries) + len(latest.checkpoint.attempts) if latest else 0
+        return number >= self._next_try and number - (latest.number if latest else 0) >= max(self._every, kept)
 
     def _write(self, envelope: bytes) -> None:
         """Store an envelope; only for whoever holds the ledger's lock."""

@@ -11,9 +11,11 @@ import re
 from dataclasses import dataclass
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied
-from guardrail.evidence.digest import digest
+from guardrail.evidence.digest import digest, sha256
+from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.ledger_types import LONGEST_NOTE
 from guardrail.evidence.orders import Rollback
+from guardrail.evidence.statement import parse
 from guardrail.evidence.trust import GuardedModel, Trust
 from guardrail.registry.server.admission import Admission, require_not_revoked
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
@@ -85,11 +87,21 @@ def note_admitted(journal: Journal, admission: Admission, kept: Kept) -> None:
     journal.append(admitted)
 
 
-def note_refused(journal: Journal, evidence: str, guarded: GuardedModel, why: GuardrailError) -> None:
-    """Signed evidence was refused, and why."""
+def note_refused(journal: Journal, envelope: bytes, guarded: GuardedModel, why: GuardrailError) -> None:
+    """Signed evidence was refused, and why; once, and only of an adapter that a ticket for this model is bound to.
+
+    Whoever proposes shows no key, and decisions can be read by anybody: proposing them elsewhere writes nothing.
+    """
+    evidence, decision = sha256(envelope), parse(unverified_payload(envelope)).predicate.decision
+    place = (guarded.name, decision.alias)
 
     def refused(state: State) -> Draft:
-        if evidence in state.denied or evidence in state.admitted:
+        tried = decision.model == guarded.name and any(
+            bound.manifest == decision.manifest and (state.tickets[nonce].model, state.tickets[nonce].alias) == place
+            for nonce, bound in state.bound.items()
+            if nonce in state.tickets
+        )
+        if not tried or evidence in state.denied or evidence in state.admitted:
             raise Unneeded
         return draft("denial", model=guarded.name, evidence=evidence, note=f"refused: {why.got}"[:LONGEST_NOTE])
 
@@ -119,7 +131,7 @@ def note_promotion(journal: Journal, admission: Admission, version: str) -> None
     journal.append(promoted)
 
 
-def note_rollback(journal: Journal, order: Rollback, statement: str, persons: tuple[str, ...], evidence: str) -> None:
+def note_rollback(journal: Journal, order: Rollback, envelope: bytes, persons: tuple[str, ...], evidence: str) -> None:
     """The alias is about to move back, as these persons ordered.
 
     Raises:
@@ -128,13 +140,13 @@ def note_rollback(journal: Journal, order: Rollback, statement: str, persons: tu
     """
 
     def rolled_back(state: State) -> Draft:
-        if state.moved_by.get((order.model, order.alias)) == statement:
+        if state.moved_by.get((order.model, order.alias)) == sha256(envelope):
             raise Unneeded
         require_unmoved(order, state)
         _require_unopposed(evidence, order.manifest, state)
         note = f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:LONGEST_NOTE]
         return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
-                     subject=order.manifest, statement=statement, note=note)  # fmt: skip
+                     subject=order.manifest, said=envelope, note=note)  # fmt: skip
 
     journal.append(rolled_back)
 

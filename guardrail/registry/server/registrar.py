@@ -138,7 +138,7 @@ class Registrar:
             admission.require_approved()
             self._move(admission, str(target.version))  # as the database spells it: it takes "01" for 1
 
-    def roll_back(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> Head:
+    def roll_back(self, order: Rollback, envelope: bytes, persons: tuple[str, ...]) -> Head:
         """Move an alias where a signed order says, after writing it down.
 
         Raises:
@@ -148,10 +148,10 @@ class Registrar:
         """
         guarded, place = self.guarded_model(order.model), (order.model, order.alias)
         with self.sealing().locked():
-            if self.journal.state().moved_by.get(place) != statement:
+            if self.journal.state().moved_by.get(place) != sha256(envelope):
                 self._require_fitting(order)
                 evidence = self._require_target(guarded, order)
-                recording.note_rollback(self.journal, order, statement, persons, evidence)
+                recording.note_rollback(self.journal, order, envelope, persons, evidence)
             if self.beneath.aliases(order.model).get(order.alias) != order.to_version:
                 self.beneath.set_alias(order.model, order.alias, order.to_version)
             return self.journal.end()
@@ -165,7 +165,7 @@ class Registrar:
             return admit(place, court, guarded, votes)
         except (EvidenceInvalid, PolicyDenied) as error:
             if as_signed(place, court.trust.keys_of("decide")):
-                recording.note_refused(self.journal, sha256(envelope), guarded, error)
+                recording.note_refused(self.journal, envelope, guarded, error)
             raise
 
     def _version(self, admission: Admission, kept: Kept) -> Any:

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import LARGEST
@@ -24,15 +22,26 @@ from guardrail.registry.server.refusals import refusal
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.statements import Desk
 from guardrail.registry.server.waiting import waiting
-from guardrail.registry.wire import PAGE, PREFIX, Health, LedgerPage, Submitted, TicketRequest, Waitings
+from guardrail.registry.wire import (
+    PAGE,
+    PREFIX,
+    Health,
+    LatestCheckpoint,
+    LedgerPage,
+    Submitted,
+    Waitings,
+)
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-USERS = (("tickets", "POST"), ("ledger", "GET"), ("waiting", "GET"), ("statements", "POST"), ("statements", "GET"))
+USERS = (
+    ("tickets", "POST"), ("ledger", "GET"), ("checkpoint", "GET"), ("waiting", "GET"), ("statements", "POST"),
+    ("statements", "GET"),
+)  # fmt: skip
 """What every user may ask, by route and method."""
 SMALL = 4096
-"""The most bytes of a request that is not an envelope."""
+"""The most bytes of a request for a ticket."""
 
 
 def serve(app: Flask, registrar: Registrar) -> None:
@@ -41,6 +50,7 @@ def serve(app: Flask, registrar: Registrar) -> None:
     for rule, method, view in (
         ("tickets", "POST", routes.ticket),
         ("ledger", "GET", routes.ledger),
+        ("checkpoint", "GET", routes.checkpoint),
         ("waiting", "GET", routes.waiting),
         ("statements", "POST", routes.submit),
         ("statements", "GET", routes.statement),
@@ -58,17 +68,18 @@ class Routes:
 
     def ticket(self) -> Frozen:
         """Issue a ticket."""
-        try:
-            wanted = TicketRequest.model_validate_json(_body(SMALL))
-        except ValidationError as error:
-            raise InvalidInput("the request is none for a ticket", expected="model and alias") from error
-        return tickets.issue(self._registrar.journal, self._registrar.court().trust, wanted.model, wanted.alias)
+        court = self._registrar.court()
+        return tickets.issue(self._registrar.journal, court.trust, _body(SMALL), court.now)
 
     def ledger(self) -> LedgerPage:
         """Some entries."""
         journal = self._registrar.journal
         found = tuple(envelope.decode("ascii") for envelope in journal.page(_after(), PAGE))
         return LedgerPage(envelopes=found, head=journal.head())
+
+    def checkpoint(self) -> LatestCheckpoint:
+        """What the entries before the last checkpoint's add up to."""
+        return LatestCheckpoint(checkpoint=self._registrar.journal.checkpoint())
 
     def waiting(self) -> Waitings:
         """What waits for approvals."""

@@ -13,6 +13,7 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest
 from guardrail.evidence.ledger_types import Entry, Head
 from guardrail.evidence.trust import Trust
+from guardrail.registry.server.open_tickets import OpenTickets
 
 Place = tuple[str, str]
 """A guarded model's name and one of its protected aliases."""
@@ -55,6 +56,7 @@ class State:
     """Everything that was ever recorded, as far as it was read."""
 
     tickets: dict[str, Issued] = field(default_factory=dict)
+    open: OpenTickets = field(default_factory=OpenTickets)
     bound: dict[str, Bound] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
     """Nonce to the digest of the evidence that spent it, admitted or denied."""
@@ -90,6 +92,7 @@ class State:
         """The next entry."""
         place = (entry.model, entry.alias)
         self.numbers[digest] = entry.number
+        self.open.take(entry)
         self.latest = max(entry.time, self.latest) if self.latest else entry.time
         head = Head(digest=digest, number=entry.number, time=self.latest)
         match entry.kind:

@@ -6,7 +6,8 @@
     rollback    an alias moves back
     revocation  an adapter is out
 
-Each is verified, then kept, then written to the ledger, then done. Handing the same in twice changes nothing.
+Each is verified, then judged, then kept and written to the ledger in one step, then done. So what is refused leaves
+nothing on the disk. Handing the same in twice changes nothing.
 Not covered: HTTP (``routes.py``), and the registry's own tables (:class:`Registry`, which ``registrar.py`` is).
 """
 
@@ -49,8 +50,8 @@ class Registry(Protocol):
             AwaitingApproval: more persons must agree.
         """
 
-    def roll_back(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> Head:
-        """Move the alias back, after writing it down; the entry."""
+    def roll_back(self, order: Rollback, envelope: bytes, persons: tuple[str, ...]) -> Head:
+        """Move the alias back, after writing it down with the order's envelope; the entry."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Desk:
         bound, now = said.bound, self.court.now
         if not (said.predicate.not_before <= now < said.predicate.expires) or bound.manifest is None:
             raise EvidenceInvalid("the train statement is not valid now", expected=f"one that is valid at {now}")
-        known = bind(self.journal, said, envelope, now)
+        known = bind(self.journal, self.court.trust, said, envelope, now)
         return _recorded(known.head, bound.model, bound.alias).model_copy(update={"attempt": known.attempt})
 
     def _denial(self, envelope: bytes) -> Submitted:
@@ -120,7 +121,7 @@ class Desk:
         approval = said.predicate.approval or Approval(approved=False)
         found = self._about(said)
         self._require_fitting(found, said, envelope)
-        digest = self.journal.keep(envelope)
+        digest = sha256(envelope)
         who = ", ".join(self.court.trust.persons_of(signers(envelope)))
 
         def vote(state: State) -> Draft:
@@ -134,7 +135,7 @@ class Desk:
                     next_step="nothing waits any more; guardrail registry revoke takes an adapter out",
                 )  # fmt: skip
             return draft("approval" if approval.approved else "rejection", model=found.model, alias=found.alias,
-                         evidence=found.evidence, subject=found.manifest, nonce=found.nonce, statement=digest,
+                         evidence=found.evidence, subject=found.manifest, nonce=found.nonce, said=envelope,
                          note=f"{who}: {approval.reason}"[:LONGEST_NOTE])  # fmt: skip
 
         head = self.journal.append(vote)
@@ -166,24 +167,23 @@ class Desk:
     def _order(self, envelope: bytes) -> Submitted:
         trust, now = self.court.trust, self.court.now
         order, persons = orders.verified(envelope, trust, persons=1, now=now)
-        digest = self.journal.keep(envelope)
         if isinstance(order, Revocation):
-            return self._revocation(order, digest, persons)
+            return self._revocation(order, envelope, persons)
         guarded = self.registry.guarded_model(order.model)
         needed = protected_alias(guarded, order.alias).approvals
         orders.verified(envelope, trust, persons=needed, now=now)
-        head = self.registry.roll_back(order, digest, persons)
+        head = self.registry.roll_back(order, envelope, persons)
         return Submitted(
             state="rolled-back", entry=head, model=order.model, alias=order.alias, version=order.to_version
         )
 
-    def _revocation(self, order: Revocation, digest: str, persons: tuple[str, ...]) -> Submitted:
+    def _revocation(self, order: Revocation, envelope: bytes, persons: tuple[str, ...]) -> Submitted:
         note = f"{', '.join(persons)}: {order.reason}"[:LONGEST_NOTE]
 
         def revoke(state: State) -> Draft:
             if order.manifest in state.revoked:
                 raise Unneeded
-            return draft("revocation", subject=order.manifest, statement=digest, note=note)
+            return draft("revocation", subject=order.manifest, said=envelope, note=note)
 
         return _recorded(self.journal.append(revoke))
 

@@ -1,7 +1,9 @@
 """Tickets: one fresh nonce for one attempt at one guarded alias, written down before it is handed out, then bound to
 the one adapter that was made with it, before that is measured.
 
-Not covered: spending them (``admission.py``), and who may bind them (``statements.py``).
+A ticket is for the key that signed the request, and is bound by those whom the request names. Each key may hold so many
+that are not used up, for each alias; what others hold takes nothing from that. Whoever has no key in the trust file
+gets none, and leaves no trace. Not covered: spending them (``admission.py``).
 """
 
 from __future__ import annotations
@@ -10,45 +12,86 @@ import secrets
 from datetime import datetime
 
 from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.envelope import signers
 from guardrail.evidence.stages import StageStatement
+from guardrail.evidence.ticket_requests import Asked, require_current, require_may_bind, verified_request
 from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust import CLOCKS_DIFFER, Trust
 from guardrail.records import Decision
 from guardrail.registry.server.admission import protected_alias
 from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
+from guardrail.registry.server.open_tickets import Holder
 from guardrail.registry.server.state import Bound, State
 
 NONCE_BYTES = 32
+MOST_OPEN = 32
+"""The tickets that a key may hold for one alias, neither spent nor expired."""
 
 
-def issue(journal: Journal, trust: Trust, model: str, alias: str) -> Ticket:
-    """A ticket for ``alias`` of ``model``.
+def issue(journal: Journal, trust: Trust, envelope: bytes, now: datetime) -> Ticket:
+    """The ticket that a signed request asks for; the same request gives the same ticket.
 
     Raises:
-        EvidenceInvalid: the model is not guarded, or the alias not protected, under exactly these names.
+        EvidenceInvalid: the request is not signed by a key that may ask, or does not hold now; the model is not
+            guarded, or the alias not protected, under exactly these names; or the key holds too many already.
     """
+    asked = verified_request(envelope, trust)
+    require_current(asked.request, now)
+    model, alias = asked.request.model, asked.request.alias
     guarded = trust.guarded(model)
     if guarded is None or guarded.name != model:
         raise EvidenceInvalid(
             f"the model {model!r} is not guarded", expected="a model of the trust file, as spelt there"
         )
     protected_alias(guarded, alias)
-    nonce = secrets.token_hex(NONCE_BYTES)
 
-    journal.append(lambda _: draft("proposal", model=model, alias=alias, nonce=nonce))
-    issued = journal.state().tickets[nonce]
+    def drafted(state: State) -> Draft:
+        if asked.digest in state.open.by_request:
+            raise Unneeded
+        _require_room(asked, state, now)
+        return draft("proposal", model=model, alias=alias, nonce=secrets.token_hex(NONCE_BYTES), said=envelope,
+                     note=asked.key_id)  # fmt: skip
+
+    journal.append(drafted)
+    return _ticket(journal.state(), asked)
+
+
+def _ticket(state: State, asked: Asked) -> Ticket:
+    nonce = state.open.by_request[asked.digest]
+    issued = state.tickets[nonce]
     return Ticket(
-        model=model, alias=alias, nonce=nonce, issued=issued.issued,
+        model=issued.model, alias=issued.alias, nonce=nonce, issued=issued.issued,
         expires=issued.issued + LIFETIME, ledger=issued.head.digest,
     )  # fmt: skip
 
 
-def bind(journal: Journal, said: StageStatement, envelope: bytes, now: datetime) -> Bound:
+def _require_room(asked: Asked, state: State, now: datetime) -> None:
+    request = asked.request
+    expiries = state.open.of(Holder(asked.key_id, request.model, request.alias), now)
+    if not len(expiries) < MOST_OPEN:
+        raise EvidenceInvalid(
+            f"the key {asked.key_id} holds {len(expiries)} tickets for {request.model}@{request.alias}",
+            expected=f"fewer than {MOST_OPEN} that are neither spent nor expired",
+            next_step=f"use or finish runs that have one; the next expires at {expiries[0]}",
+        )
+
+
+def _require_allowed(journal: Journal, trust: Trust, request: str | None, envelope: bytes) -> None:
+    """The train statement is by those for whom the ticket was asked, and whoever asked may still ask."""
+    if request is None:
+        raise EvidenceInvalid(
+            "the ticket is from before requests were signed, so whose it is is not known", expected="a ticket of a key",
+            next_step="start a new run with --gate",
+        )  # fmt: skip
+    require_may_bind(verified_request(journal.statement(request), trust), signers(envelope), trust)
+
+
+def bind(journal: Journal, trust: Trust, said: StageStatement, envelope: bytes, now: datetime) -> Bound:
     """Bind the ticket that a verified train statement names to its adapter; twice the same changes nothing.
 
     Raises:
-        EvidenceInvalid: it names no adapter or no ticket of its model and alias, or one that is spent, expired or bound
-            to another adapter.
+        EvidenceInvalid: it names no adapter or no ticket of its model and alias, or one that is spent, expired, bound
+            to another adapter or asked for by others.
     """
     bound, manifest = said.bound, said.bound.manifest
     if manifest is None:
@@ -61,6 +104,7 @@ def bind(journal: Journal, said: StageStatement, envelope: bytes, now: datetime)
                 "the statement names a nonce that this server did not issue for its model and alias",
                 expected="the nonce of a ticket", next_step="start a new run with --gate",
             )  # fmt: skip
+        _require_allowed(journal, trust, state.open.requests.get(bound.nonce), envelope)
         earlier = state.bound.get(bound.nonce)
         if earlier is not None and earlier.manifest == manifest:
             raise Unneeded
