@@ -111,6 +111,7 @@ def _database(kind: str, how: str) -> Iterator[str]:
 
 
 def _made(uri: str, statements: Sequence[str]) -> str:
+    from mlflow.store.db.base_sql_model import Base
     from mlflow.store.model_registry.dbmodels import models
 
     kinds: list[Any] = [
@@ -118,7 +119,7 @@ def _made(uri: str, statements: Sequence[str]) -> str:
         models.SqlRegisteredModelAlias, models.SqlWebhook, models.SqlWebhookEvent,
     ]  # fmt: skip
     with _engine(uri) as engine:
-        models.Base.metadata.create_all(engine, tables=[kind.__table__ for kind in kinds])
+        Base.metadata.create_all(engine, tables=[kind.__table__ for kind in kinds])
         with engine.begin() as connection:
             for statement in statements:
                 connection.execute(text(statement))

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from guardrail.document import Path as Place
 from guardrail.errors import InvalidInput
 from guardrail.mistakes import hint
+from guardrail.names import not_plain
 from guardrail.plugins import names
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import flagged_samples, load_rule
@@ -56,10 +57,17 @@ def require_sound(loaded: LoadedPolicy) -> None:
         InvalidInput: each line of the message names file:line:column, and the n that a promise needs.
     """
     found = [
-        *_unknown(loaded), *_unreadable(loaded), *_unwithholdable(loaded), *_unflaggable(loaded), *_unprovable(loaded)
+        *_mistakable(loaded), *_unknown(loaded), *_unreadable(loaded), *_unwithholdable(loaded), *_unflaggable(loaded),
+        *_unprovable(loaded),
     ]  # fmt: skip
     if found:
         raise InvalidInput("\n".join(found), expected="a policy that evidence can satisfy")
+
+
+def _mistakable(loaded: LoadedPolicy) -> list[str]:
+    """A model that readers take for another one: no trust file guards such a name."""
+    why = not_plain(loaded.policy.target.model)
+    return [f"{loaded.document.where(('target', 'model'))}: the model's name {why}"] if why else []
 
 
 def _unprovable(loaded: LoadedPolicy) -> list[str]:

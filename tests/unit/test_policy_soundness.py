@@ -179,3 +179,19 @@ def test_a_family_without_members_is_not_asked_about(monkeypatch: pytest.MonkeyP
 def test_an_unprovable_promise_points_at_its_min_n() -> None:
     line = DEFAULT[: DEFAULT.index(b"min_n: 300")].count(b"\n") + 1
     assert f"p.yaml:{line}:12: attack_success_rate" in complaint(b"min_n: 300", b"min_n: 58")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gu\u0430rded", "mixes letters that look alike"),
+        ("guarded\u200b", "does not show"),
+        ("\uff47uarded", "plainer spelling"),
+        ("guarded.", "ends with a dot"),
+        ("\u13c0uarded", "mixes letters"),
+    ],
+)
+def test_a_target_that_readers_take_for_another_is_refused(name: str, why: str) -> None:
+    text = re.sub(rb"(?m)^  model: .*$", f'  model: "{name}"'.encode(), DEFAULT, count=1)
+    with pytest.raises(InvalidInput, match=why):
+        require_sound(load_policy_bytes(text, "p.yaml"))

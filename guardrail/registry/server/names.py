@@ -3,7 +3,8 @@
 The trust file compares names folded (:mod:`guardrail.names`). A database may take still more for equal (under
 ``utf8mb4_unicode_ci`` some 350 characters count for nothing), and its rows answer to all of those spellings. So the
 database is asked, by the collation of every column that holds names, for rows to come; and the table itself, for the
-row that is there. Where every column compares exactly, nothing is asked.
+row that is there. Where every column compares exactly, nothing is asked. Of names whose length was seen to, the latest
+thousand answers are remembered: collations do not change while the server runs.
 Not covered: how a column compares (``collations.py``); names that only look alike (``gated_store.py``).
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel, SqlRegisteredModelAlias
@@ -23,6 +25,8 @@ from guardrail.registry.server.collations import ALIASES, NAMES, Collations, col
 
 LONGEST_ALIAS = 255
 """MLflow's own limit."""
+REMEMBERED = 1000
+"""How many answers are remembered, a few megabytes at most: of names that are no longer than a column."""
 AT_ONCE = 200
 """How many names one statement compares: SQLite takes no more than 500."""
 
@@ -60,6 +64,8 @@ class Spellings:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._names, self._aliases = collations(engine, NAMES), collations(engine, ALIASES)
+        self._model, self._alias = (lru_cache(REMEMBERED)(partial(self._taken_for, how)) for how in
+                                    (self._names, self._aliases))  # fmt: skip
 
     def model(self, name: str, guarded: Sequence[str]) -> str | None:
         """The guarded name that a column takes ``name`` for, or how the row is spelt that it reaches; None for neither.
@@ -71,10 +77,7 @@ class Spellings:
         if not self._names.inexact or not guarded:
             return None
         column: Any = SqlRegisteredModel.name
-        with self._engine.connect() as connection:
-            _require_kept(connection, self._names, name)
-            found = _equal(connection, self._names, name, guarded)
-            return found or connection.execute(select(column).where(column == name).limit(1)).scalar()
+        return self._model(name, tuple(guarded)) or self._there(select(column).where(column == name))
 
     def alias(self, model: GuardedModel, alias: str) -> str | None:
         """The protected alias that the column takes ``alias`` for, or how the row is spelt that it reaches.
@@ -86,11 +89,19 @@ class Spellings:
         if not self._aliases.inexact:
             return None
         row: Any = SqlRegisteredModelAlias
+        there = select(row.alias).where(row.name == model.name, row.alias == alias)
+        return self._alias(alias, tuple(entry.alias for entry in model.aliases)) or self._there(there)
+
+    def _taken_for(self, how: Collations, name: str, known: tuple[str, ...]) -> str | None:
         with self._engine.connect() as connection:
-            _require_kept(connection, self._aliases, alias)
-            found = _equal(connection, self._aliases, alias, [entry.alias for entry in model.aliases])
-            there = select(row.alias).where(row.name == model.name, row.alias == alias).limit(1)
-            return found or connection.execute(there).scalar()
+            _require_kept(connection, how, name)
+            return _equal(connection, how, name, known)
+
+    def _there(self, spelling: Any) -> str | None:
+        """How the row is spelt that a name reaches."""
+        with self._engine.connect() as connection:
+            found: str | None = connection.execute(spelling.limit(1)).scalar()
+            return found
 
     def require_distinct(self, trust: Trust) -> None:
         """No two guarded names are one to the database, and it holds each as it is: else one would answer for another.
