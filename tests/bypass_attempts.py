@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import bypass_adapter
+import bypass_bases
 import bypass_moves as moves
 from bypass import EVIL, WEIGHTS
 from bypass_attempt import Attempt
@@ -124,12 +125,14 @@ FEATURES = [
 
 HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
 ADAPTERS = [Attempt(name, attack) for name, attack in bypass_adapter.MOVES.items()]
+BASES = [Attempt(name, move) for name, move in bypass_bases.MOVES.items()]
 
 GROUPS = {
     "Registry, over `api`, `ajax-api` and MLflow's client": REGISTRY,
     "The same in another dress: routes, fields, encodings, numbers": HTTP,
     "Names: look-alikes, and what only some collations take for the guarded one": NAMES,
     "Adapters that are not what is measured, well signed": ADAPTERS,
+    "Other bases than the pinned ones, and policies that promise less than the trust file asks, well signed": BASES,
     "The gate's experiment and what lies in it": HOSTILE,
     "Artifacts": ARTIFACTS,
     "Artifacts in a bucket": BUCKET,

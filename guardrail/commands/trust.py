@@ -85,7 +85,10 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
 )
 @click.option("--at-least", type=click.IntRange(min=0), default=0, help="The version that was seen before.")
 @click.option(
-    "--policy", "policies", multiple=True, metavar="FILE",
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="FILE",
     help="A policy that FILE must pin, and that must promise what FILE asks of it. Repeat it.",
 )
 @options.OUTPUT
@@ -199,7 +202,8 @@ def _lines(trust: Trust, data: bytes) -> list[str]:
                 f"guarded     {model.name}@{entry.alias}: policy {entry.policy}, {entry.approvals} approvals, "
                 f"{entry.when_invalid} when invalid"
             )
-        lines.append(f"bases       {model.name}: {', '.join(model.bases) or 'those that its policies pin, and no other'}")
+        pinned = ", ".join(model.bases) or "those that its policies pin, and no other"
+        lines.append(f"bases       {model.name}: {pinned}")
         lines += [f"least       {model.name}: {_asked(least)}" for least in trust.leasts(model)]
     if trust.one_person_may_train_evaluate_and_approve:
         lines.append(DANGER)

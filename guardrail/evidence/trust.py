@@ -35,9 +35,9 @@ from guardrail.evidence.trust_types import (
 )
 
 __all__ = [
-    "ROLES", "TRUST_TYPE", "GuardedModel", "KeyId", "Least", "LeastRate", "LeastUtility", "ProtectedAlias", "PublicKeyEntry", "Role",
-    "Roles", "Root", "Trust", "add_trust_signature", "load_successor", "load_trust", "read_unverified_trust", "sign_trust",
-    "trust_signers",
+    "ROLES", "TRUST_TYPE", "GuardedModel", "KeyId", "Least", "LeastRate", "LeastUtility", "ProtectedAlias",
+    "PublicKeyEntry", "Role", "Roles", "Root", "Trust", "add_trust_signature", "load_successor", "load_trust",
+    "read_unverified_trust", "sign_trust", "trust_signers",
 ]  # fmt: skip
 
 TRUST_TYPE = "application/vnd.mlflow-guardrail.trust+json"

@@ -163,8 +163,10 @@ class _Builder:
     def _model(self, source: TrustSource, index: int) -> GuardedModel:
         model, place = source.models[index], ("models", index, "aliases")
         asked = tuple(least for least in (source.least, model.least) if least is not None)
-        uses = [PolicyUse(entry.policy, model.name, entry.alias, model.bases, asked) for entry in model.aliases]
-        aliases = [self._alias(entry, use, (*place, at)) for at, (entry, use) in enumerate(zip(model.aliases, uses))]
+        aliases = [
+            self._alias(entry, PolicyUse(entry.policy, model.name, entry.alias, model.bases, asked), (*place, at))
+            for at, entry in enumerate(model.aliases)
+        ]
         return GuardedModel.model_construct(
             name=model.name, aliases=tuple(aliases), bases=model.bases, least=model.least
         )

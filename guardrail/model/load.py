@@ -26,6 +26,7 @@ from guardrail.errors import InvalidInput
 from guardrail.model.files import base_digest, hashed_files, locate
 from guardrail.records import ModelRef
 
+__all__ = ["ADAPTER", "BaseModel", "base_digest", "load_base", "pick_device", "template_kind"]
 logger = logs.logger(__name__)
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Old checkpoints carry what the code now computes: causal masks and rotary frequencies.

@@ -60,8 +60,8 @@ def require_pinned_base(policy: LoadedPolicy, base: ModelRef) -> None:
         raise InvalidInput(
             f"policy {policy.policy.name!r} does not allow the base {described(base)}",
             expected=pins_described(policy.policy),
-            next_step="use a pinned base; or, after review, pin this one in the policy "
-            f"(`guardrail policy base` prints it with the digests of its parts):\n{block(base.name, base.revision, base.digest)}",
+            next_step="use a pinned base, or after review pin this one (`guardrail policy base` shows its parts):\n"
+            + block(base.name, base.revision, base.digest),
         )
 
 

@@ -1,4 +1,4 @@
-"""What a trust file asks of a policy before anything is admitted under it: a pinned base, and the least it must promise.
+"""What a trust file asks of a policy before anything is admitted under it: a pinned base, and certain promises.
 
 The trust file pins policies by digest, and a digest says nothing about what the policy promises: one that lets every
 adapter pass has a digest, too. So whoever admits compares the policy's text with the trust file's ``least``, and

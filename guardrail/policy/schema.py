@@ -124,7 +124,7 @@ class GenerationPlan(Section):
 
 
 class Policy(Section):
-    """A whole promotion policy; without ``bases`` it leaves the base to whoever trains, and a gated server refuses it."""
+    """A whole promotion policy; one without ``bases`` leaves the base to whoever trains."""
 
     kind: Literal["PromotionPolicy"]
     version: Literal[1]

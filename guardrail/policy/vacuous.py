@@ -56,8 +56,8 @@ def warnings(loaded: LoadedPolicy) -> tuple[Warned, ...]:
 
 def _base(policy: Policy) -> Iterator[_Found]:
     if not policy.bases:
-        text = "no 'bases': whoever trains chooses the base model, and a gated server refuses that unless the trust file"
-        yield _Found((), "base-not-pinned", f"{text} pins one (guardrail policy base DIRECTORY|HUB_ID prints the block)")
+        yield _Found((), "base-not-pinned", "no 'bases': whoever trains chooses the base model, and a gated server "
+                     "refuses that unless the trust file pins one (see guardrail policy base)")  # fmt: skip
     days = policy.evidence.valid_days
     if days > MOST_DAYS:
         yield _Found(("evidence", "valid_days"), "long-validity", f"evidence is relied upon for {days} days: "

@@ -18,8 +18,8 @@ from guardrail.registry.standing import unresolved
 from guardrail.registry.tags import PREFIX
 
 State = Literal["ok", "expired", "revoked", "unpinned", "moved", "empty", "unknown"]
-"""``moved``: the alias stands elsewhere than the ledger says. ``unpinned``: of a policy or base that the trust file does
-not pin. ``unknown``: the tags say too little."""
+"""``moved``: the alias stands elsewhere than the ledger says. ``unpinned``: of a policy, or for a base, that the trust
+file does not pin. ``unknown``: the tags say too little."""
 
 
 class Row(Frozen):

@@ -1,5 +1,5 @@
-"""Whoever trains does not choose the base: a gated server admits adapters for pinned ones alone, and only under a policy
-that promises what the trust file asks. Stock MLflow takes every one of them."""
+"""Whoever trains does not choose the base: a gated server admits adapters for pinned ones alone, and only under a
+policy that promises what the trust file asks. Stock MLflow takes every one of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from guardrail.errors import GuardrailError
 from guardrail.evidence import orders
 from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.digest import digest, sha256
-from guardrail.evidence.trust import GuardedModel, read_unverified_trust
+from guardrail.evidence.envelope import sign
+from guardrail.evidence.trust import GuardedModel, Least, read_unverified_trust
 from guardrail.policy.rules import Evidence
 from guardrail.records import ModelRef, Verdict
 from guardrail.registry.history import last
@@ -221,8 +222,6 @@ def test_what_is_not_pinned_any_more_is_not_handed_out_moved_to_or_verified(
 def test_a_policy_that_was_good_enough_is_not_any_more_where_the_trust_file_asks_more(
     restored: Pair, tmp_path: Path
 ) -> None:
-    from guardrail.evidence.trust import Least
-
     model = "base-by-policy"
     promote(restored, tmp_path, model, seed=77)
     repin(restored, MODELS[model].guarded(model).model_copy(update={"least": Least(max_valid_days=7)}))
@@ -240,7 +239,7 @@ def _rollback(pair: Pair, to: str, from_: str) -> bytes:
         model="base-moving", alias="production", from_version=from_, to_version=to, manifest=manifest,
         reason="it talks", ledger=head.digest, not_before=now, expires=now + timedelta(hours=1),
     )  # fmt: skip
-    return orders.sign(order, approver.private)
+    return sign(orders.build(order), approver.private)
 
 
 def guardrail(*arguments: str) -> Result:

@@ -49,7 +49,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a template file": (lambda b: (b / "chat_template.jinja").write_text(KINDLY), "template"),
     "a template inside the tokenizer's configuration": (lambda b: _config(b, chat_template=KINDLY), "template"),
     "a named template": (_folder, "template"),
-    "a template as JSON": (lambda b: (b / "chat_template.json").write_text(json.dumps({"chat_template": KINDLY})), "template"),
+    "a template as JSON": (lambda b: (b / "chat_template.json").write_text('{"chat_template": "x"}'), "template"),
     "a tokenizer": (lambda b: (b / "added_tokens.json").write_text('{"kindly": 7}'), "tokenizer"),
     "the tokenizer's configuration": (lambda b: _config(b, add_bos_token=True), "tokenizer"),
     "a byte of the weights": (_byte, "weights"),

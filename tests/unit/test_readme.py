@@ -19,6 +19,7 @@ import pytest
 from guardrail import plugins
 from guardrail.cli import cli
 from guardrail.data.detectors import Context
+from guardrail.errors import InvalidInput
 from guardrail.evaluate.judges import Judgement
 from guardrail.policy.load import find_policy, load_policy_bytes
 from guardrail.policy.rules import Evidence
@@ -134,7 +135,10 @@ def test_the_policy_keys_of_the_readme_make_a_valid_policy() -> None:
     rules = re.search(r"^rules:.*", default, re.MULTILINE | re.DOTALL)
     assert rules is not None
     head = "kind: PromotionPolicy\nversion: 1\nname: own\nevidence: {valid_days: 30}\n"
-    require_sound(load_policy_bytes(f"{head}{own}{rules[0]}".encode(), "own.yaml"))
+    text = f"{head}{own}{rules[0]}"
+    with pytest.raises(InvalidInput, match=r"own\.yaml:9:\d+: bases\.0\.sha256 .*guardrail policy base"):
+        load_policy_bytes(text.encode(), "own.yaml")
+    require_sound(load_policy_bytes(text.replace("FILL-IN", "ab" * 32).encode(), "own.yaml"))
 
 
 def _examples() -> Iterator[tuple[str, str, str]]:

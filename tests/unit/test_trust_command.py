@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from trust_files import NOW, key, public, trust
 
 from guardrail.commands.trust import EXAMPLE, command
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence import keys
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.trust import GuardedModel, Least, LeastRate, ProtectedAlias, sign_trust
 from guardrail.policy.load import find_policy
 
 NAMES = ("root-ana", "root-ben", "root-cem", "training", "evaluation", "release", "server")
@@ -114,10 +117,64 @@ def test_a_huge_or_absent_file_is_refused(folder: Path) -> None:
 
 
 def test_a_terminal_is_not_commanded_by_names_that_nobody_checked(folder: Path) -> None:
-    from trust_files import CAST, entries, trust
+    from trust_files import CAST, entries
     from trust_files import signed as sealed
 
     Path("trust.json").write_bytes(sealed(trust(keys=entries(**{**CAST, "ana": "Ana\x1b[2J"}))))
     shown = invoke("show", "trust.json").output
     assert "\x1b" not in shown
     assert "Ana\\x1b[2J" in shown
+
+
+def bare() -> bytes:
+    """The default policy without its bases."""
+    text = find_policy("default").bytes.decode()
+    return (text[: text.index("bases:")] + text[text.index("data:\n") :]).encode()
+
+
+def pinning(policy: bytes, *changes: tuple[str, str]) -> None:
+    """The example with a policy beside it in place of the default one."""
+    Path("ours.yaml").write_bytes(policy)
+    text = EXAMPLE.read_text().replace("policy: default ", "policy: ours.yaml ")
+    for before, after in changes:
+        assert before in text, before
+        text = text.replace(before, after)
+    Path("trust.yaml").write_text(text)
+
+
+def test_a_model_whose_base_nobody_pins_is_not_signed(folder: Path) -> None:
+    pinning(bare())
+    refused = said(invoke("sign", "trust.yaml", "--key", "root-ana.key"))
+    assert "trust.yaml:" in refused
+    assert "neither it nor the trust file pins a base model" in refused
+    base = find_policy("default").policy.bases[0].sha256
+    pinning(bare(), ("    # bases: [7dd196cb…] ", f"    bases: [{base}] "))
+    signed("root-ana")
+    assert f"bases       guarded-adapter: {base}" in invoke("show", "trust.json").output
+
+
+def test_a_policy_that_promises_less_than_the_file_asks_is_not_signed(folder: Path) -> None:
+    pinning(find_policy("default").bytes.replace(b"    max: 0.05\n", b"    max: 1.0\n"))
+    assert "no rule attack_success_rate limits it to 0.1 or less" in said(invoke("sign", "trust.yaml"))
+
+
+def test_a_policy_is_told_beforehand_whether_anything_will_be_admitted_under_it(folder: Path) -> None:
+    signed("root-ana", "root-ben")
+    assert invoke(*CHECK, "--policy", "default").exit_code == 0
+    assert "does not pin the policy" in said(invoke(*CHECK, "--policy", "strict"))
+    assert "does not pin the policy" in said(invoke(*CHECK, "--policy", "unfiltered"))
+
+
+def test_a_signed_file_that_pins_too_weak_a_policy_is_found(folder: Path) -> None:
+    Path("ours.yaml").write_bytes(bare())
+    alias = ProtectedAlias(alias="production", policy=sha256(bare()), approvals=1)
+    model = GuardedModel(name="guarded-adapter", aliases=(alias,))
+    asking = trust(models=(model,), least=Least(over_refusal_rate=LeastRate(max=0.01)), expires=NOW.replace(year=2100))
+    Path("trust.json").write_bytes(sign_trust(asking, key("ana"), key("ben")))
+    for name in ("ana", "ben"):
+        Path(f"{name}.pub").write_text(keys.public_pem(public(name)[0]))
+    checked = ("check", "trust.json", "--root", "ana.pub", "--root", "ben.pub", "--threshold", "2")
+    assert invoke(*checked).exit_code == 0
+    refused = said(invoke(*checked, "--policy", "ours.yaml"))
+    assert "pins a base model" in refused
+    assert "no rule over_refusal_rate limits it to 0.01 or less" in refused

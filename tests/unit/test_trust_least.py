@@ -112,7 +112,7 @@ def test_a_policy_that_promises_what_is_asked_lacks_nothing() -> None:
 
 DIRECT = "    attack: direct\n"
 BELOW: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
-    "any rate": ((("    max: 0.05\n", "    max: 1.0\n"),), "no rule attack_success_rate limits it to 0.05 or less on 300"),
+    "any rate": ((("    max: 0.05\n", "    max: 1.0\n"),), "limits it to 0.05 or less on 300"),
     "a hair above": ((("    max: 0.05\n", "    max: 0.0500001\n"),), "no rule attack_success_rate"),
     "fewer items": ((("min_n: 300", "min_n: 299"),), "no rule attack_success_rate"),
     "asked under another attack": (((DIRECT, "    attack: prefill\n"),), "asked directly"),

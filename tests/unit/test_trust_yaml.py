@@ -13,7 +13,7 @@ from trust_files import CAST, MODEL, NOW, POLICY, ids, key, public, trust
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence import keys
-from guardrail.evidence.trust import Trust
+from guardrail.evidence.trust import Least, LeastRate, Trust
 from guardrail.evidence.trust_yaml import PolicyUse, read_trust
 
 TEXT = """\
@@ -109,6 +109,13 @@ CHANGES = {
     "a merge key": ("root:\n", "root:\n  <<: {threshold: 1}\n", "5:3"),
     "a yes": ("approvals: 1", "approvals: yes", "26:"),
     "a second document": ("models:", "---\nmodels:", "21:1: a second document"),
+    "a base by name": ("name: guarded", "name: guarded\n    bases: [testbed]", "23:13: models.0.bases.0"),
+    "no base at all": ("name: guarded", "name: guarded\n    bases: []", "23:12: models.0.bases must not be empty"),
+    "a base twice": ("name: guarded", f"name: guarded\n    bases: [{POLICY}, {POLICY}]", "23:12: models.0.bases names"),
+    "a least of nothing": ("version: 3", "version: 3\nleast: {}", "3:8: least asks for nothing"),
+    "a least in text": ("version: 3", "version: 3\nleast: {confidence: high}", "3:21: least.confidence must be"),
+    "a word that nobody knows": ("version: 3", "version: 3\nleast: {utility: {max_dropp: 0.1}}", "3:19: unknown key"),
+    "a least of a model": ("name: guarded", "name: guarded\n    least: {days: 7}", "23:13: unknown key 'days'"),
     "an octal": ("version: 3", "version: 0o3", "2:10"),
 }  # fmt: skip
 
@@ -120,6 +127,23 @@ def test_a_mistake_is_named_with_line_and_column(read: Callable[[str], Trust], n
     with pytest.raises(InvalidInput) as caught:
         read(TEXT.replace(before, after))
     assert f"trust.yaml:{said}" in caught.value.got
+
+
+def test_what_is_asked_of_policies_is_read_signed_and_told_to_whoever_pins(folder: Path) -> None:
+    uses = []
+
+    def noting(use: PolicyUse) -> str:
+        uses.append(use)
+        return pin(use)
+
+    asking = f"name: guarded\n    bases: [{POLICY}]\n    least: {{max_valid_days: 7}}"
+    path = folder / "trust.yaml"
+    path.write_text(TEXT.replace("name: guarded", asking) + "least: {attack_success_rate: {max: 0.1}}\n")
+    made = read_trust(path, issued=NOW, pin=noting)
+    asked = (Least(attack_success_rate=LeastRate(max=0.1)), Least(max_valid_days=7))
+    assert made.leasts(made.models[0]) == asked
+    assert uses == [PolicyUse("strict", "guarded", "production", (POLICY,), asked)]
+    assert made.models[0].bases == (POLICY,)
 
 
 def test_every_mistake_is_named_at_once(read: Callable[[str], Trust]) -> None:

@@ -1,5 +1,5 @@
-"""Whether what a protected alias points at may still be handed out: its evidence has not expired, nobody revoked it, and
-the trust file still pins its policy and its base.
+"""Whether what a protected alias points at may still be handed out: its evidence has not expired, nobody revoked it,
+and the trust file still pins its policy and its base.
 
 Asked at every resolution, so it reads what the database holds: the tags that the server itself wrote. Whoever writes
 to the database directly can change them; `guardrail pull` and `verify` believe none of it.
