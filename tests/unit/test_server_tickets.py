@@ -65,7 +65,7 @@ class Crowd:
         return self.persons[name].private
 
     def id(self, name: str) -> str:
-        return self.persons[name].public.keyid
+        return str(self.persons[name].public.keyid)
 
     def trust(self, version: int, *, without: str = "") -> None:
         """A trust file in which all of them have their roles, but one."""
