@@ -21,6 +21,7 @@ from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.evidence.ledger_sums import Sums
 from guardrail.evidence.ledger_types import Entry, Head, Kind
 from guardrail.evidence.tickets import LIFETIME
+from guardrail.registry.server.state import State
 
 SERVER = public("server")
 
@@ -340,3 +341,34 @@ def _payload(line: bytes) -> bytes:
     from guardrail.evidence.ledger import LEDGER_TYPE
 
     return unverified_payload(line, payload_type=LEDGER_TYPE)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["bind", "decision", "denial", "promotion", "checkpoint"]),
+                          st.integers(0, 9), st.sampled_from(["a", "b"])), max_size=40))  # fmt: skip
+def test_what_a_verifier_adds_up_agrees_with_the_server(steps: list[tuple[Any, int, str]]) -> None:
+    """Attempts, admissions, revocations and where each alias stands; each ticket is bound once."""
+    server, sums, number = State(), Sums(), 0
+    places: dict[str, str] = {}
+    for step, nonce, alias in steps:
+        if step == "bind" and str(nonce) in places:
+            continue
+        alias = places.setdefault(str(nonce), alias) if step == "bind" else alias
+        fields: dict[str, Any] = {"model": "guarded", "alias": alias, "nonce": str(nonce), "subject": adapter(nonce)}
+        fields |= {} if step in ("bind", "checkpoint") else {"evidence": evidence(nonce), "version": "1"}
+        if step == "checkpoint":
+            if not number:
+                continue
+            fields = {"subject": digest(sums.checkpoint())}
+        number += 1
+        kind = "proposal" if step == "bind" else step
+        one = Entry(number=number, previous="0" * 64, time=NOW, kind=kind, **fields)
+        server.take(one, sha256(str(number).encode()))
+        sums.take(one, Head(digest=sha256(str(number).encode()), number=number, time=one.time))
+    counted = {nonce: (attempt.manifest, attempt.number) for nonce, attempt in sums.attempts.items()}
+    assert counted == {nonce: (server.bound[nonce].manifest, server.bound[nonce].attempt) for nonce in counted}
+    assert {place: count for place, count in sums.since.items() if count} == {
+        place: count for place, count in server.attempts.items() if count
+    }  # fmt: skip
+    assert {e.evidence for e in sums.entries if e.kind == "decision"} == set(server.admitted)
+    moved = {(e.model, e.alias): e.version for e in sums.entries if e.kind in ("promotion", "rollback")}
+    assert moved == server.stands

@@ -65,7 +65,7 @@ class Crowd:
         return self.persons[name].private
 
     def id(self, name: str) -> str:
-        return self.persons[name].public.keyid
+        return str(self.persons[name].public.keyid)
 
     def trust(self, version: int, *, without: str = "") -> None:
         """A trust file in which all of them have their roles, but one."""
@@ -91,6 +91,17 @@ def _entry(one: Person, name: str) -> PublicKeyEntry:
 
 @pytest.fixture
 def crowd(gate: Parts) -> Crowd:
+    return gathered(gate)
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    """For tests that only draw tickets, less than a key may hold."""
+    with parts(tmp_path_factory.mktemp("lasting") / "gate") as made:
+        yield gathered(made)
+
+
+def gathered(gate: Parts) -> Crowd:
     made = Crowd(gate)
     for name in ("theo", "theo-laptop", "vera", "dana"):
         made.persons[name] = person(gate.folder / "crowd", name)
@@ -237,7 +248,7 @@ def test_a_ticket_that_is_spent_or_expired_makes_room_and_one_that_is_bound_does
 def _trained(crowd: Crowd, ticket: Ticket, trainer: str, seed: int = 0) -> None:
     """A train statement by this trainer, handed in."""
     signers = crowd.gate.who.signers | {"train": crowd.key(trainer), "data": crowd.gate.who.root.private}
-    staged(crowd.gate.folder / f"{trainer}-{seed}", crowd.gate, signers, ticket=ticket, seed=seed)
+    staged(crowd.gate.folder / f"{trainer}-{ticket.nonce[:8]}-{seed}", crowd.gate, signers, ticket=ticket, seed=seed)
 
 
 BINDINGS: dict[str, Callable[[Crowd], tuple[bytes, str]]] = {
@@ -250,29 +261,30 @@ BINDINGS: dict[str, Callable[[Crowd], tuple[bytes, str]]] = {
 
 
 @pytest.mark.parametrize("whose", BINDINGS)
-def test_somebody_elses_ticket_is_not_bound(crowd: Crowd, whose: str) -> None:
-    asked, trainer = BINDINGS[whose](crowd)
-    ticket = crowd.gate.ticket(asked)
-    before = left(crowd.gate)
+def test_somebody_elses_ticket_is_not_bound(lasting: Crowd, whose: str) -> None:
+    asked, trainer = BINDINGS[whose](lasting)
+    ticket = lasting.gate.ticket(asked)
+    before = left(lasting.gate)
     for seed in (0, 1):
         with pytest.raises(EvidenceInvalid, match="the ticket was asked for"):
-            _trained(crowd, ticket, trainer, seed)
-    assert left(crowd.gate) == before
+            _trained(lasting, ticket, trainer, seed)
+    assert left(lasting.gate) == before
 
 
-def test_a_ticket_is_bound_by_any_train_key_of_the_persons_that_its_request_names(crowd: Crowd) -> None:
+def test_a_ticket_is_bound_by_any_train_key_of_the_persons_that_its_request_names(lasting: Crowd) -> None:
+    crowd, before = lasting, len(lasting.gate.registrar.journal.state().bound)
     both = sorted((crowd.id("theo"), crowd.id("vera")))
     for seed, (asked, trainer) in enumerate([
         (by(crowd.key("theo")), "theo"), (by(crowd.key("theo")), "theo-laptop"),
         (by(crowd.key("dana"), bind=both), "vera"), (by(crowd.key("dana"), bind=both), "theo"),
     ]):  # fmt: skip
         _trained(crowd, crowd.gate.ticket(asked), trainer, seed)
-    assert len(crowd.gate.registrar.journal.state().bound) == 4
+    assert len(crowd.gate.registrar.journal.state().bound) == before + 4
 
 
-def test_who_prepares_data_must_name_who_trains(crowd: Crowd) -> None:
+def test_who_prepares_data_must_name_who_trains(lasting: Crowd) -> None:
     with pytest.raises(EvidenceInvalid, match="nobody could bind") as found:
-        crowd.gate.ticket(by(crowd.key("dana")))
+        lasting.gate.ticket(by(lasting.key("dana")))
     assert "--train-key" in found.value.next_step
 
 
@@ -291,7 +303,8 @@ def test_a_trainer_who_left_the_trust_file_binds_nothing(crowd: Crowd) -> None:
     _trained(crowd, ticket, "theo")
 
 
-def test_a_ticket_from_before_requests_were_signed_is_bound_by_nobody(crowd: Crowd) -> None:
+def test_a_ticket_from_before_requests_were_signed_is_bound_by_nobody(lasting: Crowd) -> None:
+    crowd = lasting
     nonce = sha256(b"old")
     crowd.gate.registrar.journal.append(lambda _: draft("proposal", model=MODEL, alias=ALIAS, nonce=nonce))
     issued = crowd.gate.registrar.journal.state().tickets[nonce]
