@@ -24,6 +24,7 @@ from guardrail.pipeline.run import Run
 from guardrail.pipeline.tickets import held
 from guardrail.pipeline.training import adapter_dir
 from guardrail.policy.load import LoadedPolicy
+from guardrail.printable import json_text
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
 
 Progress = Callable[[str, int, int], None]
@@ -215,4 +216,4 @@ def _line(t: Transcript) -> bytes:
         "reply": t.reply.model_dump(),
         "outcome": t.outcome.value,
     }
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    return json_text(json.dumps(row, ensure_ascii=False)).encode() + b"\n"
