@@ -50,12 +50,13 @@ def read(path: Path, largest: int = LARGEST) -> bytes | None:
     """
     try:
         with _opened(path, os.O_RDONLY) as stream:
-            data = stream.read(largest + 1)
+            huge = os.fstat(stream.fileno()).st_size > largest
+            data = b"" if huge else stream.read(largest + 1)  # it may have grown
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > largest:
+    if huge or len(data) > largest:
         raise EvidenceInvalid(
             f"{path} has more than {largest:,} bytes", expected="a file that a stage wrote", next_step=_remove(path)
         )
