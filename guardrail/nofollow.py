@@ -50,12 +50,13 @@ def read(path: Path, largest: int = LARGEST) -> bytes | None:
     """
     try:
         with _opened(path, os.O_RDONLY) as stream:
-            data = stream.read(largest + 1)
+            huge = os.fstat(stream.fileno()).st_size > largest
+            data = b"" if huge else stream.read(largest + 1)  # it may have grown
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > largest:
+    if huge or len(data) > largest:
         raise EvidenceInvalid(
             f"{path} has more than {largest:,} bytes", expected="a file that a stage wrote", next_step=_remove(path)
         )
@@ -72,14 +73,18 @@ def open_to_lock(path: Path) -> IO[bytes]:
     return _opened(path, os.O_RDWR | os.O_CREAT, single=True)
 
 
-def open_to_append(path: Path) -> IO[bytes]:
+def open_to_append(path: Path, *, single: bool = True) -> IO[bytes]:
     """The file at ``path``, made where it is not there, to be read and added to at its end.
 
+    Args:
+        path: where it is.
+        single: refuse a file that has another name elsewhere, whose bytes would change, too.
+
     Raises:
-        EvidenceInvalid: it is no regular file, or has another name elsewhere, whose bytes would change, too.
+        EvidenceInvalid: it is no regular file, or has another name where ``single`` is asked for.
         OSError: the disk refuses.
     """
-    return _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, single=True)
+    return _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, single=single)
 
 
 def copy(source: Path, target: Path) -> None:

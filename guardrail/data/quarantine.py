@@ -14,6 +14,7 @@ from guardrail.atomic import write_atomically
 from guardrail.data.dataset import Dataset, write_samples
 from guardrail.data.validate import Flagged, Validated
 from guardrail.evidence.digest import canonical
+from guardrail.printable import json_text
 from guardrail.records import Frozen
 from guardrail.samples import Sample
 
@@ -47,7 +48,8 @@ def _lines(dataset: Dataset, validated: Validated) -> Iterator[bytes]:
     kept = {sample.id for sample in validated.kept}
     for sample in dataset.samples:
         if sample.id in flags:
-            yield canonical(_entry(sample, flags[sample.id], quarantined=sample.id not in kept))
+            entry = canonical(_entry(sample, flags[sample.id], quarantined=sample.id not in kept))
+            yield json_text(entry.decode()).encode()  # people are sent here to look
 
 
 def _entry(sample: Sample, flags: list[Flagged], *, quarantined: bool) -> dict[str, object]:

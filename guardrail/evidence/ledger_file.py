@@ -99,7 +99,8 @@ class LedgerFile:
         """The ledger, opened to append; nobody else writes meanwhile, neither to it nor to what lies beside it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with nofollow.open_to_append(self.path) as stream:
+            # a second name is the administrator's: refusing it would let whoever makes one stop the server
+            with nofollow.open_to_append(self.path, single=False) as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 yield stream
         except OSError as error:

@@ -25,6 +25,7 @@ from guardrail.pipeline.tickets import held
 from guardrail.pipeline.training import adapter_dir
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
+from guardrail.printable import json_text
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
 
 Progress = Callable[[str, int, int], None]
@@ -218,4 +219,4 @@ def _line(t: Transcript) -> bytes:
         "reply": t.reply.model_dump(),
         "outcome": t.outcome.value,
     }
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    return json_text(json.dumps(row, ensure_ascii=False)).encode() + b"\n"
