@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.tickets import Ticket
 from guardrail.pipeline.run import Run
 from guardrail.policy.schema import Target
@@ -84,7 +85,7 @@ def _require_for(ticket: Ticket, target: Target, source: str) -> None:
 
 
 def _require_valid(ticket: Ticket, now: datetime) -> Ticket:
-    if not now < ticket.expires:
+    if expired(ticket.expires, now):
         raise EvidenceInvalid(
             f"the ticket for {ticket.model}@{ticket.alias} expired at {ticket.expires}",
             expected=f"one that is good at {now}",

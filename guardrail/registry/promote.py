@@ -81,7 +81,7 @@ def promote(
         write(bundle, directory)
         examined = examine(directory, public_keys)
         if examined.decision.verdict is Verdict.PASSED:
-            admissible(examined.decision, now)
+            admissible(examined.decision, now, examined.valid_until)
         _check_name(examined.decision.model)
         with client(tracking_uri, write=True) as opened:
             job = _Job(opened, examined, directory, experiment, tracking_uri, page, on_step or _ignore)

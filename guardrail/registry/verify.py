@@ -119,7 +119,7 @@ def judge(
     """
     checks = (
         *examined.checks,
-        admissible(examined.decision, now),
+        admissible(examined.decision, now, examined.valid_until),
         _passed("target", _target(spec, stored, examined)),
         _passed("base", _base(examined, base_digest)),
         _passed("tags", _tags(stored, examined)),
@@ -211,6 +211,6 @@ def _verification(spec: Spec, stored: StoredVersion, examined: Examined, checks:
         base=decision.base.name,
         base_sha256=decision.base.digest,
         signed_by=examined.signed_by,
-        valid_until=decision.valid_until,
+        valid_until=examined.valid_until,
         checks=checks,
     )

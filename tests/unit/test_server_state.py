@@ -89,7 +89,7 @@ def test_the_highest_version_is_remembered_over_a_rollback() -> None:
         ("promotion", {"version": "1", "evidence": EVIDENCE}), ("promotion", {"version": "2", "evidence": LATER}),
         ("rollback", {"version": "1", "statement": OTHER}),
     )  # fmt: skip
-    assert (made.stands[PLACE], made.highest[PLACE], made.moved_by[PLACE]) == ("1", 2, OTHER)
+    assert (made.stands[PLACE].version, made.highest[PLACE], made.moved_by[PLACE]) == ("1", 2, OTHER)
 
 
 @given(st.lists(st.sampled_from(["ticket", "bind", "promote"]), max_size=40))

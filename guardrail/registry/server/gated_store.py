@@ -12,6 +12,7 @@ Not covered: other ways into the database.
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
@@ -19,17 +20,17 @@ from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from guardrail.errors import InvalidInput
-from guardrail.evidence.trust import GuardedModel
+from guardrail.evidence.trust import GuardedModel, ProtectedAlias
 from guardrail.names import same
 from guardrail.registry.server.beneath import Beneath
-from guardrail.registry.server.floor import DatabaseFloor
+from guardrail.registry.server.floor import DatabaseFloor, Floors
 from guardrail.registry.server.methods import require_classified
 from guardrail.registry.server.names import database_equal
 from guardrail.registry.server.refusals import refusing, unproven
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.settings import SCHEME, open_journal, settings
-from guardrail.registry.server.validity import require_valid
-from guardrail.registry.server.watch import TrustWatch
+from guardrail.registry.server.validity import DiffersError, require_valid
+from guardrail.registry.server.watch import TrustWatch, accepted
 
 
 class GatedStore(SqlAlchemyStore):
@@ -47,8 +48,9 @@ class GatedStore(SqlAlchemyStore):
         read = os.environ.get(READ_REPLICA_BACKEND_STORE_URI_ENV_VAR)
         super().__init__(store_uri.removeprefix(SCHEME), read_db_uri=read)
         given = settings()
-        self._watch = TrustWatch(given, DatabaseFloor(self.engine))
-        self.registrar = Registrar(Beneath(self), self._watch, open_journal(given, self._watch.current()))
+        journal = open_journal(given, accepted(given, datetime.now(UTC)))
+        self._watch = TrustWatch(given, Floors(journal, DatabaseFloor(self.engine)))
+        self.registrar = Registrar(Beneath(self), self._watch, journal)
 
     def create_registered_model(
         self, name: str, tags: Any = None, description: str | None = None, deployment_job_id: str | None = None
@@ -156,15 +158,31 @@ class GatedStore(SqlAlchemyStore):
     def get_model_version_by_alias(self, name: str, alias: str) -> Any:
         """A protected alias resolves only while its evidence is valid and its adapter not revoked."""
         found = super().get_model_version_by_alias(name, alias)
-        guarded = self._watch.names().guarded(name)
+        guarded = self._guarded(name)
         protected = guarded.protected(alias) if guarded else None
-        if protected is not None:
-            with refusing():
-                require_valid(found, protected, self.registrar.journal.state(), self._watch.now())
+        if protected is None:
+            return found
+        with refusing():
+            try:
+                self._require_valid(found, protected)
+            except DiffersError:  # a move may be between its entry and the alias: look again when none goes on
+                with self.registrar.sealing().locked():
+                    found = super().get_model_version_by_alias(name, alias)
+                    self._require_valid(found, protected)
         return found
 
+    def _require_valid(self, version: Any, protected: ProtectedAlias) -> None:
+        registrar = self.registrar
+        require_valid(version, protected, registrar.journal.state(), self._watch.now(), registrar.ends)
+
     def _guarded(self, name: str) -> GuardedModel | None:
-        trust = self._watch.names()
+        """The guarded model that this name may stand for.
+
+        Raises:
+            MlflowException: this worker does not know which names are guarded.
+        """
+        with refusing():
+            trust = self._watch.names()
         found = trust.guarded(name)
         if found is None:
             equal = database_equal(self.engine, name, [model.name for model in trust.models])
