@@ -68,8 +68,8 @@ class Parts:
 
 
 @contextmanager
-def parts(folder: Path) -> Iterator[Parts]:
-    """A gate in ``folder``, which may hold one already."""
+def parts(folder: Path, database: str = "") -> Iterator[Parts]:
+    """A gate in ``folder``, which may hold one already; its registry is there, too, or in another ``database``."""
     who = known(folder / "people") if (folder / "people").exists() else people(folder / "people")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
@@ -82,7 +82,8 @@ def parts(folder: Path) -> Iterator[Parts]:
         patch.setattr(candidate, "logged_model", _logged_model)
         from guardrail.registry.server.gated_store import GatedStore
 
-        store = GatedStore(f"gated+sqlite:///{folder / 'mlflow.db'}")
+        registry = database or f"sqlite:///{folder / 'mlflow.db'}"
+        store = GatedStore(f"gated+{registry}")
         store.registrar.tree = DiskTree(folder / "sealed")
         made = Parts(folder, who, store)
         patch.setattr(candidate, "fetch", lambda model, place: write(made.logged[model.model_id], place))

@@ -160,7 +160,7 @@ def admissible(decision: Decision, now: datetime, until: datetime | None = None)
 def require_bounded(examined: Examined) -> None:
     """The decision itself says the one validity: it ends no later than anything that it rests on.
 
-    Asked of what is new to a server; what was admitted before this was asked is judged by the earliest end all the same.
+    Asked of what is new to a server; what was admitted before that was asked is judged by the earliest end as well.
 
     Raises:
         EvidenceInvalid: it says a later time.

@@ -14,6 +14,7 @@ from guardrail.records import Decision, EvaluationReport, Measurement
 PREFIX = "guardrail."
 EVIDENCE = PREFIX + "evidence_sha256"
 MODEL_ID = PREFIX + "model_id"
+ADAPTER = PREFIX + "adapter_sha256"
 LONGEST = 4000
 VERDICT, REVOKED = PREFIX + "verdict", PREFIX + "revoked"
 WITHDRAWN = "REVOKED"

@@ -22,7 +22,7 @@ from guardrail.registry.local_reader import LocalReader
 from guardrail.registry.reader import Reader, Spec, StoredVersion, download, parse_spec
 from guardrail.registry.rest_reader import RestReader
 from guardrail.registry.store import client
-from guardrail.registry.tags import MODEL_ID, PREFIX, tags
+from guardrail.registry.tags import MODEL_ID, PREFIX, REVOKED, tags
 
 
 class Verification(Frozen):
@@ -182,6 +182,11 @@ def _base(examined: Examined, base_digest: str | None) -> str:
 
 
 def _tags(stored: StoredVersion, examined: Examined) -> str:
+    if stored.tags.get(REVOKED):
+        raise EvidenceInvalid(
+            f"the adapter was revoked: {stored.tags[REVOKED]!a}", expected="an adapter that is not revoked",
+            next_step="promote another one",
+        )  # fmt: skip
     expected = tags(examined.decision, examined.evidence_sha256, examined.signed_by) | {MODEL_ID: stored.model_id}
     _equal_tags({key: value for key, value in stored.tags.items() if key.startswith(PREFIX)}, expected)
     return f"{len(expected)} {PREFIX}* tags, as the envelope says"

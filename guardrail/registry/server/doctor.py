@@ -18,14 +18,14 @@ from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import signers, unverified_payload
 from guardrail.evidence.trust import GuardedModel
 from guardrail.registry.server.admission import Court, admit
-from guardrail.registry.server.holding import MANIFEST, is_sealed
+from guardrail.registry.server.holding import is_sealed
 from guardrail.registry.server.reconcile import AGAIN, compare
 from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.sealed import sealed_digest
 from guardrail.registry.server.state import Admitted, State
+from guardrail.registry.tags import ADAPTER, MODEL_ID, PREFIX, REVOKED, VERDICT, tags
 from guardrail.registry.tags import EVIDENCE as EVIDENCE_TAG
-from guardrail.registry.tags import MODEL_ID, PREFIX, REVOKED, VERDICT, tags
 from guardrail.registry.wire import Health, Problem
 
 AT_THE_NEXT_ENTRY = "the next entry finishes the line that a crash cut off"
@@ -79,7 +79,7 @@ def _tags(place: Path, version: Any) -> str:
         return error.got
     said = {key: value for key, value in version.tags.items() if key.startswith(PREFIX)}
     expected = tags(decision, sha256(envelope), signers(envelope))
-    elsewhere = {EVIDENCE_TAG, MANIFEST, MODEL_ID, REVOKED, *([VERDICT] if REVOKED in said else [])}
+    elsewhere = {EVIDENCE_TAG, ADAPTER, MODEL_ID, REVOKED, *([VERDICT] if REVOKED in said else [])}
     wrong = sorted(key for key in {*said, *expected} - elsewhere if said.get(key) != expected.get(key))
     return f"its tags {', '.join(wrong)} say otherwise than its evidence" if wrong else ""
 

@@ -1,8 +1,8 @@
 """What a version in the database holds, as the ledger knows it: told by its sealed place, never by its number.
 
-A number starts again where rows are lost: a database restored from an older dump, a model that was deleted and came
-back. The place names every byte of the adapter and of its evidence, and the ledger says which evidence was sealed there.
-Not covered: whether the bytes are still there (``sealed.py`` hashes them), and where an alias stands (``reconcile.py``).
+A number starts again where rows are lost: a database restored from an older dump, a model that was deleted and
+came back. Its place names every byte of the adapter and its evidence, and the ledger says what was sealed there.
+Not covered: whether the bytes are still there (``sealed.py`` hashes them), where an alias stands (``reconcile.py``).
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.registry.reader import SEALED_SOURCE
 from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.state import Admitted, State
-from guardrail.registry.tags import EVIDENCE, MODEL_ID, PREFIX
-
-MANIFEST = PREFIX + "adapter_sha256"
+from guardrail.registry.tags import ADAPTER, EVIDENCE, MODEL_ID
 
 
 def is_sealed(version: Any) -> bool:
@@ -62,7 +60,7 @@ def differences(version: Any, found: Admitted, state: State) -> Iterator[str]:
     if given is not None and not given.holds(found):
         yield (f"it holds the evidence {found.evidence}; entry {given.entry} moved an alias to that number "
                f"for {given.evidence or given.manifest}")  # fmt: skip
-    expected = {EVIDENCE: found.evidence, MANIFEST: found.manifest, MODEL_ID: Kept.of(found).model_id}
+    expected = {EVIDENCE: found.evidence, ADAPTER: found.manifest, MODEL_ID: Kept.of(found).model_id}
     for tag, value in expected.items():
         if version.tags.get(tag) != value:
             yield f"its tag {tag} is {version.tags.get(tag)!a}, the ledger says {value}"

@@ -101,6 +101,8 @@ class State:
     """The latest of those entries among the evidence that an alias ever moved to."""
     stands: dict[Place, Position] = field(default_factory=dict)
     """Where an alias was last moved to."""
+    before: dict[Place, Position] = field(default_factory=dict)
+    """Where it stood until then."""
     named: dict[tuple[str, str], Position] = field(default_factory=dict)
     """Model and version number to what an alias was moved to under that number."""
     last_number: dict[str, int] = field(default_factory=dict)
@@ -230,6 +232,8 @@ class State:
     def _move(self, entry: Entry) -> None:
         place, named = (entry.model, entry.alias), (entry.model, entry.version)
         evidence = entry.evidence or self._evidence_of(entry)
+        if (stood := self.stands.get(place)) is not None:
+            self.before[place] = stood
         self.stands[place] = self.named[named] = Position(entry.version, evidence, entry.subject, entry.number)
         self.moved_at[place] = entry.number
         self.last_number[entry.model] = max(self.last_number.get(entry.model, 0), int(entry.version))
@@ -262,6 +266,7 @@ def another_of_this_version(trust: Trust) -> EvidenceInvalid:
 def older_version(given: int, known: int) -> EvidenceInvalid:
     """The refusal of a trust file that is older than one that was in force, whatever a database says."""
     return EvidenceInvalid(
-        f"the trust file has version {given}", expected=f"version {known} or later: the ledger says that one was in force",
+        f"the trust file has version {given}",
+        expected=f"version {known} or later: the ledger says that one was in force",
         next_step="an older trust file must never come back; ask whoever keeps it",
-    )  # fmt: skip
+    )

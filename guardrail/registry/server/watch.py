@@ -7,6 +7,7 @@ opens a model. Which one that was, the ledger says (``floor.py``).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -84,10 +85,8 @@ class TrustWatch:
             EvidenceInvalid: another worker accepted one that this worker cannot know: no name can be told to be free.
         """
         if self._stamp() != self._loaded.stamp:
-            try:
+            with suppress(GuardrailError):  # the latest accepted one answers
                 self.current()
-            except GuardrailError:
-                pass  # the latest accepted one answers
         latest = max(self._names, self._loaded.trust, key=lambda trust: trust.version)
         self._names = self._floor.accepted(latest.version) or latest
         return self._names
