@@ -48,8 +48,8 @@ class Parts:
     def submit(self, envelope: bytes) -> Submitted:
         return Desk(self.registrar.journal, self.registrar, self.registrar.court()).take(envelope)
 
-    def bundle(self, model: str, seed: int) -> Bundle:
-        return proven(self.folder / "bundles" / str(seed), self, self.who.signers, model=model, seed=seed)
+    def bundle(self, model: str, seed: int, **given: Any) -> Bundle:
+        return proven(self.folder / "bundles" / str(seed), self, self.who.signers, model=model, seed=seed, **given)
 
     def propose(self, bundle: Bundle) -> str:
         """The first half of a promotion; the version, empty where it waits for approvals."""

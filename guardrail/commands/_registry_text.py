@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from guardrail.registry.account import Account
     from guardrail.registry.events import Event, Events
     from guardrail.registry.listing import Listing
+    from guardrail.registry.revoked import RevokedList
     from guardrail.registry.wire import Health
 
 
@@ -23,6 +24,15 @@ def listing_text(found: Listing) -> str:
             for r in found.rows]  # fmt: skip
     lines = _table([head, *rows])
     return "\n".join([*lines, f"{_ledger(found.entries, found.ledger_checked)}; no file was read (guardrail verify)"])
+
+
+def revoked_text(found: RevokedList) -> str:
+    """A revoked adapter a line."""
+    head = ("MODEL", "ALIAS", "VERSIONS", "ADAPTER", "REVOKED", "BY AND WHY")
+    rows = [(r.model or "-", r.alias or "-", ", ".join(r.versions) or "-", r.adapter[:12],
+             f"{r.revoked:%Y-%m-%d %H:%M}", r.reason) for r in found.revoked]  # fmt: skip
+    lines = _table([head, *rows]) if rows else ["nothing was revoked"]
+    return "\n".join([*lines, _ledger(found.entries, found.ledger_checked)])
 
 
 def events_text(found: Events) -> str:

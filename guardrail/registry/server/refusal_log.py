@@ -68,19 +68,22 @@ _bucket = Bucket()
 
 def log_refusal(error: GuardrailError, bucket: Bucket = _bucket) -> None:
     """Write down that a request was refused: who asked, what for, and why."""
+    _write(_asked, error.got, bucket)
+
+
+def log_closed(scope: Mapping[str, Any], bucket: Bucket = _bucket) -> None:
+    """Write down that a route which is off was asked for; it is answered before any of MLflow's applications."""
+    host = (scope.get("client") or ("nobody known",))[0]
+    _write(lambda: f"{host} {scope.get('path', '')}", "the assistant is off", bucket)
+
+
+def _write(asked: Callable[[], str], why: str, bucket: Bucket) -> None:
     missed = bucket.take()
     if missed is None:
         return
     if missed:
         _logger.warning("%d refusals before this one were not written: there were too many", missed)
-    _logger.warning("refused %s: %s", one_line(_asked()), one_line(error.got))
-
-
-def log_closed(scope: Mapping[str, Any], bucket: Bucket = _bucket) -> None:
-    """Write down that a route which is off was asked for; it is answered before any of MLflow's applications."""
-    if bucket.take() is not None:
-        host = (scope.get("client") or ("nobody known",))[0]
-        _logger.warning("refused %s: the assistant is off", one_line(f"{host} {scope.get('path', '')}"))
+    _logger.warning("refused %s: %s", one_line(asked()), one_line(why))
 
 
 def _asked() -> str:
