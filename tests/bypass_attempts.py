@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import bypass_moves as moves
+import bypass_state
 from bypass import EVIL, WEIGHTS
 from bypass_moves import FULL_WIDTH_P, PROXY, A, Move, ajax, api, client, encoded, make_version, upload_at
 from matrix import Cell, is_new, visited, whole
@@ -157,4 +158,6 @@ FEATURES = [
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
 ]  # fmt: skip
 
-ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES]
+STATE = [Attempt(name, move) for name, move in bypass_state.MOVES]
+
+ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES, *STATE]
