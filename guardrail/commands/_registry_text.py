@@ -70,7 +70,7 @@ def _made(found: Account) -> Iterator[str]:
     yield f"adapter     {decision.manifest}"
     yield f"base        {decision.base.name}, sha256 {decision.base.digest}"
     yield f"policy      {decision.policy_name}, sha256 {decision.policy}"
-    yield f"decided     {decision.decided_at}, valid until {decision.valid_until}"
+    yield f"decided     {decision.decided_at}, valid until {found.valid_until}"
     yield (f"data        {data.source}: {data.rows} rows, {data.flagged} flagged, {data.quarantined} quarantined, "
            f"{data.training_rows} trained on")  # fmt: skip
     yield f"trained     by {adapter.method} on {adapter.device}, seed {adapter.seed}, code {adapter.code}"
