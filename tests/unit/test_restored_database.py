@@ -59,9 +59,10 @@ class Broken:
     def problems(self) -> list[Problem]:
         return list(examine_all(self.gate.registrar).problems)
 
-    def sql(self, statement: str, **given: object) -> None:
+    def sql(self, *statements: str, **given: object) -> None:
         with self.gate.store.engine.begin() as connection:
-            connection.execute(text(statement), given)
+            for statement in statements:
+                connection.execute(text(statement), given)
 
     def order(self, to: str, seed: int, start: str = "2") -> bytes:
         """A person orders the alias to a version that holds what was promoted as ``seed``."""
@@ -206,32 +207,32 @@ def _source_of(broken: Broken, version: str) -> str:
     return str(broken.gate.registrar.beneath.version(MODEL, version).source)
 
 
-HANDS: dict[str, Callable[[Broken], None]] = {
-    "alias row back": lambda b: b.sql("UPDATE registered_model_aliases SET version = 1"),
-    "alias row to a version that is not there": lambda b: b.sql("UPDATE registered_model_aliases SET version = 9"),
-    "source of the version": lambda b: b.sql(
-        "UPDATE model_versions SET source = :s, storage_location = :s WHERE version = 2", s=_source_of(b, "1")
+HANDS: dict[str, tuple[str, ...]] = {
+    "alias row back": ("UPDATE registered_model_aliases SET version = 1",),
+    "alias row to a version that is not there": ("UPDATE registered_model_aliases SET version = 9",),
+    "source of the version": (
+        "UPDATE model_versions SET source = (SELECT source FROM model_versions WHERE version = 1) WHERE version = 2",
     ),
-    "source to a bucket": lambda b: b.sql("UPDATE model_versions SET source = 's3://evil' WHERE version = 2"),
-    "evidence tag": lambda b: b.sql(
-        "UPDATE model_version_tags SET value = 'ab' WHERE version = 2 AND \"key\" = 'guardrail.evidence_sha256'"
+    "source to a bucket": ("UPDATE model_versions SET source = 's3://evil' WHERE version = 2",),
+    "evidence tag": (
+        "UPDATE model_version_tags SET value = 'ab' WHERE version = 2 AND \"key\" = 'guardrail.evidence_sha256'",
     ),
-    "adapter tag": lambda b: b.sql(
-        "UPDATE model_version_tags SET value = 'ab' WHERE version = 2 AND \"key\" = 'guardrail.adapter_sha256'"
+    "adapter tag": (
+        "UPDATE model_version_tags SET value = 'ab' WHERE version = 2 AND \"key\" = 'guardrail.adapter_sha256'",
     ),
-    "tags deleted": lambda b: b.sql("DELETE FROM model_version_tags WHERE version = 2"),
-    "numbers swapped": lambda b: (
-        b.sql("UPDATE model_versions SET version = 7 WHERE version = 1"),
-        b.sql("UPDATE model_version_tags SET version = 7 WHERE version = 1"),
-        b.sql("UPDATE model_versions SET version = 1 WHERE version = 2"),
-        b.sql("UPDATE model_version_tags SET version = 1 WHERE version = 2"),
-        b.sql("UPDATE registered_model_aliases SET version = 1"),
-    )[-1],
-    "version's row": lambda b: (
-        b.sql("DELETE FROM model_version_tags WHERE version = 2"),
-        b.sql("DELETE FROM model_versions WHERE version = 2"),
-    )[-1],
-}  # fmt: skip
+    "tags deleted": ("DELETE FROM model_version_tags WHERE version = 2",),
+    "numbers swapped": (
+        "UPDATE model_versions SET version = 7 WHERE version = 1",
+        "UPDATE model_version_tags SET version = 7 WHERE version = 1",
+        "UPDATE model_versions SET version = 1 WHERE version = 2",
+        "UPDATE model_version_tags SET version = 1 WHERE version = 2",
+        "UPDATE registered_model_aliases SET version = 1",
+    ),
+    "version's row": (
+        "DELETE FROM model_version_tags WHERE version = 2",
+        "DELETE FROM model_versions WHERE version = 2",
+    ),
+}
 
 
 @pytest.mark.parametrize("how", list(HANDS))
@@ -239,7 +240,7 @@ def test_what_a_hand_wrote_is_named_not_handed_out_and_mended_by_promoting_again
     from mlflow.exceptions import MlflowException
 
     assert (whole.resolve(), whole.problems()) == ("2", [])
-    HANDS[how](whole)
+    whole.sql(*HANDS[how])
     with pytest.raises(MlflowException):
         whole.resolve()
     assert whole.problems() != []
