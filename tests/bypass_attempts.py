@@ -10,6 +10,7 @@ from functools import partial
 import bypass_adapter
 import bypass_bases
 import bypass_moves as moves
+import bypass_state
 from bypass import EVIL, WEIGHTS
 from bypass_attempt import Attempt
 from bypass_hostile import HOSTILE
@@ -126,6 +127,7 @@ FEATURES = [
 HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
 ADAPTERS = [Attempt(name, attack) for name, attack in bypass_adapter.MOVES.items()]
 BASES = [Attempt(name, move) for name, move in bypass_bases.MOVES.items()]
+STATE = [Attempt(name, move) for name, move in bypass_state.MOVES]
 
 GROUPS = {
     "Registry, over `api`, `ajax-api` and MLflow's client": REGISTRY,
@@ -133,6 +135,7 @@ GROUPS = {
     "Names: look-alikes, and what only some collations take for the guarded one": NAMES,
     "Adapters that are not what is measured, well signed": ADAPTERS,
     "Other bases than the pinned ones, and policies that promise less than the trust file asks, well signed": BASES,
+    "Numbers, revocations and time": STATE,
     "The gate's experiment and what lies in it": HOSTILE,
     "Artifacts": ARTIFACTS,
     "Artifacts in a bucket": BUCKET,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from policy_evidence import BASE
@@ -48,11 +49,13 @@ def staged(
     directory: Path, gate: Gate, signers: Signers, *, model: str = "guarded", alias: str = "production",
     safe: bool = True, seed: int = 0, now: datetime | None = None, policy_text: str = POLICY,
     prepare: Callable[[Path], object] = lambda _: None, ticket: Ticket | None = None, bind: bool = True,
-    attempt: int | None = None, order: str = "", base: ModelRef = BASE, **changes: Any,
+    attempt: int | None = None, order: str = "", base: ModelRef = BASE,
+    ends: Mapping[str, datetime] = MappingProxyType({}), bounded: bool = True, **changes: Any,
 ) -> Bundle:  # fmt: skip
     """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says.
 
-    ``order`` is another nonce, in whose order the prompts were asked.
+    ``order`` is another nonce, in whose order the prompts were asked. ``ends`` says when a stage's statement expires;
+    unless ``bounded``, the decision does not heed it, as those of earlier releases.
     """
     now, ticket = now or datetime.now(UTC), ticket or drawn(gate, signers, model, alias)
     given: dict[str, Any] = {
@@ -66,6 +69,7 @@ def staged(
     def signed(stage: Stage, record: Any, after: str | None, *known: Any, **more: Any) -> bytes:
         bound = bound_of(ticket, policy, base, *known)
         said = {"after": after, "ledger": ticket.ledger, **times, **more}
+        said["expires"] = ends.get(stage, said["expires"])
         return sign(statement(stage, bound, digest(record), **said), signers[stage])
 
     data = signed("data", bundle.data, None, bundle.data)
@@ -75,7 +79,9 @@ def staged(
                       **{"ledger": noted.entry.digest if noted else ticket.ledger, **changes})  # fmt: skip
     which = attempt if attempt is not None else noted.attempt if noted else 1
     return replace(
-        bundle, decision=decided(bundle, now, which), stages={"data": data, "train": train, "evaluate": evaluate}
+        bundle,
+        decision=decided(bundle, now, which, min(ends.values()) if ends and bounded else None),
+        stages={"data": data, "train": train, "evaluate": evaluate},
     )
 
 

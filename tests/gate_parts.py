@@ -49,8 +49,8 @@ class Parts:
     def submit(self, envelope: bytes) -> Submitted:
         return Desk(self.registrar.journal, self.registrar, self.registrar.court()).take(envelope)
 
-    def bundle(self, model: str, seed: int) -> Bundle:
-        return proven(self.folder / "bundles" / str(seed), self, self.who.signers, model=model, seed=seed)
+    def bundle(self, model: str, seed: int, **given: Any) -> Bundle:
+        return proven(self.folder / "bundles" / str(seed), self, self.who.signers, model=model, seed=seed, **given)
 
     def propose(self, bundle: Bundle) -> str:
         """The first half of a promotion; the version, empty where it waits for approvals."""
@@ -83,7 +83,8 @@ def parts(folder: Path, database: str = "") -> Iterator[Parts]:
         patch.setattr(candidate, "logged_model", _logged_model)
         from guardrail.registry.server.gated_store import GatedStore
 
-        store = GatedStore(f"gated+{database or f'sqlite:///{folder}/mlflow.db'}")
+        registry = database or f"sqlite:///{folder / 'mlflow.db'}"
+        store = GatedStore(f"gated+{registry}")
         store.registrar.tree = DiskTree(folder / "sealed")
         made = Parts(folder, who, store)
         patch.setattr(candidate, "fetch", lambda model, place: write(made.logged[model.model_id], place))

@@ -29,7 +29,7 @@ from guardrail.registry.server.settings import Bucket
 ROOT = Path(__file__).parents[1]
 GUARDED = (
     "guarded", "guarded-attacked", "commanded", "second", "proposed", "unborn", "blank", "twice", "waiting", "agreed",
-    "rolled", "broken", "broken-waiting", "full",
+    "rolled", "broken", "broken-waiting", "full", "revoked-seen",
 )  # fmt: skip
 APPROVED = ("waiting", "agreed", "broken-waiting")
 """Two persons must approve."""

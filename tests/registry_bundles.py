@@ -87,17 +87,18 @@ def bundle_of(adapter_dir: Path, policy: bytes = POLICY.format(model="guarded", 
     return Bundle(_decided(policy, data, adapter, evaluation, now, 0), policy, data, adapter, evaluation, adapter_dir)
 
 
-def decided(bundle: Bundle, now: datetime, attempt: int) -> Decision:
+def decided(bundle: Bundle, now: datetime, attempt: int, until: datetime | None = None) -> Decision:
     """The decision on a bundle's records, as this attempt."""
-    return _decided(bundle.policy, bundle.data, bundle.adapter, bundle.evaluation, now, attempt)
+    return _decided(bundle.policy, bundle.data, bundle.adapter, bundle.evaluation, now, attempt, until)
 
 
 def _decided(
-    policy: bytes, data: DataReport, adapter: AdapterRecord, evaluation: EvaluationReport, now: datetime, attempt: int
+    policy: bytes, data: DataReport, adapter: AdapterRecord, evaluation: EvaluationReport, now: datetime, attempt: int,
+    until: datetime | None = None,
 ) -> Decision:  # fmt: skip
     evidence = Evidence(data=data, adapter=adapter, evaluation=evaluation)
     loaded = load_policy_bytes(policy, "policy.yaml")
-    return decide(loaded, evidence, inputs=sha256(b"in"), now=now, attempt=attempt)
+    return decide(loaded, evidence, inputs=sha256(b"in"), now=now, attempt=attempt, until=until)
 
 
 def sealed(directory: Path, key: PrivateKey, *, model: str = "guarded", alias: str = "production", safe: bool = True,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from guardrail.registry.account import Account
     from guardrail.registry.events import Event, Events
     from guardrail.registry.listing import Listing
+    from guardrail.registry.revoked import RevokedList
     from guardrail.registry.wire import Health
 
 
@@ -24,6 +25,15 @@ def listing_lines(found: Listing) -> list[str]:
             for r in found.rows]  # fmt: skip
     worth = f"{_ledger(found.entries, found.ledger_checked)}; no file was read (guardrail verify)"
     return [*_table([head, *rows]), worth]
+
+
+def revoked_lines(found: RevokedList) -> list[str]:
+    """A revoked adapter a line."""
+    head = ("MODEL", "ALIAS", "VERSIONS", "ADAPTER", "REVOKED", "BY AND WHY")
+    rows = [(r.model or "-", r.alias or "-", ", ".join(r.versions) or "-", r.adapter[:12],
+             f"{r.revoked:%Y-%m-%d %H:%M}", r.reason) for r in found.revoked]  # fmt: skip
+    lines = _table([head, *rows]) if rows else ["nothing was revoked"]
+    return [*lines, _ledger(found.entries, found.ledger_checked)]
 
 
 def events_lines(found: Events) -> list[str]:
@@ -62,7 +72,7 @@ def _made(found: Account) -> Iterator[str]:
     yield f"adapter     {decision.manifest}"
     yield f"base        {decision.base.name}, sha256 {decision.base.digest}"
     yield f"policy      {decision.policy_name}, sha256 {decision.policy}"
-    yield f"decided     {decision.decided_at}, valid until {decision.valid_until}"
+    yield f"decided     {decision.decided_at}, valid until {found.valid_until}"
     yield (f"data        {data.source}: {data.rows} rows, {data.flagged} flagged, {data.quarantined} quarantined, "
            f"{data.training_rows} trained on")  # fmt: skip
     yield f"trained     by {adapter.method} on {adapter.device}, seed {adapter.seed}, code {adapter.code}"

@@ -148,7 +148,7 @@ def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, ch
         f"adapter     {decision.manifest}",
         f"base        {decision.base.name}, sha256 {decision.base.digest}",
         f"attempt     {decision.attempt}",
-        f"waits since {waiting.since}, valid until {decision.valid_until}",
+        f"waits since {waiting.since}, valid until {examined.valid_until}",
         f"decided by  {', '.join(names(examined.signed_by, trust))}",
         *(f"{entry.stage + ' by':<12}{', '.join(entry.persons)}" for entry in stage_signers(examined, trust)),
         f"agreed      {', '.join(waiting.approved_by) or 'nobody yet'}, says the server; {waiting.approvals} must",

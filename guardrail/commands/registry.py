@@ -26,24 +26,30 @@ command.add_command(revoke)
 @trusting.SERVER_KEY
 @options.TRACKING_URI
 @options.OUTPUT
+@click.option("--revoked", "only_revoked", is_flag=True, help="Every version of a revoked adapter instead.")
 def list_(
     trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
-    tracking_uri: str, output: str,
+    tracking_uri: str, output: str, only_revoked: bool,
 ) -> None:  # fmt: skip
     """Show where every guarded alias stands: version, verdict, how long it is valid, and whether all is well.
 
-    A look at tags and ledger; no file is read. `guardrail verify` proves a version.
+    A look at tags and ledger; no file is read. `guardrail verify` proves a version. With --revoked: what the ledger
+    says was revoked, when, by whom and why, and under which version numbers it stood.
     """
     from datetime import UTC, datetime
 
-    from guardrail.commands._registry_text import listing_lines
+    from guardrail.commands._registry_text import listing_lines, revoked_lines
     from guardrail.registry.gate_client import GateClient
     from guardrail.registry.listing import listing
     from guardrail.registry.rest_reader import RestReader
+    from guardrail.registry.revoked import revoked
 
     now = datetime.now(UTC)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
     history = trusting.history(GateClient(tracking_uri), trusted, server_keys, None, now)
+    if only_revoked:
+        emit(out := revoked(history), output, revoked_lines(out))
+        return
     found = listing(RestReader(tracking_uri), history, trusted, now)
     emit(found, output, listing_lines(found))
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, EvidenceMissing, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import signers, unverified_payload, verify
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.stages import Bound, Stage, StageStatement, parse
 from guardrail.evidence.trust import CLOCKS_DIFFER, ProtectedAlias, Trust
 from guardrail.names import same
@@ -174,7 +175,7 @@ def _valid(statement: StageStatement, now: datetime) -> None:
         raise EvidenceInvalid(
             f"the {statement.stage} statement holds only from {predicate.not_before}", expected=f"{now}"
         )
-    if not now < predicate.expires:
+    if expired(predicate.expires, now):
         raise EvidenceInvalid(
             f"the {statement.stage} statement expired at {predicate.expires}",
             expected=f"one that is valid at {now}",

@@ -17,6 +17,7 @@ from pydantic import Field, StringConstraints
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.envelope import signers, unverified_payload, verify
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.intoto import Form, make, read, write
 from guardrail.evidence.ledger_types import Utc
 from guardrail.evidence.trust import CLOCKS_DIFFER, Trust
@@ -109,7 +110,7 @@ def verified(data: bytes, trust: Trust, *, persons: int, now: datetime) -> tuple
         )  # fmt: skip
     if not order.not_before <= now + CLOCKS_DIFFER:
         raise EvidenceInvalid(f"the order holds only from {order.not_before}", expected=f"{now}")
-    if not now < order.expires:
+    if expired(order.expires, now):
         raise EvidenceInvalid(f"the order expired at {order.expires}", expected="a new one")
     return order, found
 

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.envelope import unverified_payload
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.stages import Bound, Stage, StageStatement, parse
 from guardrail.evidence.trust import CLOCKS_DIFFER
 from guardrail.records import ModelRef
@@ -43,7 +44,7 @@ def differs(envelope: bytes, expected: Expected, now: datetime) -> str:
         "follows another statement": predicate.after == expected.after,
         "names another entry of the ledger": predicate.ledger == expected.ledger,
         f"holds only from {predicate.not_before}": predicate.not_before <= now + CLOCKS_DIFFER,
-        f"expired at {predicate.expires}": now < predicate.expires,
+        f"expired at {predicate.expires}": not expired(predicate.expires, now),
     }
     return next((text for text, holds in rules.items() if not holds), "")
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import add_signature, sign, signers, unverified_payload, verify
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.keys import PrivateKey, PublicKey
 from guardrail.evidence.trust_rules import problems
 from guardrail.evidence.trust_types import (
@@ -162,7 +163,7 @@ def _check(trust: Trust, signed_by: set[str], now: datetime) -> None:
     persons = trust.persons_of(tuple(key for key in trust.root.keys if key in signed_by))
     if not len(persons) >= trust.root.threshold:
         raise _too_few("persons of its own root", len(persons), trust.root.threshold)
-    if not now < trust.expires:
+    if expired(trust.expires, now):
         raise EvidenceInvalid(
             f"the trust file expired at {trust.expires}",
             expected=f"one that is valid at {now}",

@@ -9,10 +9,11 @@ from guardrail import logs, nofollow
 from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.keys import PrivateKey
 from guardrail.pipeline import attempts
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.signing import signed_stages
+from guardrail.pipeline.signing import ends, signed_stages
 from guardrail.pipeline.tickets import held
 from guardrail.policy.decide import decide
 from guardrail.policy.rules import Evidence
@@ -27,7 +28,8 @@ SUMMARY = "report.md"
 def decide_run(run: Run, now: datetime) -> Decision:
     """The decision on a run, made anew unless one on the same records is still valid; its renderings beside it.
 
-    With a ticket it is made at the confidence that is left for this attempt.
+    With a ticket it is made at the confidence that is left for this attempt, and ends with the first of the stages'
+    statements that are there.
 
     Raises:
         EvidenceMissing: a stage has not run, or there is a ticket and the gated server was not told of the adapter.
@@ -46,12 +48,20 @@ def decide_run(run: Run, now: datetime) -> Decision:
         **({"attempt": digest(attempt)} if attempt else {}),
     })  # fmt: skip
     decision = run.read("decision", Decision)
-    if decision is None or decision.inputs != inputs or not decision.decided_at <= now < decision.valid_until:
-        decision = decide(policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0)
+    until = ends(run) if ticket else None
+    if decision is None or decision.inputs != inputs or not _holds(decision, now, until):
+        decision = decide(policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0,
+                          until=until)  # fmt: skip
         run.write("decision", decision)
     run.render(PAGE, html.render(decision, evidence))
     run.render(SUMMARY, markdown.render(decision, evidence))
     return decision
+
+
+def _holds(decision: Decision, now: datetime, until: datetime | None) -> bool:
+    """Valid now, and no longer than what it rests on."""
+    ends = decision.valid_until
+    return decision.decided_at <= now and not expired(ends, now) and (until is None or ends <= until)
 
 
 def bundle(run: Run, decision: Decision, key: PrivateKey, now: datetime) -> Bundle:

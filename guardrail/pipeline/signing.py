@@ -8,6 +8,7 @@ file says so), and approvals.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,6 +20,7 @@ from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.chain import MADE
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.envelope import sign, verify
+from guardrail.evidence.expiry import expiry_of
 from guardrail.evidence.keys import PrivateKey, public_of
 from guardrail.evidence.stages import Stage
 from guardrail.evidence.stated import Expected, base_said, differs
@@ -129,6 +131,16 @@ def signed_stages(run: Run, ticket: Ticket, now: datetime) -> dict[str, bytes]:
     base = run.require("evaluation-report", EvaluationReport).base
     found = _Given(run, ticket, base, now).signed(MADE)
     return {stage: found[stage] for stage in MADE}
+
+
+def ends(run: Run) -> datetime | None:
+    """When the first of the statements that are there expires; None without any. One that cannot be read says nothing
+    here, and :func:`signed_stages` refuses it."""
+    found: list[datetime] = []
+    for path in (run.path / stage_file(stage) for stage in MADE):
+        with suppress(EvidenceInvalid, FileNotFoundError):
+            found.append(expiry_of(path.read_bytes()))
+    return min(found, default=None)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import verify
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.keys import PrivateKey, public_of
 from guardrail.evidence.ticket_requests import TICKET_REQUEST_TYPE, read_request, signed_request
 from guardrail.evidence.tickets import Ticket
@@ -126,7 +127,7 @@ def _require_for(ticket: Ticket, target: Target, source: str) -> None:
 
 
 def _require_valid(ticket: Ticket, now: datetime) -> Ticket:
-    if not now < ticket.expires:
+    if expired(ticket.expires, now):
         raise EvidenceInvalid(
             f"the ticket for {ticket.model}@{ticket.alias} expired at {ticket.expires}",
             expected=f"one that is good at {now}",

@@ -41,7 +41,10 @@ def _every_need(policy: Policy) -> Iterator[Need]:
                 yield need
 
 
-def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: datetime, attempt: int = 0) -> Decision:
+def decide(
+    policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: datetime, attempt: int = 0,
+    until: datetime | None = None,
+) -> Decision:  # fmt: skip
     """Judge the records under the policy.
 
     Args:
@@ -50,6 +53,7 @@ def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: dateti
         inputs: SHA-256 of everything that this stage read.
         now: the time of the decision, in UTC.
         attempt: how often this gate was tried, this time included; 0 where nobody counts (:func:`spent`).
+        until: when the first of what it rests on besides expires (the stages' statements), in UTC, where there is any.
 
     Raises:
         EvidenceMissing: a record is missing.
@@ -78,8 +82,12 @@ def decide(policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: dateti
         alias=policy.policy.target.alias,
         attempt=attempt,
         decided_at=now,
-        valid_until=now + timedelta(days=policy.policy.evidence.valid_days),
+        valid_until=_until(now + timedelta(days=policy.policy.evidence.valid_days), until),
     )
+
+
+def _until(promised: datetime, other: datetime | None) -> datetime:
+    return promised if other is None else min(promised, other)
 
 
 def spent(confidence: float, attempt: int) -> float:

@@ -37,7 +37,8 @@ class Voted(Frozen):
 
 
 class Account(Frozen):
-    """One version. ``holds`` is empty where it verifies now, else why it does not.
+    """One version. ``holds`` is empty where it verifies now, else why it does not. ``valid_until`` is when the first of
+    decision and statements expires.
 
     ``attempt`` is the try that this was, ``attempts`` how many adapters the alias ever saw (None: no ledger).
     ``ledger_checked`` says whether the ledger's signatures were looked at.
@@ -47,6 +48,7 @@ class Account(Frozen):
     version: str
     holds: str
     evidence_sha256: Sha256
+    valid_until: datetime
     decision: Decision
     data: DataReport
     adapter: AdapterRecord
@@ -87,6 +89,7 @@ def account(spec: Spec, *, tracking_uri: str, believed: Believed, now: datetime)
         version=stands.stored.version,
         holds=stands.refused or _holds(spec, stands.stored, examined, now, authority, history),
         evidence_sha256=examined.evidence_sha256,
+        valid_until=examined.valid_until,
         decision=decision,
         data=examined.data,
         adapter=examined.adapter,

@@ -16,6 +16,7 @@ from guardrail.evidence.binding import statement
 from guardrail.evidence.chain import Target, read_chain
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import unverified_payload
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.ledger_types import GENESIS
 from guardrail.evidence.stages import Approval, parse
@@ -70,7 +71,7 @@ def look(place: Path, source: Reader, waiting: Waiting, keys: tuple[PublicKey, .
         raise EvidenceInvalid("the candidate's files are not those that were sealed", expected=waiting.sealed)
     examined = examine(place, keys)
     decision = examined.decision
-    admissible(decision, now)
+    admissible(decision, now, examined.valid_until)
     for what, said, true in (
         ("evidence", waiting.evidence, examined.evidence_sha256),
         ("adapter", waiting.manifest, decision.manifest),
@@ -105,7 +106,7 @@ def state(examined: Examined, vote: Vote, ledger: str) -> bytes:
     """
     evaluate = stage_envelopes(examined)[-1]
     said = parse(unverified_payload(evaluate)).predicate  # the decision's envelope names its digest
-    if not vote.now < said.expires:
+    if expired(said.expires, vote.now):
         raise EvidenceInvalid(f"the evaluation expired at {said.expires}", next_step="measure and promote again")
     return statement(
         "approve", said.bound, said.record, after=sha256(evaluate), ledger=ledger, not_before=vote.now,

@@ -19,6 +19,7 @@ from guardrail.errors import EvidenceInvalid, GuardrailError
 from guardrail.evidence import bundle, statement
 from guardrail.evidence.digest import canonical, manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import LARGEST, signers, verify
+from guardrail.evidence.expiry import earliest, expired
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.statement import Statement
 from guardrail.policy.decide import decide
@@ -63,6 +64,11 @@ class Examined:
     stages: Mapping[str, bytes]
     files: tuple[FileDigest, ...]
     policy: Policy
+
+    @property
+    def valid_until(self) -> datetime:
+        """The earliest of the decision's end and of its stages' statements'; older decisions do not say it."""
+        return earliest(self.decision.valid_until, self.stages.values())
 
 
 @dataclass(frozen=True)
@@ -116,20 +122,25 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
     records = Evidence(data=data, adapter=made, evaluation=evaluation)
     checks.append(_ok("policy", _policy(raw[bundle.POLICY], decision)))
     policy = _loaded(raw[bundle.POLICY])
+    stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
     checks += [
         _ok("records", "data, adapter and evaluation are those the decision names"),
-        _ok("decision", _decided_again(policy, records, decision)),
+        _ok("decision", _decided_again(policy, records, decision, stages)),
         _ok("configuration", require_fitting(directory, decision.base, signed.subjects)),
     ]
-    stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
     return Examined(
         decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files,
         policy.policy,
     )  # fmt: skip
 
 
-def admissible(decision: Decision, now: datetime) -> Check:
+def admissible(decision: Decision, now: datetime, until: datetime | None = None) -> Check:
     """Only a decision that passed and has not expired admits anything.
+
+    Args:
+        decision: the signed decision.
+        now: the time at which it must be valid.
+        until: when the first of all that it rests on expires (:attr:`Examined.valid_until`), where that is known.
 
     Raises:
         EvidenceInvalid: it did not pass, is not valid yet, or no longer.
@@ -141,13 +152,30 @@ def admissible(decision: Decision, now: datetime) -> Check:
             f"the decision was made at {decision.decided_at}, which is after now ({now})",
             expected="a decision from the past", next_step="compare the clocks",
         )  # fmt: skip
-    if not now <= decision.valid_until:
+    until = min(decision.valid_until, until or decision.valid_until)
+    if expired(until, now):
         raise EvidenceInvalid(
-            f"the evidence expired at {decision.valid_until}",
+            f"the evidence expired at {until}",
             expected=f"evidence that is valid at {now}",
             next_step="evaluate and promote the adapter again",
         )
-    return _ok("validity", f"PASSED, valid until {decision.valid_until.isoformat()}")
+    return _ok("validity", f"PASSED, valid until {until.isoformat()}")
+
+
+def require_bounded(examined: Examined) -> None:
+    """The decision itself says the one validity: it ends no later than anything that it rests on.
+
+    Asked of what is new to a server; what was admitted before that was asked is judged by the earliest end as well.
+
+    Raises:
+        EvidenceInvalid: it says a later time.
+    """
+    if not examined.decision.valid_until <= examined.valid_until:
+        raise EvidenceInvalid(
+            f"the decision is valid until {examined.decision.valid_until}",
+            expected=f"{examined.valid_until}, when the first of its stages' statements expires",
+            next_step="decide again with this version of guardrail: guardrail promote",
+        )
 
 
 def _ok(name: str, why: str) -> Check:
@@ -223,13 +251,19 @@ def _loaded(policy: bytes) -> LoadedPolicy:
         raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
 
 
-def _decided_again(policy: LoadedPolicy, records: Evidence, decision: Decision) -> str:
-    """The same policy on the same records must give the same decision; only wording may have changed since."""
+def _decided_again(
+    policy: LoadedPolicy, records: Evidence, decision: Decision, stages: Mapping[str, bytes]
+) -> str:  # fmt: skip
+    """The same policy on the same records must give the same decision; only wording may have changed since.
+
+    Decisions of earlier releases did not end with the first of their stages' statements.
+    """
     try:
         again = decide(policy, records, inputs=decision.inputs, now=decision.decided_at, attempt=decision.attempt)
     except GuardrailError as error:
         raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
-    if _gist(again) != _gist(decision):
+    bounded = again.model_copy(update={"valid_until": earliest(again.valid_until, stages.values())})
+    if _gist(decision) not in (_gist(bounded), _gist(again)):
         raise EvidenceInvalid(
             f"the stored policy and records give {again.verdict}, the signed decision says {decision.verdict}"
             if again.verdict != decision.verdict

@@ -65,6 +65,23 @@ class History:
         found = (e for e in reversed(self.entries) if e.kind in MOVES and (e.model, e.alias) == (model, alias))
         return next(found, None)
 
+    def revocations(self) -> tuple[Entry, ...]:
+        """The first entry about every adapter that was revoked, oldest first."""
+        found: dict[str, Entry] = {}
+        for entry in self.entries:
+            if entry.kind == "revocation":
+                found.setdefault(entry.subject, entry)
+        return tuple(found.values())
+
+    def admissions(self, manifest: str) -> tuple[Entry, ...]:
+        """Every admission of this adapter, under whatever model and alias."""
+        return tuple(e for e in self.entries if e.kind == "decision" and e.evidence and e.subject == manifest)
+
+    def numbers(self, evidence: str) -> tuple[str, ...]:
+        """Every version number under which an alias was moved to this evidence, in order."""
+        moved = (e.version for e in self.entries if e.kind in MOVES and e.evidence == evidence)
+        return tuple(dict.fromkeys(moved))
+
     def promotions(self, model: str) -> tuple[Entry, ...]:
         """Every promotion of this model."""
         return tuple(e for e in self.entries if e.kind == "promotion" and e.model == model)

@@ -6,20 +6,23 @@ Not covered: proof. Tags are not signed and no file is read here; ``verify`` doe
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.trust import Trust
 from guardrail.records import Count, Frozen
 from guardrail.registry.history import History
 from guardrail.registry.reader import Reader, Spec, StoredVersion
-from guardrail.registry.standing import unresolved
-from guardrail.registry.tags import PREFIX
+from guardrail.registry.standing import is_moved_to, unresolved
+from guardrail.registry.tags import ADAPTER, PREFIX, VERDICT
 
-State = Literal["ok", "expired", "revoked", "unpinned", "moved", "empty", "unknown"]
-"""``moved``: the alias stands elsewhere than the ledger says. ``unpinned``: of a policy, or for a base, that the trust
-file does not pin. ``unknown``: the tags say too little."""
+State = Literal["ok", "expired", "revoked", "unpinned", "moved", "empty", "unknown", "refused"]
+"""``moved``: the alias stands elsewhere than the ledger says, or at a version that holds something else. ``unpinned``:
+of a policy, or for a base, that the trust file does not pin. ``unknown``: the tags say too little. ``refused``: the
+server does not resolve it, and the tags do not say why."""
 
 
 class Row(Frozen):
@@ -55,18 +58,34 @@ def _rows(
     places: Iterable[tuple[str, str]], source: Reader, history: History, trust: Trust | None, now: datetime
 ) -> Iterable[Row]:
     for model, alias in places:
-        try:
-            stored = source.version(Spec(name=model, alias=alias))
-        except InvalidInput:  # no such alias yet
-            stored = None
-        except EvidenceInvalid as error:  # expired or revoked: the server does not resolve it
-            stored = unresolved(source, Spec(name=model, alias=alias), history, error)
-        tags = stored.tags if stored else {}
+        found = _looked_up(source, Spec(name=model, alias=alias), history)
+        tags = found.stored.tags if found.stored else {}
+        state = _state(model, alias, found.stored, history, trust, now)
         yield Row(
-            model=model, alias=alias, version=stored.version if stored else "",
-            verdict=tags.get(PREFIX + "verdict", ""), valid_until=tags.get(PREFIX + "valid_until", ""),
-            state=_state(model, alias, stored, history, trust, now),
+            model=model, alias=alias, version=found.stored.version if found.stored else "",
+            verdict=tags.get(VERDICT, ""), valid_until=tags.get(PREFIX + "valid_until", ""),
+            state="refused" if found.refused and state == "ok" else state,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _LookedUp:
+    """What an alias stands at, if anything, and whether the server refuses to resolve it."""
+
+    stored: StoredVersion | None
+    refused: bool = False
+
+
+def _looked_up(source: Reader, spec: Spec, history: History) -> _LookedUp:
+    try:
+        return _LookedUp(source.version(spec))
+    except InvalidInput:  # no such alias yet
+        return _LookedUp(None)
+    except EvidenceInvalid as error:  # expired, revoked, or not where the ledger moved it
+        try:
+            return _LookedUp(unresolved(source, spec, history, error), refused=True)
+        except (EvidenceInvalid, InvalidInput):
+            return _LookedUp(None, refused=True)
 
 
 def _state(
@@ -75,9 +94,9 @@ def _state(
     moved = history.moved(model, alias)
     if stored is None:
         return "moved" if moved else "empty"
-    if moved is None or moved.version != stored.version:
+    if moved is None or not is_moved_to(stored, moved):
         return "moved"
-    adapter = stored.tags.get(PREFIX + "adapter_sha256", "")
+    adapter = stored.tags.get(ADAPTER, "")
     if any(digest and history.revoked(digest) for digest in (adapter, moved.subject)):
         return "revoked"
     if adapter and trust is not None and not _pinned(model, alias, stored.tags, trust):
@@ -97,6 +116,6 @@ def _pinned(model: str, alias: str, tags: dict[str, str], trust: Trust) -> bool:
 
 def _valid(until: str, now: datetime) -> State:
     try:
-        return "ok" if now <= datetime.fromisoformat(until) else "expired"
+        return "expired" if expired(datetime.fromisoformat(until), now) else "ok"
     except (ValueError, TypeError):  # no time, or one without a zone
         return "unknown"

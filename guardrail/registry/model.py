@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from guardrail.registry.checks import Examined
 from guardrail.registry.leftovers import MOST, usable
 from guardrail.registry.location import Destinations
-from guardrail.registry.reader import Files
+from guardrail.registry.reader import SEALED_SOURCE, Files
 from guardrail.registry.tags import EVIDENCE, MODEL_ID, tags
 
 if TYPE_CHECKING:
@@ -88,10 +88,14 @@ def create_version(client: MlflowClient, name: str, run_id: str, model_id: str, 
 
 
 def set_alias(client: MlflowClient, name: str, alias: str, version: str) -> bool:
-    """Point the alias at ``version``, unless it already points at a later one; whether it points there now."""
+    """Point the alias at ``version``, unless it already points at a later one; whether it points there now.
+
+    A gated server is always asked: it goes by what its ledger says, and the numbers in its database may be wrong.
+    """
     from mlflow.exceptions import MlflowException
 
-    if (current := _points_at(client, name, alias)) >= int(version):
+    sealed = SEALED_SOURCE.fullmatch(str(client.get_model_version(name, version).source)) is not None
+    if not sealed and (current := _points_at(client, name, alias)) >= int(version):
         return current == int(version)
     try:
         client.set_registered_model_alias(name, alias, version)

@@ -87,7 +87,7 @@ def promote(
         write(bundle, directory)
         examined = examine(directory, public_keys)
         if examined.decision.verdict is Verdict.PASSED:
-            admissible(examined.decision, now)
+            admissible(examined.decision, now, examined.valid_until)
         _check_name(examined.decision.model)
         to = destinations(tracking_uri, artifact_location)
         with client(tracking_uri, write=True, also=(to.named,)) as opened:

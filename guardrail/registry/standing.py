@@ -6,9 +6,11 @@ Not covered: whether the alias stands where the ledger says (``verify_trusted.py
 from __future__ import annotations
 
 from guardrail.errors import EvidenceInvalid
+from guardrail.evidence.ledger_types import Entry
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, unverified_history
 from guardrail.registry.reader import Reader, Spec, StoredVersion
+from guardrail.registry.tags import ADAPTER, EVIDENCE
 
 
 def standing(source: Reader, spec: Spec, gate_uri: str) -> StoredVersion:
@@ -24,8 +26,27 @@ def standing(source: Reader, spec: Spec, gate_uri: str) -> StoredVersion:
 
 
 def unresolved(source: Reader, spec: Spec, history: History, refused: EvidenceInvalid) -> StoredVersion:
-    """The version that an alias was moved to last, by its number."""
+    """The version that an alias was moved to last, if it still holds what it was moved to: a number may come again.
+
+    Raises:
+        InvalidInput: there is no such version any more.
+        EvidenceInvalid: it holds something else, or the ledger never moved the alias.
+    """
     moved = history.moved(spec.name, spec.alias) if spec.alias else None
     if moved is None:
         raise refused
-    return source.version(Spec(name=spec.name, version=moved.version))
+    stored = source.version(Spec(name=spec.name, version=moved.version))
+    if not is_moved_to(stored, moved):
+        raise refused
+    return stored
+
+
+def is_moved_to(stored: StoredVersion, moved: Entry) -> bool:
+    """Whether a version says that it holds what an entry moved an alias to: number, adapter and evidence.
+
+    Rollbacks of older ledgers do not name the evidence.
+    """
+    said = {EVIDENCE: moved.evidence or "", ADAPTER: moved.subject}
+    return stored.version == moved.version and all(
+        not value or stored.tags.get(tag) == value for tag, value in said.items()
+    )

@@ -14,7 +14,11 @@ from guardrail.records import Decision, EvaluationReport, Measurement
 PREFIX = "guardrail."
 EVIDENCE = PREFIX + "evidence_sha256"
 MODEL_ID = PREFIX + "model_id"
+ADAPTER = PREFIX + "adapter_sha256"
 LONGEST = 4000
+VERDICT, REVOKED = PREFIX + "verdict", PREFIX + "revoked"
+WITHDRAWN = "REVOKED"
+"""The verdict that a version of a revoked adapter shows; no decision ever has it."""
 
 
 def tags(decision: Decision, evidence_sha256: str, signed_by: Sequence[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from guardrail.registry.local_reader import LocalReader
 from guardrail.registry.reader import Reader, Spec, StoredVersion, download, parse_spec
 from guardrail.registry.rest_reader import RestReader
 from guardrail.registry.store import client
-from guardrail.registry.tags import MODEL_ID, PREFIX, tags
+from guardrail.registry.tags import MODEL_ID, PREFIX, REVOKED, tags
 
 
 class Verification(Frozen):
@@ -124,7 +124,7 @@ def judge(
     """
     checks = (
         *examined.checks,
-        admissible(examined.decision, now),
+        admissible(examined.decision, now, examined.valid_until),
         _passed("target", _target(spec, stored, examined)),
         _passed("base", _base(examined, base_digest)),
         _passed("tags", _tags(stored, examined)),
@@ -189,6 +189,11 @@ def _base(examined: Examined, base_digest: str | None) -> str:
 
 
 def _tags(stored: StoredVersion, examined: Examined) -> str:
+    if stored.tags.get(REVOKED):
+        raise EvidenceInvalid(
+            f"the adapter was revoked: {stored.tags[REVOKED]!a}", expected="an adapter that is not revoked",
+            next_step="promote another one",
+        )  # fmt: skip
     expected = tags(examined.decision, examined.evidence_sha256, examined.signed_by) | {MODEL_ID: stored.model_id}
     _equal_tags({key: value for key, value in stored.tags.items() if key.startswith(PREFIX)}, expected)
     return f"{len(expected)} {PREFIX}* tags, as the envelope says"
@@ -219,6 +224,6 @@ def _verification(spec: Spec, stored: StoredVersion, examined: Examined, checks:
         base_sha256=decision.base.digest,
         base_pinned=pins_base(decision),
         signed_by=examined.signed_by,
-        valid_until=decision.valid_until,
+        valid_until=examined.valid_until,
         checks=checks,
     )

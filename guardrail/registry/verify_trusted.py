@@ -105,15 +105,16 @@ def _approvals(chain: Chain, protected: ProtectedAlias) -> str:
 def _version(found: Verified, history: History) -> str:
     """The number is the server's word; where the ledger promoted this evidence or this number, it says the same."""
     evidence, number = found.examined.evidence_sha256, found.stored.version
+    known = history.numbers(evidence)
     for entry in history.promotions(found.examined.decision.model):
-        if (entry.version == number) != (entry.evidence == evidence):
+        other, elsewhere = entry.version == number, entry.evidence == evidence and number not in known
+        if elsewhere or (other and entry.evidence != evidence):
             raise EvidenceInvalid(
                 f"the server gives the evidence {evidence} as version {number}",
                 expected=f"{entry.evidence} as version {entry.version}, which entry {entry.number} promoted",
                 next_step="guardrail registry doctor",
             )
-    promoted = any(e.evidence == evidence for e in history.entries if e.kind == "promotion")
-    return f"{number}, as promoted" if promoted else f"{number}; no alias ever moved to it"
+    return f"{number}, as promoted" if known else f"{number}; no alias ever moved to it"
 
 
 def _alias(found: Verified, alias: str | None, authority: Authority, history: History) -> str:
@@ -122,10 +123,13 @@ def _alias(found: Verified, alias: str | None, authority: Authority, history: Hi
         return "not asked for"
     decision, version = found.examined.decision, found.stored.version
     entry = history.moved(decision.model, alias)
-    if entry is None or entry.version != version or entry.subject not in ("", decision.manifest):
+    evidence = found.examined.evidence_sha256
+    same = entry is not None and entry.evidence in (None, evidence) and entry.subject in ("", decision.manifest)
+    if entry is None or entry.version != version or not same:
         raise EvidenceInvalid(
-            f"{alias} points at version {version}",
-            expected=f"version {entry.version}, where entry {entry.number} of the ledger moved it" if entry
+            f"{alias} points at version {version}, evidence {evidence}",
+            expected=f"version {entry.version}, evidence {entry.evidence or 'of ' + entry.subject}, where entry "
+            f"{entry.number} of the ledger moved it" if entry
             else "an entry of the ledger that moved it there",
             next_step="guardrail registry doctor",
         )  # fmt: skip

@@ -49,6 +49,25 @@ def test_list_says_that_a_version_is_revoked(two: World) -> None:
     assert states(two) == [("2", "revoked")]
 
 
+def test_list_shows_everything_that_was_revoked_with_its_versions_when_and_why(two: World) -> None:
+    assert "nothing was revoked" in say("registry", "list", "--revoked", *two.server).out
+    say("registry", "revoke", "guarded/1", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "ab" * 32, *two.key("ben"), "--reason", "never seen here", *two.server)
+    said = say("registry", "list", "--revoked", *two.by_trust, *two.server)
+    assert said.code == 0, said.out
+    assert "MODEL    ALIAS       VERSIONS  ADAPTER" in said.out
+    assert "each signed by the server" in said.out
+    found = json.loads(say("registry", "list", "--revoked", *two.server, "--output", "json").stdout)["revoked"]
+    assert [(one["model"], one["versions"], one["reason"]) for one in found] == [
+        ("guarded", ["1"], "it leaks"), ("", [], "never seen here"),
+    ]  # fmt: skip
+
+
+def test_list_says_that_a_number_holds_other_evidence_and_that_the_server_refuses_an_alias(two: World) -> None:
+    two.gate.versions["2"] = two.gate.versions["1"] | {"version": "2"}
+    assert states(two) == [("2", "moved")]
+
+
 def test_list_says_that_a_version_has_expired_and_that_an_alias_is_empty(tmp_path: Path) -> None:
     with world(tmp_path) as made:
         assert states(made) == []

@@ -13,7 +13,7 @@ from gate_parts import Parts, parts
 from registry_bundles import POLICY
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.trust import CLOCKS_DIFFER
+from guardrail.evidence.trust import CLOCKS_DIFFER, read_unverified_trust
 
 MODEL = "guarded"
 
@@ -65,13 +65,11 @@ def test_a_second_trust_file_of_the_version_in_force_starts_no_server_and_admits
         again.registrar.court()
 
 
-def test_a_worker_that_knew_only_the_second_trust_file_is_refused_by_the_ledger(gate: Parts, tmp_path: Path) -> None:
-    """Started before the first was in force, so that its own memory cannot tell."""
-    first, second = gate.who.trust_file.read_bytes(), gate.who.trust("one more")
-    gate.who.write(second)
-    with parts(tmp_path / "gate") as late:
-        gate.who.write(first)
+def test_a_worker_that_knows_only_the_second_trust_file_is_refused_by_the_ledger(
+    gate: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own memory cannot tell; the ledger has the digest of the first."""
+    second = read_unverified_trust(gate.who.trust("one more"))
+    monkeypatch.setattr(gate.registrar.watch, "current", lambda: second)
+    with pytest.raises(EvidenceInvalid, match="another trust file of version 1"):
         gate.registrar.court()
-        gate.who.write(second)
-        with pytest.raises(EvidenceInvalid, match="another trust file of version 1"):
-            late.registrar.court()

@@ -18,7 +18,8 @@ from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import sign
 from guardrail.evidence.orders import Revocation
 from guardrail.registry.server.beneath import Beneath
-from guardrail.registry.server.doctor import AGAIN, examine_all
+from guardrail.registry.server.doctor import examine_all
+from guardrail.registry.server.reconcile import AGAIN, MOVE_AGAIN
 from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.sealed import sealed_digest
@@ -26,7 +27,6 @@ from guardrail.registry.tags import EVIDENCE as TAG
 from guardrail.registry.wire import Problem
 
 MODEL, WAITING = "guarded", "waiting"
-MOVED = f"{AGAIN} (or hand the rollback in again)"
 WEIGHTS = "adapter_model.safetensors"
 SILENT = ServiceUnavailable("the bucket does not answer", next_step="try again")
 
@@ -80,6 +80,20 @@ def spoil(gate: Parts, digest: str) -> str:
     )
 
 
+def evidence_of(gate: Parts, version: str) -> str:
+    return str(gate.registrar.beneath.version(MODEL, version).tags[TAG])
+
+
+def moved(gate: Parts, points: str, stands: str) -> Problem:
+    """What is said of an alias that points elsewhere than the ledger moved it to."""
+    entry = gate.registrar.journal.state().stands[(MODEL, "production")].entry
+    what = (
+        f"it points at version {points} (evidence {evidence_of(gate, points)}); "
+        f"the ledger moved it to version {stands} (evidence {evidence_of(gate, stands)}, entry {entry})"
+    )
+    return Problem(where=f"{MODEL}@production", what=what, finish=MOVE_AGAIN)
+
+
 def test_nothing_is_wrong_where_nobody_touched_anything_and_evidence_waits(gate: Parts) -> None:
     health = examine_all(gate.registrar)
     assert health.problems == ()
@@ -89,16 +103,14 @@ def test_nothing_is_wrong_where_nobody_touched_anything_and_evidence_waits(gate:
 
 def test_an_alias_that_was_moved_behind_the_gate(gate: Parts) -> None:
     gate.registrar.beneath.set_alias(MODEL, "production", "1")
-    what = "it points at version 1; the ledger moved it to 2"
-    assert problems(gate) == [Problem(where=f"{MODEL}@production", what=what, finish=MOVED)]
+    assert problems(gate) == [moved(gate, "1", "2")]
 
 
 def test_an_alias_that_the_ledger_never_moved(gate: Parts) -> None:
     gate.registrar.beneath.make_version(WAITING, "mlflow-artifacts:/elsewhere", None, {})
     gate.registrar.beneath.set_alias(WAITING, "production", "1")
-    assert Problem(
-        where=f"{WAITING}@production", what="it points at version 1; the ledger moved it to None", finish=""
-    ) in problems(gate)
+    what = "it points at version 1 (no evidence that was admitted); the ledger moved it to none"
+    assert Problem(where=f"{WAITING}@production", what=what) in problems(gate)
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
@@ -124,10 +136,10 @@ def test_a_tag_that_names_other_evidence(gate: Parts) -> None:
     from mlflow.entities.model_registry import ModelVersionTag
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
-    tag = ModelVersionTag(TAG, sha256(b"other evidence"))
+    tag, true = ModelVersionTag(TAG, sha256(b"other evidence")), evidence_of(gate, "2")
     SqlAlchemyStore.set_model_version_tag(gate.store, MODEL, "2", tag)
-    what = f"its tag {TAG} names other evidence than its files hold"
-    assert problems(gate) == [Problem(where=f"{MODEL}/2", what=what)]
+    what = f"its tag {TAG} is '{sha256(b'other evidence')}', the ledger says {true}"
+    assert problems(gate) == [Problem(where=f"{MODEL}/2", what=what, finish=AGAIN)]
 
 
 def test_a_version_of_files_that_the_ledger_never_admitted(gate: Parts, tmp_path: Path) -> None:
@@ -137,7 +149,8 @@ def test_a_version_of_files_that_the_ledger_never_admitted(gate: Parts, tmp_path
     tree = gate.registrar.sealing()
     location = f"mlflow-artifacts:/sealed/{tree.keep(place.parent)}"
     gate.registrar.beneath.make_version(MODEL, location, None, {TAG: sha256(b"forged")})
-    assert problems(gate) == [Problem(where=f"{MODEL}/3", what="the ledger never admitted its evidence")]
+    (first, *_) = problems(gate)
+    assert first == Problem(where=f"{MODEL}/3", what=f"the ledger never admitted what it holds ({location})")
 
 
 def test_storage_that_does_not_answer_is_told_of_versions_and_of_what_waits(
@@ -169,7 +182,7 @@ def test_a_vote_that_was_touched(gate: Parts, how: str, said: str) -> None:
     [
         (Beneath, "make_version", MODEL + ", evidence {}", "admitted, but it has no version", AGAIN),
         (Registrar, "move_alias", MODEL + ", evidence {}", "admitted, but its alias did not move", AGAIN),
-        (Beneath, "set_alias", MODEL + "@production", "it points at version 2; the ledger moved it to 3", MOVED),
+        (Beneath, "set_alias", MODEL + "@production", "", MOVE_AGAIN),
     ],
 )
 def test_what_a_crash_left_undone_is_finished_by_asking_again(
@@ -185,7 +198,8 @@ def test_what_a_crash_left_undone_is_finished_by_asking_again(
     with monkeypatch.context() as patch, suppress(Crash):
         patch.setattr(part, step, crash)
         gate.promote(bundle)
-    assert problems(gate) == [Problem(where=where.format(bundle.evidence_sha256), what=what, finish=finish)]
+    said = Problem(where=where.format(bundle.evidence_sha256), what=what, finish=finish)
+    assert problems(gate) == [said if what else moved(gate, "2", "3")]
     assert gate.promote(bundle) == "3"
     assert problems(gate) == []
 

@@ -189,7 +189,7 @@ def test_nothing_is_known_before_its_head_is_exported_however_often_one_asks(
             for ask in (journal.state, journal.head, lambda: journal.append(lambda _: ticket("2"))):
                 with pytest.raises(ServiceUnavailable):
                     ask()
-    assert journal.state().stands == {("m", "a"): "7"}
+    assert journal.state().stands[("m", "a")].version == "7"
     assert read_head(place.head) == journal.head()
 
 
@@ -225,10 +225,12 @@ def test_another_trust_file_of_the_version_that_was_in_force_is_refused(place: P
     other = trust(place.signer, place.signer, [], version=3, now=NOW)
     journal = place.worker()
     journal.append(lambda _: trust_entry(3, digest(one)))
-    journal.state().require_the_same(one)
+    journal.state().require_in_force(one)
     with pytest.raises(EvidenceInvalid, match="another trust file of version 3"):
-        place.worker().state().require_the_same(other)
-    journal.state().require_the_same(other.model_copy(update={"version": 4}))
+        place.worker().state().require_in_force(other)
+    journal.state().require_in_force(other.model_copy(update={"version": 4}))
+    with pytest.raises(EvidenceInvalid, match="version 3 or later: the ledger says"):
+        place.worker().state().require_in_force(one.model_copy(update={"version": 2}))
 
 
 def drawn(journal: Journal, *numbers: int) -> None:

@@ -29,7 +29,7 @@ def journal(tmp_path: Path) -> Journal:
 
 def _registrar(journal: Journal, *versions: tuple[str, str]) -> Registrar:
     """With a registry that has these versions, by model and location."""
-    beneath = SimpleNamespace(version_at=lambda *place: "1" if place in versions else None)
+    beneath = SimpleNamespace(versions_at=lambda *place: ["1"] if place in versions else [])
     return cast(Registrar, SimpleNamespace(journal=journal, beneath=beneath))
 
 

@@ -39,6 +39,12 @@ def _judged() -> Admission:
     ))  # fmt: skip
 
 
+def _admit(journal: Journal) -> None:
+    journal.append(
+        lambda _: draft("decision", model="m", alias="production", evidence=EVIDENCE, subject=ADAPTER, nonce="ab")
+    )
+
+
 def _order(journal: Journal) -> Rollback:
     head = journal.head()
     return Rollback(
@@ -52,6 +58,7 @@ def test_a_no_that_comes_before_the_promotions_entry_prevents_it(
     journal: Journal, kind: Kind, error: type[GuardrailError]
 ) -> None:
     judged = _judged()
+    _admit(journal)
     journal.append(lambda _: draft(kind, evidence=EVIDENCE, subject=ADAPTER, statement=VOTE))
     before, order = journal.head(), _order(journal)
     with pytest.raises(error):
@@ -62,10 +69,11 @@ def test_a_no_that_comes_before_the_promotions_entry_prevents_it(
 
 
 def test_a_rollback_is_written_down_also_where_reason_and_names_are_long(journal: Journal) -> None:
-    journal.append(lambda _: draft("trust", version="1"))
+    _admit(journal)
     order = _order(journal).model_copy(update={"reason": "x" * 3000})
     note_rollback(journal, order, b"an order", ("a" * 900, "b" * 900), EVIDENCE)
-    assert journal.state().stands[("m", "production")] == "1"
+    stands = journal.state().stands[("m", "production")]
+    assert (stands.version, stands.evidence, stands.manifest) == ("1", EVIDENCE, ADAPTER)
 
 
 def test_one_look_at_everything_at_a_time() -> None:

@@ -89,7 +89,7 @@ def test_the_highest_version_is_remembered_over_a_rollback() -> None:
         ("promotion", {"version": "1", "evidence": EVIDENCE}), ("promotion", {"version": "2", "evidence": LATER}),
         ("rollback", {"version": "1", "statement": OTHER}),
     )  # fmt: skip
-    assert (made.stands[PLACE], made.highest[PLACE], made.moved_by[PLACE]) == ("1", 2, OTHER)
+    assert (made.stands[PLACE].version, made.highest[PLACE], made.moved_by[PLACE]) == ("1", 2, OTHER)
 
 
 @given(st.lists(st.sampled_from(["ticket", "bind", "promote"]), max_size=40))
@@ -124,3 +124,51 @@ def test_evidence_held_when_it_was_last_admitted_agreed_to_or_promoted() -> None
         made.take(one, sha256(str(number).encode()))
         held.append((made.held[EVIDENCE] - NOW).days)
     assert held == [0, 1, 2, 2]
+
+
+def _admitted(evidence: str, adapter: str, **fields: Any) -> tuple[Kind, dict[str, Any]]:
+    return "decision", {"nonce": evidence[:8], "evidence": evidence, "subject": adapter, **fields}
+
+
+def _promoted(evidence: str, adapter: str, version: str) -> tuple[Kind, dict[str, Any]]:
+    return "promotion", {"version": version, "evidence": evidence, "subject": adapter}
+
+
+def test_a_rollback_of_an_older_ledger_went_to_what_was_promoted_under_its_number() -> None:
+    """It did not name the evidence."""
+    back: tuple[Kind, dict[str, Any]] = ("rollback", {"version": "1", "subject": ADAPTER, "statement": OTHER})
+    first, second = (EVIDENCE, ADAPTER), (LATER, OTHER)
+    made = state(_admitted(*first), _promoted(*first, "1"), _admitted(*second), _promoted(*second, "2"), back)
+    assert (made.stands[PLACE].evidence, made.before[PLACE].evidence) == (EVIDENCE, LATER)
+    never = state(_admitted(*first), _admitted(*second), _promoted(*second, "2"), back)
+    assert never.stands[PLACE].evidence == EVIDENCE, "the only one of its adapter"
+    third = _admitted(sha256(b"third"), ADAPTER)
+    doubtful = state(_admitted(*first), third, _admitted(*second), _promoted(*second, "2"), back)
+    assert doubtful.stands[PLACE].evidence == ""
+    assert doubtful.stands[PLACE].holds(doubtful.admitted[EVIDENCE]), "the adapter must do"
+    assert not doubtful.stands[PLACE].holds(doubtful.admitted[LATER])
+
+
+def test_evidence_is_overtaken_by_what_was_complete_after_it_and_by_having_been_left() -> None:
+    first, second = (EVIDENCE, ADAPTER), (LATER, OTHER)
+    made = state(_admitted(*first), _admitted(*second), _promoted(*second, "2"))
+    assert [made.overtaken(made.admitted[one]) for one in (EVIDENCE, LATER)] == [True, False]
+    agreed: tuple[Kind, dict[str, Any]] = ("approval", {"evidence": EVIDENCE, "statement": OTHER})
+    late = state(_admitted(*first), _admitted(*second), _promoted(*second, "2"), agreed)
+    assert not late.overtaken(late.admitted[EVIDENCE]), "persons agreed after that"
+    left = state(
+        _admitted(*first), _promoted(*first, "1"), _admitted(*second), _promoted(*second, "2"),
+        ("rollback", {"version": "1", "evidence": EVIDENCE, "subject": ADAPTER, "statement": OTHER}),
+    )  # fmt: skip
+    assert [left.overtaken(left.admitted[one]) for one in (EVIDENCE, LATER)] == [False, True]
+
+
+def test_a_number_belongs_to_the_evidence_that_an_alias_was_moved_to_under_it() -> None:
+    first, second = (EVIDENCE, ADAPTER), (LATER, OTHER)
+    made = state(_admitted(*first), _promoted(*first, "7"), _admitted(*second))
+    assert [made.may_name("m", number, made.admitted[LATER]) for number in ("7", "8")] == [False, True]
+    assert made.may_name("m", "7", made.admitted[EVIDENCE])
+    assert made.last_number == {"m": 7}
+    assert made.stands[PLACE].is_at("7", made.admitted[EVIDENCE])
+    assert not made.stands[PLACE].is_at("7", made.admitted[LATER])
+    assert not made.stands[PLACE].is_at("07", made.admitted[EVIDENCE])

@@ -135,6 +135,24 @@ def test_an_alias_that_was_moved_beside_the_ledger_is_refused(one: World) -> Non
     assert verify(one, "guarded/1").code == 0
 
 
+def test_the_same_evidence_promoted_again_under_another_number_verifies_under_both(one: World) -> None:
+    """Its version was lost with a database and made again."""
+    (evidence,) = one.gate.candidates
+    one.gate.promote(evidence)
+    for spec in ("guarded@production", "guarded/1", "guarded/2"):
+        assert verify(one, spec).code == 0, spec
+
+
+def test_a_number_under_which_other_evidence_was_promoted_is_refused(one: World) -> None:
+    one.admit(seed=1)
+    one.gate.versions["1"], one.gate.versions["2"] = (
+        one.gate.versions[other] | {"version": number} for number, other in (("1", "2"), ("2", "1"))
+    )
+    for spec in ("guarded@production", "guarded/1", "guarded/2"):
+        said = verify(one, spec)
+        assert (said.code, "doctor" in said.out) == (11, True), said.out
+
+
 def test_a_ledger_that_was_cut_off_is_refused_where_the_exported_head_is_given(one: World) -> None:
     exported, ledger = one.folder / "exported", one.gate.ledger
     before = ledger.head_path.read_bytes()

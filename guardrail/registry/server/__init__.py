@@ -3,13 +3,17 @@
     launch.py           `guardrail server`: checks, then becomes `mlflow server`
     apps.py             the server's application: installs the gate in every worker and asserts that it is active
     settings.py         how the gate is told what it needs
-    watch.py            the trust file as it is now; floor.py: the highest version that was ever accepted
+    watch.py            the trust file as it is now; floor.py: the latest one that was ever accepted, by the ledger
+    beginning.py        what a worker does before its first request; refusal_log.py: who was refused what, and why
     entry.py            what MLflow loads as the registry store, in clients, too
 
     gated_store.py      the registry store: what may be written of a guarded model
     methods.py          which methods of MLflow's store read, are gated, or stay as they are
     names.py            whether the database takes two names for the same; collations.py: how its columns compare
-    validity.py         whether what an alias points at may still be handed out
+    validity.py         whether what an alias points at may still be handed out, and until when
+    holding.py          what a version in the database holds, as the ledger knows it
+    reconcile.py        what the ledger and the database say differently
+    marking.py          a revoked version says so in MLflow
     beneath.py          the registry store beneath the gate, for what the gate itself does to it
     refusals.py         how a refusal reaches a client
 

@@ -75,7 +75,7 @@ def admit(
     examined = examine(directory, court.trust.keys_of("decide"))
     decision = examined.decision
     protected = _for(decision, guarded, alias)
-    admissible(decision, court.now)
+    admissible(decision, court.now, examined.valid_until)
     require_promised(examined, court.trust, guarded)
     require_not_revoked(decision.manifest, court.state)
     nonce = _nonce(examined)

@@ -17,6 +17,7 @@ from guardrail import logs
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
 from guardrail.registry.server.outside import database, own, require_outside
+from guardrail.registry.server.refusal_log import log_closed, make_visible
 
 REPORT = "GUARDRAIL_REPORT"
 """Set by the launcher: the file in which a worker says why the gate is not active."""
@@ -82,6 +83,7 @@ def closing(app: Asgi) -> Asgi:
 
     async def closed(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and CLOSED in str(scope.get("path", "")):
+            log_closed(scope)
             body = b'{"error_code": "PERMISSION_DENIED", "message": "guardrail refuses: the assistant is off"}'
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": 403, "headers": headers})
@@ -103,11 +105,13 @@ def install() -> None:
     from mlflow.store.artifact import artifact_repository_registry
 
     from guardrail.registry.server import experiments
+    from guardrail.registry.server.beginning import begin
     from guardrail.registry.server.gated_store import GatedStore
     from guardrail.registry.server.routes import serve
     from guardrail.registry.server.sealed_artifacts import install as guard
     from guardrail.registry.server.sealing import sealing
 
+    make_visible()
     config.require_off()
     place = config.destination(os.environ.get(config.DESTINATION, ""))
     require_outside(place, own())
@@ -127,6 +131,7 @@ def install() -> None:
     store.registrar.tree = places.tree
     _require_known_mutations()
     serve(flask_app, store.registrar)
+    begin(store.registrar, str(place))
 
 
 def _settle() -> None:

@@ -16,6 +16,8 @@ from mlflow.entities.model_registry.model_version_stages import STAGE_DELETED_IN
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
+from guardrail.registry.tags import PREFIX
+
 
 class Beneath:
     """MLflow's own methods of a gated store."""
@@ -49,10 +51,10 @@ class Beneath:
             raise
         return {str(alias): str(version) for alias, version in found.items()}
 
-    def version_at(self, name: str, location: str) -> Any:
-        """The version that already stands for these sealed bytes, if any: promoting twice gives one."""
+    def versions_at(self, name: str, location: str) -> list[Any]:
+        """The versions that stand for these sealed bytes, oldest first: promoting twice gives one."""
         with self._store.ManagedSessionMaker() as session:
-            row = (
+            rows = (
                 self._store._get_query(session, SqlModelVersion)
                 .filter(
                     SqlModelVersion.name == name,
@@ -60,15 +62,42 @@ class Beneath:
                     SqlModelVersion.current_stage != STAGE_DELETED_INTERNAL,
                 )
                 .order_by(SqlModelVersion.version)
-                .first()
             )
-            version = row.version if row is not None else None
-        return None if version is None else self.version(name, str(version))
+            return [row.to_mlflow_entity() for row in rows]
 
-    def make_version(self, name: str, location: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
-        """A new version with its tags, in one transaction."""
+    def make_version(
+        self, name: str, location: str, run_id: str | None, tags: Mapping[str, str], above: int = 0
+    ) -> Any:
+        """A new version with its tags, in one transaction; its number is higher than ``above``."""
+        self._use_up(name, above)
         made = [ModelVersionTag(key, value) for key, value in tags.items()]
         return SqlAlchemyStore.create_model_version(self._store, name, location, run_id, made)
+
+    def mark(self, name: str, version: str, tags: Mapping[str, str], description: str | None) -> None:
+        """Give a version these tags and this description, where it has others."""
+        found = self.version(name, version)
+        for key, value in tags.items():
+            if found.tags.get(key) != value:
+                SqlAlchemyStore.set_model_version_tag(self._store, name, version, ModelVersionTag(key, value))
+        if (found.description or None) != description:
+            SqlAlchemyStore.update_model_version(self._store, name, version, description)
+
+    def mend(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Give a version exactly these ``guardrail.*`` tags, and no description."""
+        self.mark(name, version, tags, None)
+        for key in self.version(name, version).tags:
+            if key.startswith(PREFIX) and key not in tags:
+                SqlAlchemyStore.delete_model_version_tag(self._store, name, version, key)
+
+    def _use_up(self, name: str, last: int) -> None:
+        """Leave the row of a deleted version at ``last``, as MLflow does: numbers up to there are not given again."""
+        with self._store.ManagedSessionMaker(read_only=False) as session:
+            self._store._get_registered_model(session, name)  # raises where there is none
+            query = self._store._get_query(session, SqlModelVersion).filter(SqlModelVersion.name == name)
+            if last <= max((int(row.version) for row in query), default=0):
+                return
+            row = SqlModelVersion(name=name, version=last, current_stage=STAGE_DELETED_INTERNAL, source="", run_id="")
+            session.add(self._store._with_workspace_field(row))
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version."""

@@ -7,22 +7,26 @@ Not covered: mending; unguarded models; what was rejected, whose files nobody is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, PolicyDenied
+from guardrail.evidence import statement
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
-from guardrail.evidence.digest import file_sha256
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import signers, unverified_payload
 from guardrail.evidence.trust import GuardedModel
 from guardrail.registry.server.admission import Court, admit
+from guardrail.registry.server.holding import is_sealed
+from guardrail.registry.server.reconcile import AGAIN, compare
 from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.sealed import sealed_digest
 from guardrail.registry.server.state import Admitted, State
+from guardrail.registry.tags import ADAPTER, MODEL_ID, PREFIX, REVOKED, VERDICT, tags
 from guardrail.registry.tags import EVIDENCE as EVIDENCE_TAG
 from guardrail.registry.wire import Health, Problem
-
-AGAIN = "guardrail promote again, from the same run"
 
 AT_THE_NEXT_ENTRY = "the next entry finishes the line that a crash cut off"
 
@@ -41,56 +45,61 @@ def examine_all(registrar: Registrar) -> Health:
     for guarded in court.trust.models:
         versions = registrar.beneath.versions(guarded.name)
         counted += len(versions)
-        numbers = {str(one.tags.get(EVIDENCE_TAG)): int(one.version) for one in versions}
+        found.extend(compare(registrar.beneath, court.state, guarded))
         for one in versions:
-            found.extend(_version(registrar, court.state, one))
-        found.extend(_aliases(registrar, court.state, guarded))
-        found.extend(_unfinished(registrar, court, guarded, numbers))
+            found.extend(_files(registrar, one))
+        found.extend(_unfinished(registrar, court, guarded, _holdings(versions, court.state)))
     return Health(
         models=len(court.trust.models), versions=counted, entries=entries, head=registrar.journal.head(),
         problems=tuple(found),
     )  # fmt: skip
 
 
-def _version(registrar: Registrar, state: State, version: Any) -> Iterator[Problem]:
-    """The files are those that were sealed, and the ledger admitted exactly this evidence."""
+def _files(registrar: Registrar, version: Any) -> Iterator[Problem]:
+    """The files are those that were sealed, and every tag says what their evidence says."""
     where = f"{version.name}/{version.version}"
+    if not is_sealed(version):
+        return
     try:
         with registrar.sealing().verified(sealed_digest(str(version.source))) as place:
-            evidence = file_sha256(place / EVIDENCE / ENVELOPE)
+            wrong = _tags(place, version)
     except (GuardrailError, OSError) as error:
         yield Problem(where=where, what=str(error))
         return
-    if evidence not in state.admitted:
-        yield Problem(where=where, what="the ledger never admitted its evidence")
-    if version.tags.get(EVIDENCE_TAG) != evidence:
-        yield Problem(where=where, what=f"its tag {EVIDENCE_TAG} names other evidence than its files hold")
+    if wrong:
+        yield Problem(where=where, what=wrong, finish=AGAIN)
 
 
-def _aliases(registrar: Registrar, state: State, guarded: GuardedModel) -> Iterator[Problem]:
-    """A protected alias points where it was last moved to."""
-    stored = registrar.beneath.aliases(guarded.name)
-    for protected in guarded.aliases:
-        where = f"{guarded.name}@{protected.alias}"
-        points, stands = stored.get(protected.alias), state.stands.get((guarded.name, protected.alias))
-        if points == stands:
-            continue
-        again = "" if stands is None else f"{AGAIN} (or hand the rollback in again)"
-        yield Problem(where=where, what=f"it points at version {points}; the ledger moved it to {stands}", finish=again)
+def _tags(place: Path, version: Any) -> str:
+    """Which tag says otherwise than the evidence; those that ``reconcile.py`` compares with the ledger aside."""
+    envelope = (place / EVIDENCE / ENVELOPE).read_bytes()
+    try:
+        decision = statement.parse(unverified_payload(envelope)).predicate.decision
+    except EvidenceInvalid as error:
+        return error.got
+    said = {key: value for key, value in version.tags.items() if key.startswith(PREFIX)}
+    expected = tags(decision, sha256(envelope), signers(envelope))
+    elsewhere = {EVIDENCE_TAG, ADAPTER, MODEL_ID, REVOKED, *([VERDICT] if REVOKED in said else [])}
+    wrong = sorted(key for key in {*said, *expected} - elsewhere if said.get(key) != expected.get(key))
+    return f"its tags {', '.join(wrong)} say otherwise than its evidence" if wrong else ""
+
+
+def _holdings(versions: Sequence[Any], state: State) -> set[str]:
+    """The evidence that stands behind a version, by what its files hold."""
+    sealed = {(str(one.name), str(one.source).removeprefix("mlflow-artifacts:/")) for one in versions}
+    return {state.sealed[place] for place in sealed if place in state.sealed}
 
 
 def _unfinished(
-    registrar: Registrar, court: Court, guarded: GuardedModel, numbers: dict[str, int]
+    registrar: Registrar, court: Court, guarded: GuardedModel, holdings: set[str]
 ) -> Iterator[Problem]:  # fmt: skip
     """Evidence that was admitted and approved, but stands behind no version, or whose alias did not move there; and
     evidence that cannot be read.
 
-    ``numbers`` maps evidence to its version; one that a later version has overtaken needs nothing more.
+    ``holdings`` is the evidence that has a version; what later evidence has overtaken needs nothing more.
     """
     for one in court.state.waiting():
-        number, highest = numbers.get(one.evidence), court.state.highest.get((one.model, one.alias), 0)
-        overtaken = number is not None and number <= highest
-        if one.model != guarded.name or overtaken:
+        if one.model != guarded.name or court.state.overtaken(one):
             continue
         where = f"{one.model}, evidence {one.evidence}"
         try:
@@ -99,7 +108,7 @@ def _unfinished(
             yield Problem(where=where, what=str(error))
             continue
         if complete:
-            missing = "its alias did not move" if number is not None else "it has no version"
+            missing = "its alias did not move" if one.evidence in holdings else "it has no version"
             yield Problem(where=where, what=f"admitted, but {missing}", finish=AGAIN)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
@@ -24,14 +25,14 @@ from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
 from guardrail.names import alike
 from guardrail.registry.server.beneath import Beneath
-from guardrail.registry.server.floor import DatabaseFloor
+from guardrail.registry.server.floor import DatabaseFloor, Floors
 from guardrail.registry.server.methods import require_classified
 from guardrail.registry.server.names import Spellings, require_alias, require_name
 from guardrail.registry.server.refusals import refusing, unproven
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.settings import SCHEME, open_journal, settings
-from guardrail.registry.server.validity import require_valid
-from guardrail.registry.server.watch import TrustWatch
+from guardrail.registry.server.validity import DiffersError, require_valid
+from guardrail.registry.server.watch import TrustWatch, accepted
 
 _logger = logging.getLogger("guardrail.server")
 
@@ -53,8 +54,10 @@ class GatedStore(SqlAlchemyStore):
         given = settings()
         engines = [self.engine] if self.read_engine is None else [self.engine, self.read_engine]
         self._spellings = [Spellings(engine) for engine in engines]
-        self._watch = TrustWatch(given, DatabaseFloor(self.engine), require=self._require_distinct)
-        self.registrar = Registrar(Beneath(self), self._watch, open_journal(given, self._watch.current()))
+        journal = open_journal(given, accepted(given, datetime.now(UTC)))
+        floors = Floors(journal, DatabaseFloor(self.engine))
+        self._watch = TrustWatch(given, floors, require=self._require_distinct)
+        self.registrar = Registrar(Beneath(self), self._watch, journal)
 
     def create_registered_model(
         self, name: str, tags: Any = None, description: str | None = None, deployment_job_id: str | None = None
@@ -176,16 +179,31 @@ class GatedStore(SqlAlchemyStore):
             guarded = self._guarded(name)
             protected = self._protected(guarded, alias) if guarded else None
             if guarded is not None and protected is not None:
-                require_valid(found, guarded, protected, self.registrar.journal.state(), self._watch.now())
+                found = self._valid(found, guarded, protected, name, alias)
         if guarded is None:
             self._name_look_alike(name)
         return found
+
+    def _valid(self, found: Any, guarded: GuardedModel, protected: ProtectedAlias, name: str, alias: str) -> Any:
+        """What the alias stands at, if it may be handed out."""
+        try:
+            self._require_valid(found, guarded, protected)
+        except DiffersError:  # a move may be between its entry and the alias: look again when none goes on
+            with self.registrar.sealing().locked():
+                found = super().get_model_version_by_alias(name, alias)
+                self._require_valid(found, guarded, protected)
+        return found
+
+    def _require_valid(self, version: Any, guarded: GuardedModel, protected: ProtectedAlias) -> None:
+        registrar = self.registrar
+        require_valid(version, guarded, protected, registrar.journal.state(), self._watch.now(), registrar.terms)
 
     def _guarded(self, name: str) -> GuardedModel | None:
         """The guarded model that ``name`` reaches, or would: to the trust file, or to the database.
 
         Raises:
-            EvidenceInvalid: no database holds such a name, or not this one.
+            EvidenceInvalid: no database holds such a name, or not this one; or this worker does not know which names
+                are guarded.
         """
         require_name(name)
         trust = self._watch.names()

@@ -73,9 +73,7 @@ def sealed_for(registrar: Registrar, digest: str) -> set[str]:
     waiting = {one.evidence for one in state.waiting()}
     admitted = [one for one in list(state.admitted.values()) if _kept_at(one.note) == digest]
     return {
-        one.model
-        for one in admitted
-        if one.evidence in waiting or registrar.beneath.version_at(one.model, location) is not None
+        one.model for one in admitted if one.evidence in waiting or registrar.beneath.versions_at(one.model, location)
     }
 
 

@@ -52,14 +52,23 @@ class Kept:
         return f"sealed/{self.sealed} models:/{self.model_id}"
 
 
-def note_trust(journal: Journal, trust: Trust) -> None:
-    """A trust file of a higher version is in force; whether it lets one person do everything."""
+def note_trust(journal: Journal, trust: Trust, envelope: bytes = b"") -> None:
+    """A trust file of a higher version is in force; whether it lets one person do everything.
+
+    Its envelope is kept, so that a worker which never saw the file still knows which names it guards.
+
+    Raises:
+        EvidenceInvalid: another one is in force, a later one or of the same version.
+    """
 
     def note(state: State) -> Draft:
-        if state.trust_version >= trust.version:
+        state.require_in_force(trust)
+        if state.trust_version == trust.version and (state.trust_statement or not envelope):
             raise Unneeded
         alone = trust.one_person_may_train_evaluate_and_approve
-        return draft("trust", version=str(trust.version), subject=digest(trust), note=ALONE if alone else "")
+        return draft(
+            "trust", version=str(trust.version), subject=digest(trust), note=ALONE if alone else "", said=envelope
+        )
 
     journal.append(note)
 
@@ -109,10 +118,10 @@ def note_refused(journal: Journal, envelope: bytes, guarded: GuardedModel, why: 
 
 
 def note_promotion(journal: Journal, admission: Admission, version: str) -> None:
-    """The alias is about to move to this version.
+    """The alias is about to move to this version, which holds this evidence.
 
     Raises:
-        EvidenceInvalid: the adapter was revoked meanwhile.
+        EvidenceInvalid: the adapter was revoked, or later evidence promoted, meanwhile.
         PolicyDenied: somebody rejected the evidence meanwhile.
     """
     decision, alone = admission.examined.decision, admission.chain.one_person_may_train_evaluate_and_approve
@@ -123,9 +132,11 @@ def note_promotion(journal: Journal, admission: Admission, version: str) -> None
     place, evidence = (decision.model, decision.alias), admission.examined.evidence_sha256
 
     def promoted(state: State) -> Draft:
-        if state.stands.get(place) == version:  # a crash came between the entry and the move
+        found, stands = admitted(state, evidence), state.stands.get(place)
+        if stands is not None and stands.is_at(version, found):  # a crash came between the entry and the move
             raise Unneeded
         _require_unopposed(evidence, decision.manifest, state)
+        require_forward(found, version, state)
         return entry
 
     journal.append(promoted)
@@ -144,11 +155,67 @@ def note_rollback(journal: Journal, order: Rollback, envelope: bytes, persons: t
             raise Unneeded
         require_unmoved(order, state)
         _require_unopposed(evidence, order.manifest, state)
+        require_free(admitted(state, evidence), order.to_version, state)
         note = f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:LONGEST_NOTE]
-        return draft("rollback", model=order.model, alias=order.alias, version=order.to_version,
+        return draft("rollback", model=order.model, alias=order.alias, version=order.to_version, evidence=evidence,
                      subject=order.manifest, said=envelope, note=note)  # fmt: skip
 
     journal.append(rolled_back)
+
+
+def admitted(state: State, evidence: str) -> Admitted:
+    """Evidence that the ledger admitted.
+
+    Raises:
+        EvidenceInvalid: it did not.
+    """
+    found = state.admitted.get(evidence)
+    if found is None:
+        raise EvidenceInvalid(
+            f"the ledger never admitted the evidence {evidence}", expected="evidence that was admitted here",
+            next_step="promote the adapter with `guardrail promote`",
+        )  # fmt: skip
+    return found
+
+
+def require_forward(found: Admitted, version: str, state: State) -> None:
+    """Evidence that the alias has not been at, complete after all that it was at, under a number of its own.
+
+    What was rolled back does not come back by itself. Where the version of the evidence that the alias stands at was
+    lost, the same evidence under a new number is no step back.
+
+    Raises:
+        EvidenceInvalid: it is no step forward.
+    """
+    place, order = (found.model, found.alias), "guardrail registry rollback, signed by who may approve"
+    if state.overtaken(found):
+        raise EvidenceInvalid(
+            f"{found.model}@{found.alias} has moved on from the evidence {found.evidence}; moving it there again is "
+            "no step forward", expected="evidence that was complete later", next_step=order,
+        )  # fmt: skip
+    highest = state.highest.get(place, 0)
+    if not int(version) > highest:
+        raise EvidenceInvalid(
+            f"{found.model}@{found.alias} has pointed at version {highest}; moving it to {version} is no step forward",
+            expected="a later version",
+            next_step=order,
+        )
+    require_free(found, version, state)
+
+
+def require_free(found: Admitted, version: str, state: State) -> None:
+    """No entry names this number for other evidence.
+
+    Raises:
+        EvidenceInvalid: one does.
+    """
+    if not state.may_name(found.model, version, found):
+        given = state.named[(found.model, version)]
+        raise EvidenceInvalid(
+            f"{found.model} version {version} holds the evidence {found.evidence}",
+            expected=f"{given.evidence or given.manifest}, for which entry {given.entry} named that number",
+            next_step="guardrail registry doctor",
+        )
 
 
 def _require_unopposed(evidence: str, manifest: str, state: State) -> None:

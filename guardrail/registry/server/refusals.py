@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, PolicyDenied, ServiceUnavailable
+from guardrail.registry.server.refusal_log import log_refusal
 from guardrail.registry.store import AWAITS, DENIES, GATE
 
 if TYPE_CHECKING:
@@ -17,10 +18,11 @@ BEGINS = {AwaitingApproval: AWAITS, PolicyDenied: DENIES}
 
 
 def refusal(error: GuardrailError) -> MlflowException:
-    """403 for what is not allowed, 503 for what may work later."""
+    """403 for what is not allowed, 503 for what may work later; the server's log says who was refused what."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 
+    log_refusal(error)
     code = TEMPORARILY_UNAVAILABLE if isinstance(error, ServiceUnavailable) else PERMISSION_DENIED
     return MlflowException(BEGINS.get(type(error), GATE) + error.message(), error_code=code)
 

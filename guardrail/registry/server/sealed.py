@@ -20,6 +20,7 @@ from typing import Protocol
 from guardrail import nofollow
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
 from guardrail.evidence.digest import manifest, manifest_digest
+from guardrail.evidence.envelope import LARGEST
 from guardrail.registry.reader import SEALED_SOURCE
 
 STAGING = ".staging-"
@@ -64,6 +65,14 @@ class SealedTree(Protocol):
 
         Raises:
             EvidenceInvalid: it is not there, or a file is missing, changed or extra.
+        """
+
+    def read(self, digest: str, name: str) -> bytes:
+        """One small file of a sealed adapter, NOT hashed: compare it with a digest that is known.
+
+        Raises:
+            EvidenceInvalid: it is not there, or too large.
+            ServiceUnavailable: the storage does not answer.
         """
 
 
@@ -144,6 +153,14 @@ class DiskTree(Workplace):
         """
         yield self._require_exact(digest)
 
+    def read(self, digest: str, name: str) -> bytes:
+        """One small file of a sealed adapter, NOT hashed.
+
+        Raises:
+            EvidenceInvalid: it is not there, or too large.
+        """
+        return small_file(self.root / digest / name, f"{name} of the sealed adapter {digest}")
+
     def _require_exact(self, digest: str) -> Path:
         place = self.root / digest
         require_exact(digest, manifest_digest(manifest(place)) if place.is_dir() else "not there")
@@ -187,6 +204,24 @@ def _remove(place: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o700)
     shutil.rmtree(place, ignore_errors=True)
+
+
+def small_file(path: Path, what: str) -> bytes:
+    """The bytes of an envelope.
+
+    Raises:
+        EvidenceInvalid: it is not there, or too large.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST + 1)
+    except OSError as error:
+        raise EvidenceInvalid(
+            f"{what} cannot be read: {error.strerror}", next_step="restore it from a backup, or promote another adapter"
+        ) from error
+    if len(data) > LARGEST:
+        raise EvidenceInvalid(f"{what} is too large", expected=f"at most {LARGEST} bytes")
+    return data
 
 
 def require_exact(digest: str, found: str) -> None:

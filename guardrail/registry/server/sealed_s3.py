@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from guardrail.errors import InvalidInput
+from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.bundle import NAME
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.registry.server.bucket_store import Store
-from guardrail.registry.server.sealed import Workplace, require_exact
+from guardrail.registry.server.sealed import Workplace, require_exact, small_file
 from guardrail.registry.server.settings import WORK, Bucket
 
 
@@ -65,6 +65,20 @@ class BucketTree(Workplace):
                 self._store.get(digest, name, copy / name)
             require_exact(digest, manifest_digest(manifest(copy)) if names else "not there")
             yield copy
+
+    def read(self, digest: str, name: str) -> bytes:
+        """One small file of a sealed adapter, NOT hashed.
+
+        Raises:
+            EvidenceInvalid: it is not there, or too large.
+            ServiceUnavailable: the storage does not answer.
+        """
+        what = f"{name} of the sealed adapter {digest}"
+        if name not in self._store.names(digest):
+            raise EvidenceInvalid(f"{what} is not there", next_step="restore it from a backup")
+        with self.staging() as copy:
+            self._store.get(digest, name, copy / "file")
+            return small_file(copy / "file", what)
 
 
 def workplace(place: Bucket) -> Path:

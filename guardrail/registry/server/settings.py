@@ -96,7 +96,7 @@ def open_journal(given: Settings, trust: Trust) -> Journal:
             next_step="name it there and have the roots sign, or start with the key that is named",
         )
     journal = Journal(given.ledger, given.ledger_head, key, keys)
-    journal.state().require_the_same(trust)
+    journal.state().require_in_force(trust)
     return journal
 
 

@@ -22,6 +22,7 @@ from guardrail.errors import AwaitingApproval, EvidenceInvalid, PolicyDenied
 from guardrail.evidence import orders, stages, statement
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import LARGEST, signers, unverified_payload, verify
+from guardrail.evidence.expiry import expired
 from guardrail.evidence.ledger_types import LONGEST_NOTE, Head
 from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.stages import Approval, StageStatement
@@ -49,6 +50,9 @@ class Registry(Protocol):
         Raises:
             AwaitingApproval: more persons must agree.
         """
+
+    def mark_revoked(self, manifest: str = "") -> int:
+        """Have the versions of a revoked adapter say so in MLflow."""
 
     def roll_back(self, order: Rollback, envelope: bytes, persons: tuple[str, ...]) -> Head:
         """Move the alias back, after writing it down with the order's envelope; the entry."""
@@ -89,7 +93,8 @@ class Desk:
     def _binding(self, envelope: bytes) -> Submitted:
         said = self._by_role(envelope, "train")
         bound, now = said.bound, self.court.now
-        if not (said.predicate.not_before <= now < said.predicate.expires) or bound.manifest is None:
+        ended = expired(said.predicate.expires, now)
+        if not said.predicate.not_before <= now or ended or bound.manifest is None:
             raise EvidenceInvalid("the train statement is not valid now", expected=f"one that is valid at {now}")
         known = bind(self.journal, self.court.trust, said, envelope, now)
         return _recorded(known.head, bound.model, bound.alias).model_copy(update={"attempt": known.attempt})
@@ -185,7 +190,9 @@ class Desk:
                 raise Unneeded
             return draft("revocation", subject=order.manifest, said=envelope, note=note)
 
-        return _recorded(self.journal.append(revoke))
+        head = self.journal.append(revoke)
+        self.registry.mark_revoked(order.manifest)
+        return _recorded(head)
 
     def _by_role(self, envelope: bytes, role: Role) -> StageStatement:
         """A stage's statement, signed by keys of its role and by no other."""
