@@ -8,7 +8,7 @@ from the records, never believed. Not covered: the registry's own claims (``veri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -37,6 +37,8 @@ from guardrail.records import (
 from guardrail.registry.adapter_config import require_fitting
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+UNKNOWN = "0" * 64
+"""Stands for the digest of a file that was neither read nor signed; nothing has it."""
 
 
 class Check(Frozen):
@@ -63,6 +65,17 @@ class Examined:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What is known of a directory before the adapter's own files are read: the evidence, and how large the others are.
+
+    ``directory`` holds at least ``evidence/``; ``sizes`` maps the path of every other file to its bytes.
+    """
+
+    directory: Path
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class _Signed:
     """Files that are those of a statement which somebody known signed."""
 
@@ -73,17 +86,40 @@ class _Signed:
     checks: tuple[Check, ...]
 
 
-def as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> bool:
-    """Whether a directory holds exactly the files that one of these keys signed, whatever they say."""
+def as_signed(directory: Path, public_keys: Sequence[PublicKey], files: tuple[FileDigest, ...] | None = None) -> bool:
+    """Whether a directory holds exactly the files that one of these keys signed, whatever they say.
+
+    ``files`` is its manifest, where that is known.
+    """
     try:
-        _as_signed(directory, public_keys)
+        _as_signed(directory, public_keys, manifest(directory) if files is None else files)
     except GuardrailError:
         return False
     return True
 
 
-def _as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> _Signed:
-    files = manifest(directory)
+def expected_files(outline: Outline, public_keys: Sequence[PublicKey]) -> tuple[FileDigest, ...]:
+    """The manifest of an outlined directory, if every file that was not read is the one that was signed.
+
+    Sizes are those that were found, and the manifest that was decided on names sizes: a file of another size shows.
+
+    Raises:
+        EvidenceInvalid: there is no envelope that one of these keys signed.
+    """
+    evidence = tuple(
+        entry.model_copy(update={"path": f"{bundle.EVIDENCE}/{entry.path}"})
+        for entry in manifest(outline.directory / bundle.EVIDENCE)
+    )
+    present = {entry.path.removeprefix(f"{bundle.EVIDENCE}/"): entry for entry in evidence}
+    signed = statement.parse(verify(_read(outline.directory, bundle.ENVELOPE, present), public_keys))
+    adapter = tuple(
+        FileDigest(path=path, sha256=signed.subjects.get(path, UNKNOWN), size=size)
+        for path, size in outline.sizes.items()
+    )
+    return tuple(sorted((*evidence, *adapter), key=lambda entry: entry.path))
+
+
+def _as_signed(directory: Path, public_keys: Sequence[PublicKey], files: tuple[FileDigest, ...]) -> _Signed:
     inside = f"{bundle.EVIDENCE}/"
     evidence = {e.path.removeprefix(inside): e for e in files if e.path.startswith(inside)}
     adapter = tuple(entry for entry in files if not entry.path.startswith(inside))
@@ -97,13 +133,29 @@ def _as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> _Signed:
     return _Signed(envelope, signed, files, evidence, checks)
 
 
-def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
-    """Check an adapter and the evidence beside it against each other.
+def examine(directory: Path, public_keys: Sequence[PublicKey], files: tuple[FileDigest, ...] | None = None) -> Examined:
+    """Check an adapter and the evidence beside it against each other; ``files`` is the manifest, where it was made.
 
     Raises:
         EvidenceInvalid: the first thing that does not hold.
     """
-    found = _as_signed(directory, public_keys)
+    found = _as_signed(directory, public_keys, manifest(directory) if files is None else files)
+    examined = _examined(directory, found)
+    fitting = _ok("configuration", require_fitting(directory, examined.decision.base))
+    return replace(examined, checks=(*examined.checks, fitting))
+
+
+def examine_outline(outline: Outline, public_keys: Sequence[PublicKey]) -> Examined:
+    """What :func:`examine` would find if each of the adapter's own files is as signed: enough to refuse, never to admit.
+
+    Raises:
+        EvidenceInvalid: the first thing that does not hold whatever those files contain.
+    """
+    files = expected_files(outline, public_keys)
+    return _examined(outline.directory, _as_signed(outline.directory, public_keys, files))
+
+
+def _examined(directory: Path, found: _Signed) -> Examined:
     envelope, signed, evidence, checks = found.envelope, found.statement, found.evidence, [*found.checks]
     raw = {name: _read(directory, name, evidence) for name in signed.evidence}
     decision = signed.predicate.decision
@@ -115,7 +167,6 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
         _ok("policy", _policy(raw[bundle.POLICY], decision)),
         _ok("records", "data, adapter and evaluation are those the decision names"),
         _ok("decision", _decided_again(raw[bundle.POLICY], records, decision)),
-        _ok("configuration", require_fitting(directory, decision.base)),
     ]
     stages = {stage: raw[name] for stage in bundle.SIGNED if (name := bundle.stage_file(stage)) in raw}
     return Examined(
@@ -162,7 +213,7 @@ def _adapter(files: tuple[FileDigest, ...], signed: Statement) -> str:
     _same("adapter", {entry.path: entry.sha256 for entry in files}, signed.subjects)
     if manifest_digest(files) != signed.predicate.decision.manifest:
         raise EvidenceInvalid(
-            f"the adapter's manifest is {manifest_digest(files)}",
+            f"the adapter's manifest is {manifest_digest(files)}: the size of a file was changed",
             expected=f"{signed.predicate.decision.manifest}, which was decided on",
         )
     return f"{len(files)} files, exactly as signed"

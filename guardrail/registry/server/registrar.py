@@ -2,32 +2,37 @@
 
 The order is what makes a crash harmless. Files are sealed before the ledger names them; the ledger names a version or
 a move before it is made. So whatever is in the registry is in the ledger, and what a crash left undone is done by
-asking again. One decision at a time, over all workers of this machine.
+asking again.
+
+Cheap refusals come first: what the ledger, the database or the evidence alone refuses, no byte of an adapter is read
+for. Then the adapter is read, in a queue of its model's (``queues.py``). Then, one decision at a time over all workers,
+what is known is judged once more by what the ledger says now, written down and done; nothing long happens there.
 Not covered: what MLflow's routes may do (``gated_store.py``), and what evidence must hold (``admission.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from guardrail.errors import EvidenceInvalid, PolicyDenied
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
-from guardrail.evidence.digest import sha256
+from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.ledger_types import Head
 from guardrail.evidence.orders import Rollback
 from guardrail.evidence.trust import GuardedModel
-from guardrail.registry.checks import as_signed
+from guardrail.registry.checks import Outline, as_signed, expected_files
 from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server import candidate, recording
-from guardrail.registry.server.admission import Admission, Court, admit, protected_alias
+from guardrail.registry.server.admission import Admission, Court, admit, foresee, judge, protected_alias
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.journal import Journal
 from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.refusals import unproven
-from guardrail.registry.server.sealed import SealedTree, sealed_digest
+from guardrail.registry.server.sealed import SealedTree, require_exact, sealed_digest
 from guardrail.registry.server.state import Admitted
 from guardrail.registry.server.watch import TrustWatch
 from guardrail.registry.tags import MODEL_ID, tags
@@ -80,63 +85,84 @@ class Registrar:
     def propose(self, guarded: GuardedModel, source: str, given: Mapping[str, str]) -> Any:
         """The version of what lies at ``source``, if its evidence admits it.
 
+        What the evidence alone refuses is refused before a file of the adapter is read, and what was admitted already
+        is not fetched again.
+
         Raises:
             EvidenceInvalid: the evidence does not hold.
             PolicyDenied: somebody who may approve said no.
             AwaitingApproval: all is well, but more persons must agree.
         """
-        tree = self.sealing()
         model = candidate.logged_model(source)
-        with tree.staging() as place:
-            candidate.fetch(model, place)
-            admission = self._judged(place, guarded)
-            wanted = _tags(admission, str(model.model_id))
-            if given and dict(given) != wanted:
-                raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
-            with tree.locked():
-                kept = Kept(tree.keep(place), str(model.model_id))
-                recording.note_admitted(self.journal, admission, kept)
-                return self._version(admission, kept)
+        with self.sealing().staging() as place:
+            outline = candidate.outline(model, place, self.court().trust.keys_of("decide"))
+            foreseen = self._foreseen(outline, guarded)
+        if given and dict(given) != _tags(foreseen, str(model.model_id)):
+            raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
+        found = self._sealed_already(foreseen)
+        if found is None:
+            with self.sealing().queues.work(guarded.name).turn():
+                found = self._sealed_already(foreseen)  # by whoever was before us
+                if found is None:
+                    return self._sealed(model, guarded, candidate.most_bytes(outline))
+        return self._finished(found)
 
     def complete(self, found: Admitted) -> str:
         """Make the version of admitted evidence, if it is not there, and move its alias to it; the version.
 
         Raises:
-            EvidenceInvalid: the evidence does not hold any more.
+            EvidenceInvalid: the evidence does not hold any more, or the alias has moved on.
             PolicyDenied: somebody rejected it.
             AwaitingApproval: more persons must agree.
         """
-        kept, tree = Kept.of(found), self.sealing()
-        with tree.locked():
-            admission = self.judge(found, self.journal.votes(found.evidence))
-            admission.require_approved()
-            version = str(self._version(admission, kept).version)
-            self._move(admission, version)
-            return version
+        self.judge(found, self.journal.votes(found.evidence)).require_approved()
+        version = self._version_at(Kept.of(found), found.model)
+        if version is not None and self._stands_at(found.model, found.alias, str(version.version)):
+            return str(version.version)
+        with self.sealing().queues.work(found.model).turn():
+            guarded = self.guarded_model(found.model)
+            admission = self._whole(Kept.of(found).sealed, guarded, found.alias)
+            with self.sealing().queues.decisions.turn():
+                still = self._still(admission, guarded, found.alias)
+                number = str(self._version(still, Kept.of(found)).version)
+                self._move(still, number)
+                return number
 
     def judge(self, found: Admitted, votes: Sequence[bytes]) -> Admission:
-        """Admitted evidence again, with these votes about it.
+        """Admitted evidence again, with these votes about it; the adapter's own files are not read.
 
         Raises:
             EvidenceInvalid: it does not hold any more, or a vote is not about it.
             PolicyDenied: somebody rejected it.
         """
-        with self.sealing().verified(Kept.of(found).sealed) as place:
-            return admit(place, self.court(), self.guarded_model(found.model), votes, found.alias)
+        with self._outlined(Kept.of(found).sealed) as outline:
+            return foresee(outline, self.court(), self.guarded_model(found.model), votes, found.alias)
 
     def move_alias(self, guarded: GuardedModel, alias: str, version: str) -> None:
         """Move a protected alias forward, to a version whose sealed evidence admits it now.
+
+        Every byte is read again, though only of what would move, or of what the alias points at already.
 
         Raises:
             EvidenceInvalid: it is not admitted, or this is no move forward.
             PolicyDenied: somebody rejected it.
             AwaitingApproval: more persons must agree.
+            ServiceUnavailable: too many ask for the same.
         """
-        with self.sealing().locked():
-            target = self.beneath.version(guarded.name, version)
-            admission = self._admitted(guarded, alias, target)
-            admission.require_approved()
-            self._move(admission, str(target.version))  # as the database spells it: it takes "01" for 1
+        target = self.beneath.version(guarded.name, version)
+        number, sealed = str(target.version), sealed_digest(str(target.source))  # the database takes "01" for 1
+        there = self._stands_at(guarded.name, alias, number)
+        with self._outlined(sealed) as outline:
+            self._require_admitted(_evidence(outline), sealed)
+            votes = self.journal.votes(_evidence(outline))
+            foresee(outline, self.court(), guarded, votes, alias).require_approved()
+        queues = self.sealing().queues
+        with (queues.again if there else queues.work(guarded.name)).turn():
+            if not there and self._stands_at(guarded.name, alias, number):
+                return  # whoever was before us has read every byte since we came, and moved it
+            admission = self._whole(sealed, guarded, alias)
+        with queues.decisions.turn():
+            self._move(self._still(admission, guarded, alias), number)
 
     def roll_back(self, order: Rollback, statement: str, persons: tuple[str, ...]) -> Head:
         """Move an alias where a signed order says, after writing it down.
@@ -147,41 +173,132 @@ class Registrar:
             AwaitingApproval: more persons must agree to the target.
         """
         guarded, place = self.guarded_model(order.model), (order.model, order.alias)
-        with self.sealing().locked():
+        target = None
+        if self.journal.state().moved_by.get(place) != statement:
+            self._require_fitting(order)
+            with self.sealing().queues.work(order.model).turn():
+                target = self._require_target(guarded, order)
+        with self.sealing().queues.decisions.turn():
             if self.journal.state().moved_by.get(place) != statement:
                 self._require_fitting(order)
-                evidence = self._require_target(guarded, order)
+                evidence = self._require_still(target, guarded, order)
                 recording.note_rollback(self.journal, order, statement, persons, evidence)
             if self.beneath.aliases(order.model).get(order.alias) != order.to_version:
                 self.beneath.set_alias(order.model, order.alias, order.to_version)
             return self.journal.end()
 
+    def _foreseen(self, outline: Outline, guarded: GuardedModel) -> Admission:
+        """Judge a proposal by its evidence; a refusal of what somebody who may decide has signed is written down."""
+        court, envelope = self.court(), _envelope(outline.directory)
+        try:
+            return foresee(outline, court, guarded, self.journal.votes(sha256(envelope)))
+        except (EvidenceInvalid, PolicyDenied) as error:
+            keys = court.trust.keys_of("decide")
+            if as_signed(outline.directory, keys, expected_files(outline, keys)):
+                recording.note_refused(self.journal, sha256(envelope), guarded, error)
+            raise
+
+    def _sealed_already(self, foreseen: Admission) -> Admitted | None:
+        """The ledger's entry about this evidence, if its files lie there as far as can be told without reading them."""
+        found = self.journal.state().admitted.get(foreseen.examined.evidence_sha256)
+        if found is None:
+            return None
+        try:
+            with self._outlined(Kept.of(found).sealed):
+                return found
+        except EvidenceInvalid:  # sealing it again completes it, or says what is wrong
+            return None
+
+    def _sealed(self, model: Any, guarded: GuardedModel, most: int) -> Any:
+        """The version of a proposal that is fetched, judged and sealed; nobody else's decision waits for that."""
+        tree = self.sealing()
+        with tree.staging() as place:
+            candidate.fetch(model, place, most)
+            admission = self._judged(place, guarded)
+            kept = Kept(tree.keep(place, admission.examined.files), str(model.model_id))
+        with tree.queues.decisions.turn():
+            votes = self.journal.votes(admission.examined.evidence_sha256)
+            still = judge(admission.examined, self.court(), guarded, votes)
+            recording.note_admitted(self.journal, still, kept)
+            return self._version(still, kept)
+
+    def _finished(self, found: Admitted) -> Any:
+        """The version of evidence that was admitted already: the one that is there, or made of what is sealed."""
+        self.judge(found, self.journal.votes(found.evidence)).require_approved()
+        version = self._version_at(Kept.of(found), found.model)
+        if version is not None:
+            return version
+        guarded = self.guarded_model(found.model)
+        with self.sealing().queues.work(found.model).turn():
+            admission = self._whole(Kept.of(found).sealed, guarded, found.alias)
+            with self.sealing().queues.decisions.turn():
+                return self._version(self._still(admission, guarded, found.alias), Kept.of(found))
+
     def _judged(self, place: Path, guarded: GuardedModel) -> Admission:
-        """Judge a proposal; a refusal of what somebody who may decide has signed, file by file, is written down."""
-        court = self.court()
+        """Judge a proposal, whole; a refusal of what somebody who may decide has signed, file by file, is noted."""
+        court, files = self.court(), manifest(place)
         envelope = _envelope(place)
         votes = self.journal.votes(sha256(envelope))
         try:
-            return admit(place, court, guarded, votes)
+            return admit(place, court, guarded, votes, files=files)
         except (EvidenceInvalid, PolicyDenied) as error:
-            if as_signed(place, court.trust.keys_of("decide")):
+            if as_signed(place, court.trust.keys_of("decide"), files):
                 recording.note_refused(self.journal, sha256(envelope), guarded, error)
             raise
+
+    @contextmanager
+    def _outlined(self, sealed: str) -> Iterator[Outline]:
+        """The evidence of a sealed adapter, all of whose files are there and of their sizes."""
+        with self.sealing().outlined(sealed) as outline:
+            files = expected_files(outline, self.court().trust.keys_of("decide"))
+            require_exact(sealed, manifest_digest(files))
+            yield outline
+
+    def _whole(self, sealed: str, guarded: GuardedModel, alias: str, court: Court | None = None) -> Admission:
+        """A sealed adapter judged after every byte of it was hashed; not to be asked while decisions wait."""
+        with self.sealing().opened(sealed) as place:
+            files = manifest(place)
+            require_exact(sealed, manifest_digest(files))
+            votes = self.journal.votes(sha256(_envelope(place)))
+            return admit(place, court or self.court(), guarded, votes, alias, files)
+
+    def _still(self, admission: Admission, guarded: GuardedModel, alias: str) -> Admission:
+        """What was judged a moment ago, by what the trust file, the ledger and the clock say now; approved."""
+        votes = self.journal.votes(admission.examined.evidence_sha256)
+        still = judge(admission.examined, self.court(), guarded, votes, alias)
+        still.require_approved()
+        return still
+
+    def _require_admitted(self, evidence: str, sealed: str) -> Admitted:
+        """The ledger admitted this evidence, and says that it lies there."""
+        found = self.journal.state().admitted.get(evidence)
+        if found is None or Kept.of(found).sealed != sealed:
+            raise EvidenceInvalid(
+                f"the ledger never admitted the evidence {evidence} at sealed/{sealed}", expected="evidence that it did",
+                next_step="guardrail promote",
+            )  # fmt: skip
+        return found
+
+    def _stands_at(self, name: str, alias: str, version: str) -> bool:
+        """Whether nothing is left to move; what could not move there is refused, before anything is read."""
+        current = self.beneath.aliases(name).get(alias)
+        stands = self.journal.state().stands.get((name, alias))
+        if stands != version:
+            self._require_forward(name, alias, version, current)
+        return current == version == stands
+
+    def _version_at(self, kept: Kept, name: str) -> Any:
+        return self.beneath.version_at(name, sealed_uri(f"sealed/{kept.sealed}"))
 
     def _version(self, admission: Admission, kept: Kept) -> Any:
         """The version of sealed, admitted, approved evidence; the one that is there, or a new one."""
         admission.require_approved()
         name, location = admission.examined.decision.model, sealed_uri(f"sealed/{kept.sealed}")
-        found = self.beneath.version_at(name, location)
+        found = self._version_at(kept, name)
         if found is not None:
             return found
         run_id = candidate.source_run(kept.model_id)
         return self.beneath.make_version(name, location, run_id, _tags(admission, kept.model_id))
-
-    def _admitted(self, guarded: GuardedModel, alias: str, target: Any) -> Admission:
-        with self.sealing().verified(sealed_digest(str(target.source))) as place:
-            votes = self.journal.votes(sha256(_envelope(place)))
-            return admit(place, self.court(), guarded, votes, alias)
 
     def _move(self, admission: Admission, version: str) -> None:
         """Write the move down, then move; nothing where the alias is there already."""
@@ -215,33 +332,54 @@ class Registrar:
             )
         recording.require_unmoved(order, self.journal.state())
 
-    def _require_target(self, guarded: GuardedModel, order: Rollback) -> str:
-        """The target is sealed, admitted and approved, or was, where expired evidence only warns; its evidence."""
-        target = self.beneath.version(order.model, order.to_version)
-        with self.sealing().verified(sealed_digest(str(target.source))) as place:
-            evidence, court = sha256(_envelope(place)), self.court()
-            found = court.state.admitted.get(evidence)
-            if found is None:
-                raise EvidenceInvalid(
-                    f"version {order.to_version} was never admitted here", expected="one that was",
-                    next_step="guardrail registry history NAME shows what the alias pointed at",
-                )  # fmt: skip
-            if protected_alias(guarded, order.alias).when_invalid == "warn":
-                court = Court(court.trust, court.state, court.state.held[evidence])
-            admission = admit(place, court, guarded, self.journal.votes(evidence), order.alias)
-        admission.require_approved()
-        if admission.examined.decision.manifest != order.manifest:
-            raise EvidenceInvalid(
-                f"the order is about the adapter {order.manifest}",
-                expected=f"{admission.examined.decision.manifest}, which is version {order.to_version}",
-                next_step="sign a new order",
-            )
+    def _require_target(self, guarded: GuardedModel, order: Rollback) -> Admission:
+        """The target is sealed, admitted and approved, or was, where expired evidence only warns.
+
+        Every byte is read, but only of what the evidence alone does not refuse.
+        """
+        sealed = sealed_digest(str(self.beneath.version(order.model, order.to_version).source))
+        with self._outlined(sealed) as outline:
+            found = self._require_admitted(_evidence(outline), sealed)
+            court, votes = self._court_of(guarded, order, found), self.journal.votes(found.evidence)
+            _require_ordered(foresee(outline, court, guarded, votes, order.alias), order)
+        return self._whole(sealed, guarded, order.alias, self._court_of(guarded, order, found))
+
+    def _require_still(self, target: Admission | None, guarded: GuardedModel, order: Rollback) -> str:
+        """The target as it was read a moment ago holds now; its evidence."""
+        if target is None:
+            raise EvidenceInvalid("the alias has moved meanwhile", next_step="sign a new order")
+        evidence = target.examined.evidence_sha256
+        found = self.journal.state().admitted[evidence]
+        court, votes = self._court_of(guarded, order, found), self.journal.votes(evidence)
+        _require_ordered(judge(target.examined, court, guarded, votes, order.alias), order)
         return evidence
+
+    def _court_of(self, guarded: GuardedModel, order: Rollback, found: Admitted) -> Court:
+        """Now, or, where expired evidence only warns, when the evidence was last found to hold."""
+        court = self.court()
+        if protected_alias(guarded, order.alias).when_invalid == "warn":
+            return Court(court.trust, court.state, court.state.held[found.evidence])
+        return court
+
+
+def _require_ordered(admission: Admission, order: Rollback) -> None:
+    """Enough persons agreed to what the order moves to, and it is the adapter that the order names."""
+    admission.require_approved()
+    if admission.examined.decision.manifest != order.manifest:
+        raise EvidenceInvalid(
+            f"the order is about the adapter {order.manifest}",
+            expected=f"{admission.examined.decision.manifest}, which is version {order.to_version}",
+            next_step="sign a new order",
+        )
 
 
 def _tags(admission: Admission, model_id: str) -> dict[str, str]:
     examined = admission.examined
     return tags(examined.decision, examined.evidence_sha256, examined.signed_by) | {MODEL_ID: model_id}
+
+
+def _evidence(outline: Outline) -> str:
+    return sha256(_envelope(outline.directory))
 
 
 def _envelope(place: Path) -> bytes:
