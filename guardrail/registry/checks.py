@@ -146,7 +146,7 @@ def examine(directory: Path, public_keys: Sequence[PublicKey], files: tuple[File
 
 
 def examine_outline(outline: Outline, public_keys: Sequence[PublicKey]) -> Examined:
-    """What :func:`examine` would find if each of the adapter's own files is as signed: enough to refuse, never to admit.
+    """What :func:`examine` would find if the adapter's own files are as signed: enough to refuse, never to admit.
 
     Raises:
         EvidenceInvalid: the first thing that does not hold whatever those files contain.

@@ -112,6 +112,7 @@ def install() -> None:
     require_outside(place, own())
     places = sealing(place)
     places.tree.sweep()
+    places.tree.queues.prepare()
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
     guard(artifact_repository_registry._artifact_repository_registry, places.boundary, places.buckets)

@@ -1,7 +1,7 @@
 """Reading what a client proposes: a logged model's files, through the same repositories that serve them.
 
-The location was named by a client, so names are checked and sizes bounded by ``guardrail.registry.reader.download``. The
-evidence is read first, and its signature before all else: what nobody signed who may costs one small file.
+The location was named by a client, so names are checked and sizes bounded by ``guardrail.registry.reader.download``.
+The evidence is read first, and its signature before all else: what nobody signed who may costs one small file.
 """
 
 from __future__ import annotations

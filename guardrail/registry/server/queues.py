@@ -16,8 +16,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from guardrail.evidence.digest import sha256
-from guardrail.registry.server.turnstile import Turnstile
+from guardrail.registry.server.turnstile import Turnstile, opened
 
+FILE = ".queues"
+MODELS = 16
+"""The number of the first model's queue."""
 LONG = 600.0
 """So many seconds long work is waited for."""
 WORKERS, IDLE = 16, 4
@@ -25,19 +28,25 @@ WORKERS, IDLE = 16, 4
 
 
 class Queues:
-    """The queues whose files lie in ``root``, a directory of the server's own."""
+    """The queues of a server whose own directory is ``root``; all of them are in one empty file."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._file = root / FILE
         self._work: dict[str, Turnstile] = {}
-        self.decisions = Turnstile(self._file("decisions"))
-        self.again = Turnstile(self._file("again"), LONG, IDLE)
-        self.looks = Turnstile(self._file("looks"), 0, 1)
+        self.decisions = Turnstile(self._file, 0)
+        self.again = Turnstile(self._file, 1, LONG, IDLE)
+        self.looks = Turnstile(self._file, 2, 0, 1)
+
+    def prepare(self) -> None:
+        """Make the file, so that nothing appears later.
+
+        Raises:
+            ServiceUnavailable: the disk refuses.
+        """
+        with opened(self._file):
+            pass
 
     def work(self, model: str) -> Turnstile:
         """The queue of a guarded model; there are as many as the trust file names."""
-        file = self._file(f"work-{sha256(model.encode())[:16]}")
-        return self._work.setdefault(model, Turnstile(file, LONG, WORKERS))
-
-    def _file(self, name: str) -> Path:
-        return self._root / f".queue-{name}"
+        which = MODELS + int(sha256(model.encode())[:6], 16)
+        return self._work.setdefault(model, Turnstile(self._file, which, LONG, WORKERS))

@@ -274,9 +274,10 @@ class Registrar:
         found = self.journal.state().admitted.get(evidence)
         if found is None or Kept.of(found).sealed != sealed:
             raise EvidenceInvalid(
-                f"the ledger never admitted the evidence {evidence} at sealed/{sealed}", expected="evidence that it did",
+                f"the ledger never admitted the evidence {evidence} at sealed/{sealed}",
+                expected="evidence that it did",
                 next_step="guardrail promote",
-            )  # fmt: skip
+            )
         return found
 
     def _stands_at(self, name: str, alias: str, version: str) -> bool:
@@ -288,6 +289,7 @@ class Registrar:
         return current == version == stands
 
     def _version_at(self, kept: Kept, name: str) -> Any:
+        """The version that stands for these sealed files, if there is one."""
         return self.beneath.version_at(name, sealed_uri(f"sealed/{kept.sealed}"))
 
     def _version(self, admission: Admission, kept: Kept) -> Any:
