@@ -101,7 +101,7 @@ def as_signed(directory: Path, public_keys: Sequence[PublicKey], files: tuple[Fi
 def expected_files(outline: Outline, public_keys: Sequence[PublicKey]) -> tuple[FileDigest, ...]:
     """The manifest of an outlined directory, if every file that was not read is the one that was signed.
 
-    Sizes are those that were found, and the manifest that was decided on names sizes: a file of another size shows.
+    A file of another size than the adapter's record says is not; nor is the manifest then the one that was decided on.
 
     Raises:
         EvidenceInvalid: there is no envelope that one of these keys signed.
@@ -112,11 +112,24 @@ def expected_files(outline: Outline, public_keys: Sequence[PublicKey]) -> tuple[
     )
     present = {entry.path.removeprefix(f"{bundle.EVIDENCE}/"): entry for entry in evidence}
     signed = statement.parse(verify(_read(outline.directory, bundle.ENVELOPE, present), public_keys))
+    recorded = _recorded_sizes(outline.directory, signed, present)
+    known = {path: digest for path, digest in signed.subjects.items() if outline.sizes.get(path) == recorded.get(path)}
     adapter = tuple(
-        FileDigest(path=path, sha256=signed.subjects.get(path, UNKNOWN), size=size)
-        for path, size in outline.sizes.items()
+        FileDigest(path=path, sha256=known.get(path, UNKNOWN), size=size) for path, size in outline.sizes.items()
     )
     return tuple(sorted((*evidence, *adapter), key=lambda entry: entry.path))
+
+
+def _recorded_sizes(directory: Path, signed: Statement, present: Mapping[str, FileDigest]) -> dict[str, int]:
+    """How large each file is by the adapter's record, if that is there and the one that was signed; else of none."""
+    entry = present.get(bundle.ADAPTER)
+    if entry is None or entry.sha256 != signed.evidence.get(bundle.ADAPTER):
+        return {}  # whoever examines it says so
+    try:
+        record = AdapterRecord.model_validate_json(_read(directory, bundle.ADAPTER, present))
+    except ValidationError:
+        return {}
+    return {file.path: file.size for file in record.files}
 
 
 def _as_signed(directory: Path, public_keys: Sequence[PublicKey], files: tuple[FileDigest, ...]) -> _Signed:
@@ -213,7 +226,7 @@ def _adapter(files: tuple[FileDigest, ...], signed: Statement) -> str:
     _same("adapter", {entry.path: entry.sha256 for entry in files}, signed.subjects)
     if manifest_digest(files) != signed.predicate.decision.manifest:
         raise EvidenceInvalid(
-            f"the adapter's manifest is {manifest_digest(files)}: the size of a file was changed",
+            f"the adapter's manifest is {manifest_digest(files)}",
             expected=f"{signed.predicate.decision.manifest}, which was decided on",
         )
     return f"{len(files)} files, exactly as signed"

@@ -10,13 +10,15 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
+from guardrail.registry.server.bodies import bounding
 from guardrail.registry.server.outside import database, own, require_outside
+from guardrail.registry.server.pacing import Asgi, Pacing, Receive, Scope, Send
 
 REPORT = "GUARDRAIL_REPORT"
 """Set by the launcher: the file in which a worker says why the gate is not active."""
@@ -28,11 +30,6 @@ MUTATIONS = frozenset({"mlflowSearchDatasets", "mlflowSearchRuns", "testMutation
 """GraphQL's mutations, which only search and echo; another one stops the server until somebody has looked at it."""
 _logger = logging.getLogger("guardrail.server")
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 def plain() -> Any:
     """MLflow's own application, gated: ASGI under uvicorn, WSGI under gunicorn."""
@@ -40,7 +37,7 @@ def plain() -> Any:
     if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn":
         from mlflow.server.fastapi_app import app
 
-        return closing(app)
+        return front(app)
     from mlflow.server import app as flask_app
 
     return flask_app
@@ -57,7 +54,7 @@ def basic_auth() -> Any:
     made = auth.create_app()
     allowed = {(f"/{PREFIX}/{route}", method): _whoever_is_known for route, method in USERS}
     auth.BEFORE_REQUEST_VALIDATORS.update(allowed)
-    return closing(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
+    return front(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
 
 
 def _users() -> None:
@@ -75,6 +72,11 @@ def _users() -> None:
 def _whoever_is_known() -> bool:
     """What the gate's routes take is signed, and what they give is for whoever may log in."""
     return True
+
+
+def front(app: Asgi) -> Asgi:
+    """The application as uvicorn serves it: what comes in is bounded, and what is refused is paced."""
+    return Pacing(closing(bounding(app)))
 
 
 def closing(app: Asgi) -> Asgi:

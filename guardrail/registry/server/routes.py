@@ -88,11 +88,12 @@ class Routes:
         return self._registrar.journal.statement(request.args.get("sha256", ""))
 
     def doctor(self) -> Health:
-        """Look at everything; one look at a time, because it reads every sealed byte."""
+        """Look at everything; one look at a time over all workers, because it reads every sealed byte."""
         if not self._looking.acquire(blocking=False):
             raise ServiceUnavailable("somebody is looking at everything already", next_step="try again later")
         try:
-            return examine_all(self._registrar)
+            with self._registrar.sealing().queues.looks.turn():
+                return examine_all(self._registrar)
         finally:
             self._looking.release()
 
