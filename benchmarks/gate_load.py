@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from inspect import signature
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
@@ -254,7 +255,8 @@ def measured(folder: Path, floods: list[str], megabytes: int, rounds: int) -> It
     """Each flood, and a promotion alone right before it: the registry grows meanwhile."""
     (folder / "server").mkdir()
     who = people(folder / "people")
-    with gated_server(folder / "server", Cell(), who, workers=WORKERS) as running:
+    paced = {"refusals": "1"} if "refusals" in signature(gated_server).parameters else {}  # the default
+    with gated_server(folder / "server", Cell(), who, workers=WORKERS, **paced) as running:
         world = World(running, who, folder / "adapters", megabytes)
         for _ in range(2):  # every worker has imported what it needs, and there is an old version
             world.promotion()

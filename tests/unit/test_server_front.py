@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from guardrail.errors import InvalidInput
 from guardrail.evidence.envelope import LARGEST
 from guardrail.registry.server.bodies import bounding
-from guardrail.registry.server.pacing import ADDRESSES, AT_ONCE, LONGEST, PER_SECOND, Pacing
+from guardrail.registry.server.pacing import ADDRESSES, AT_ONCE, LONGEST, PER_SECOND, RATE, UNCHANGED, Pacing, rate
 
 
 class Clock:
@@ -40,9 +41,9 @@ def answered(app: Any, method: str = "POST", path: str = "/", client: str = "10.
     return int(sent[0]["status"])
 
 
-def saying(status: int) -> Any:
+def saying(status: int, *headers: tuple[bytes, bytes]) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
     return app
@@ -50,7 +51,7 @@ def saying(status: int) -> Any:
 
 def paced(status: int) -> tuple[Pacing, Clock]:
     clock = Clock()
-    return Pacing(saying(status), lambda: clock.now, clock.sleep), clock
+    return Pacing(saying(status), PER_SECOND, lambda: clock.now, clock.sleep), clock
 
 
 def test_some_refusals_come_at_once_and_then_so_many_a_second_in_order() -> None:
@@ -97,6 +98,20 @@ def test_every_refusal_takes_its_place(method: str, status: int) -> None:
     app, clock = paced(status)
     answered(app, method)
     assert clock.waited == [0.0]
+
+
+def test_what_was_done_already_is_paced_though_it_is_answered() -> None:
+    clock = Clock()
+    assert answered(Pacing(saying(200, (UNCHANGED, b"1")), PER_SECOND, lambda: clock.now, clock.sleep)) == 200
+    assert clock.waited == [0.0]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "many", ""])
+def test_a_rate_that_is_none_starts_no_server(text: str) -> None:
+    assert rate({}) == PER_SECOND
+    assert rate({RATE: "2.5"}) == 2.5
+    with pytest.raises(InvalidInput, match=RATE):
+        rate({RATE: text})
 
 
 BOUNDED = [

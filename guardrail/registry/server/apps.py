@@ -18,7 +18,7 @@ from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
 from guardrail.registry.server.bodies import bounding
 from guardrail.registry.server.outside import database, own, require_outside
-from guardrail.registry.server.pacing import Asgi, Pacing, Receive, Scope, Send
+from guardrail.registry.server.pacing import Asgi, Pacing, Receive, Scope, Send, rate
 
 REPORT = "GUARDRAIL_REPORT"
 """Set by the launcher: the file in which a worker says why the gate is not active."""
@@ -76,7 +76,7 @@ def _whoever_is_known() -> bool:
 
 def front(app: Asgi) -> Asgi:
     """The application as uvicorn serves it: what comes in is bounded, and what is refused is paced."""
-    return Pacing(closing(bounding(app)))
+    return Pacing(closing(bounding(app)), rate(os.environ))
 
 
 def closing(app: Asgi) -> Asgi:
@@ -110,6 +110,7 @@ def install() -> None:
     from guardrail.registry.server.sealing import sealing
 
     config.require_off()
+    rate(os.environ)
     place = config.destination(os.environ.get(config.DESTINATION, ""))
     require_outside(place, own())
     places = sealing(place)

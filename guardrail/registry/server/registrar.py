@@ -30,6 +30,7 @@ from guardrail.registry.server import candidate, recording
 from guardrail.registry.server.admission import Admission, Court, admit, foresee, judge, protected_alias
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.journal import Journal
+from guardrail.registry.server.pacing import unchanged
 from guardrail.registry.server.recording import Kept
 from guardrail.registry.server.refusals import unproven
 from guardrail.registry.server.sealed import SealedTree, require_exact, sealed_digest
@@ -152,6 +153,8 @@ class Registrar:
         target = self.beneath.version(guarded.name, version)
         number, sealed = str(target.version), sealed_digest(str(target.source))  # the database takes "01" for 1
         there = self._stands_at(guarded.name, alias, number)
+        if there:
+            unchanged()
         with self._outlined(sealed) as outline:
             self._require_admitted(_evidence(outline), sealed)
             votes = self.journal.votes(_evidence(outline))
@@ -159,6 +162,7 @@ class Registrar:
         queues = self.sealing().queues
         with (queues.again if there else queues.work(guarded.name)).turn():
             if not there and self._stands_at(guarded.name, alias, number):
+                unchanged()
                 return  # whoever was before us has read every byte since we came, and moved it
             admission = self._whole(sealed, guarded, alias)
         with queues.decisions.turn():
@@ -227,6 +231,7 @@ class Registrar:
         self.judge(found, self.journal.votes(found.evidence)).require_approved()
         version = self._version_at(Kept.of(found), found.model)
         if version is not None:
+            unchanged()
             return version
         guarded = self.guarded_model(found.model)
         with self.sealing().queues.work(found.model).turn():

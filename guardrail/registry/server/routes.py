@@ -20,6 +20,7 @@ from guardrail.evidence.envelope import LARGEST
 from guardrail.records import Frozen
 from guardrail.registry.server import tickets
 from guardrail.registry.server.doctor import examine_all
+from guardrail.registry.server.pacing import unchanged
 from guardrail.registry.server.refusals import refusal
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.statements import Desk
@@ -78,8 +79,12 @@ class Routes:
 
     def submit(self) -> Submitted:
         """Take a statement."""
-        court = self._registrar.court()
-        return Desk(self._registrar.journal, self._registrar, court).take(_body(LARGEST))
+        court, journal = self._registrar.court(), self._registrar.journal
+        before = journal.head()
+        found = Desk(journal, self._registrar, court).take(_body(LARGEST))
+        if journal.head() == before:
+            unchanged()
+        return found
 
     def statement(self) -> bytes:
         """A statement again."""
