@@ -7,8 +7,9 @@
 
 It is found by the digest of the adapter's manifest (tag ``guardrail.candidate``): the newest that checks, or by the id
 that push gives. Whoever may write may give anything the tag, so all of them are looked at, the small files first, and
-of several with the same training statement the first that was there: a copy is always later than what it copies. Nothing that a registry gives back is believed: :func:`check` runs before anything is handed over and again
-after it was fetched.
+of several with the same training statement the first that was there: a copy is always later than what it copies.
+Nothing that a registry gives back is believed: :func:`check` runs before anything is handed over and again after it
+was fetched.
 Not covered: whose signatures the statements carry (the gated server asks), and ``run.json``, which the pipeline reads.
 """
 
