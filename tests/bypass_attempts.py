@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import bypass_load
 import bypass_moves as moves
 from bypass import EVIL, WEIGHTS
 from bypass_moves import FULL_WIDTH_P, PROXY, A, Move, ajax, api, client, encoded, make_version, upload_at
@@ -157,4 +158,6 @@ FEATURES = [
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
 ]  # fmt: skip
 
-ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES]
+LOAD = [through_proxy(name, move) for name, move in bypass_load.MOVES.items()]
+
+ATTEMPTS = [*REGISTRY, *ARTIFACTS, *BUCKET, *FEATURES, *LOAD]

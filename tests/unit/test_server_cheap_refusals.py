@@ -224,6 +224,22 @@ def test_what_was_admitted_before_is_its_version_and_is_not_read_again(gate: Par
     assert (again.version, read) == (first.version, [])
 
 
+def test_other_bytes_under_evidence_that_was_admitted_are_refused_whatever_their_size(
+    gate: Parts, read: list[str]
+) -> None:
+    made = bundle(gate, 62)
+    version: Any = proposed(gate, made)()
+    copy = replace(made, adapter_dir=shutil.copytree(made.adapter_dir, gate.folder / "bundles" / "copy"))
+    honest: Any = proposed(gate, copy)()
+    assert honest.version == version.version
+    weights = copy.adapter_dir / WEIGHTS
+    weights.write_bytes(bytes(weights.stat().st_size))
+    evil = replace(copy, adapter_dir=copy.adapter_dir.rename(gate.folder / "bundles" / "evil"))
+    with pytest.raises(GuardrailError, match="changed"):
+        proposed(gate, evil)()
+    assert len(gate.registrar.beneath.versions(MODEL)) == 3
+
+
 def test_a_vote_that_was_handed_in_before_is_answered_from_the_ledger(gate: Parts, read: list[str]) -> None:
     made = waits(gate)
     said, before = vote(made, gate.who.approvers[0].private), gate.registrar.journal.end()

@@ -100,12 +100,14 @@ class Registrar:
             foreseen = self._foreseen(outline, guarded)
         if given and dict(given) != _tags(foreseen, str(model.model_id)):
             raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
-        found = self._sealed_already(foreseen)
+        most, found = candidate.most_bytes(outline), self._sealed_already(foreseen)
         if found is None:
             with self.sealing().queues.work(guarded.name).turn():
                 found = self._sealed_already(foreseen)  # by whoever was before us
                 if found is None:
-                    return self._sealed(model, guarded, candidate.most_bytes(outline))
+                    return self._sealed(model, guarded, most)
+        if Kept.of(found).model_id != str(model.model_id):
+            self._require_same(model, guarded, most)
         return self._finished(found)
 
     def complete(self, found: Admitted) -> str:
@@ -225,6 +227,14 @@ class Registrar:
             still = judge(admission.examined, self.court(), guarded, votes)
             recording.note_admitted(self.journal, still, kept)
             return self._version(still, kept)
+
+    def _require_same(self, model: Any, guarded: GuardedModel, most: int) -> None:
+        """Another logged model under evidence that was admitted: read whole, for nothing new, so nobody waits for it."""
+        unchanged()
+        tree = self.sealing()
+        with tree.queues.again.turn(), tree.staging() as place:
+            candidate.fetch(model, place, most)
+            self._judged(place, guarded)
 
     def _finished(self, found: Admitted) -> Any:
         """The version of evidence that was admitted already: the one that is there, or made of what is sealed."""
