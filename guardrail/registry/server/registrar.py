@@ -229,7 +229,7 @@ class Registrar:
             return self._version(still, kept)
 
     def _require_same(self, model: Any, guarded: GuardedModel, most: int) -> None:
-        """Another logged model under evidence that was admitted: read whole, for nothing new, so nobody waits for it."""
+        """Another logged model under admitted evidence: read whole, for nothing new, so nobody waits for it."""
         unchanged()
         tree = self.sealing()
         with tree.queues.again.turn(), tree.staging() as place:
