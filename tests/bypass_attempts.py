@@ -9,6 +9,7 @@ from functools import partial
 
 import bypass_adapter
 import bypass_bases
+import bypass_load
 import bypass_moves as moves
 import bypass_state
 from bypass import EVIL, WEIGHTS
@@ -128,6 +129,7 @@ HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
 ADAPTERS = [Attempt(name, attack) for name, attack in bypass_adapter.MOVES.items()]
 BASES = [Attempt(name, move) for name, move in bypass_bases.MOVES.items()]
 STATE = [Attempt(name, move) for name, move in bypass_state.MOVES]
+LOAD = [through_proxy(name, move) for name, move in bypass_load.MOVES.items()]
 
 GROUPS = {
     "Registry, over `api`, `ajax-api` and MLflow's client": REGISTRY,
@@ -136,6 +138,7 @@ GROUPS = {
     "Adapters that are not what is measured, well signed": ADAPTERS,
     "Other bases than the pinned ones, and policies that promise less than the trust file asks, well signed": BASES,
     "Numbers, revocations and time": STATE,
+    "What keeps others out": LOAD,
     "The gate's experiment and what lies in it": HOSTILE,
     "Artifacts": ARTIFACTS,
     "Artifacts in a bucket": BUCKET,

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from gate_chains import proven
 from gated_servers import People, known, people
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from guardrail.errors import AwaitingApproval
 from guardrail.evidence.bundle import Bundle, write
@@ -61,6 +62,14 @@ class Parts:
             return str(self.registrar.propose(guarded, f"models:/{model_id}", {}).version)
         return ""
 
+    def reader(self, location: str) -> candidate.RepositoryReader:
+        """The files of a logged model, laid out when they are first read."""
+        place = self.folder / "logged" / location
+        if not place.exists():
+            place.mkdir(parents=True)
+            write(self.logged[location], place)
+        return candidate.RepositoryReader(LocalArtifactRepository(str(place)), "")
+
     def promote(self, bundle: Bundle) -> str:
         """The version that the alias points at now."""
         version = self.propose(bundle)
@@ -87,10 +96,11 @@ def parts(folder: Path, database: str = "") -> Iterator[Parts]:
         store = GatedStore(f"gated+{registry}")
         store.registrar.tree = DiskTree(folder / "sealed")
         made = Parts(folder, who, store)
-        patch.setattr(candidate, "fetch", lambda model, place: write(made.logged[model.model_id], place))
+        patch.setattr(candidate, "_reader", made.reader)
         yield made
         store.engine.dispose()
 
 
 def _logged_model(source: str) -> SimpleNamespace:
-    return SimpleNamespace(model_id=source.removeprefix("models:/"), source_run_id=None)
+    model_id = source.removeprefix("models:/")
+    return SimpleNamespace(model_id=model_id, source_run_id=None, artifact_location=model_id)

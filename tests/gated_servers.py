@@ -144,9 +144,10 @@ def bytes_of(directory: Path) -> dict[str, str]:
 
 
 def environment(
-    directory: Path, *, parts: bool = True, s3: S3 | None = None, default_permission: str = "READ"
-) -> dict[str, str]:
-    """What both servers inherit."""
+    directory: Path, *, parts: bool = True, s3: S3 | None = None, default_permission: str = "READ",
+    refusals: str = "1000",
+) -> dict[str, str]:  # fmt: skip
+    """What both servers inherit; so many ``refusals`` are answered in a second, where tests need not wait for them."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "GUARDRAIL_"))}
     paths = [str(plugin_path(directory, parts=parts)), str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     return {
@@ -158,6 +159,7 @@ def environment(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "for tests",
+        "GUARDRAIL_REFUSALS_PER_SECOND": refusals,
         "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory, default_permission)),
     }
 
@@ -171,6 +173,7 @@ def gated_server(
     *,
     workers: int = 1,
     default_permission: str = "READ",
+    refusals: str = "1000",
 ) -> Iterator[Running]:
     """``guardrail server``; artifacts in a bucket of ``s3``, or on the disk. Users have the default permission."""
     with database(directory, cell) as store:
@@ -183,7 +186,7 @@ def gated_server(
             "--port", str(port), "--workers", str(workers),
             "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
         ]  # fmt: skip
-        inherited = environment(directory, s3=s3, default_permission=default_permission)
+        inherited = environment(directory, s3=s3, default_permission=default_permission, refusals=refusals)
         with started(Command(arguments, inherited), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"

@@ -23,12 +23,15 @@ def command() -> None:
 def push(run_dir: Path, tracking_uri: str, artifact_location: str | None) -> None:
     """Store the run's adapter, records, ticket and statements as a logged model in MLflow, and print its digest.
 
-    The rows and everything else that holds texts stay here. It is no proposal: nothing is registered.
+    The rows and everything else that holds texts stay here. It is no proposal: nothing is registered. The id of the
+    logged model is printed to standard error: pull takes it, where others were put under the same digest.
     """
     from guardrail.pipeline.candidate import push_candidate
 
     now = datetime.now(UTC)
-    say(push_candidate(run_dir, tracking_uri=tracking_uri, now=now, artifact_location=artifact_location))
+    pushed = push_candidate(run_dir, tracking_uri=tracking_uri, now=now, artifact_location=artifact_location)
+    say(pushed.digest)
+    say(f"  candidate {pushed.model_id}", err=True)
 
 
 @command.command()
@@ -39,10 +42,14 @@ def push(run_dir: Path, tracking_uri: str, artifact_location: str | None) -> Non
 )
 @click.option("--base", default=None, help="Where the base is here.  [default: what the candidate names]")
 @options.REVISION
+@click.option(
+    "--candidate", "model_id", default=None, help="The id that push printed, where others were put under this digest."
+)
 @options.TRACKING_URI
 def pull(
-    digest: str, run_dir: Path, policy: str | None, base: str | None, revision: str | None, tracking_uri: str
-) -> None:
+    digest: str, run_dir: Path, policy: str | None, base: str | None, revision: str | None, model_id: str | None,
+    tracking_uri: str,
+) -> None:  # fmt: skip
     """Make the candidate with this DIGEST a run in a new directory, after checking all of it.
 
     Then: guardrail evaluate --gate URI --sign-key KEY, and guardrail promote. Whose signatures the statements carry is
@@ -53,8 +60,9 @@ def pull(
 
     own = find_policy(policy) if policy else None
     pulled = pull_candidate(
-        digest, run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC), policy=own, base=base, revision=revision
-    )
+        digest, run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC), policy=own, base=base, revision=revision,
+        model_id=model_id,
+    )  # fmt: skip
     ticket, adapter = pulled.candidate.ticket, pulled.candidate.adapter
     say(
         f"{adapter.method!r} on {adapter.rows} rows, for {ticket.model!r}@{ticket.alias} "

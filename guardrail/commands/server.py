@@ -48,7 +48,14 @@ from guardrail.commands import _options as options
     show_default=True,
     help="With or without MLflow's users and permissions.",
 )
-@click.option("--gunicorn", is_flag=True, help="Serve with gunicorn instead of uvicorn.")
+@click.option(
+    "--gunicorn",
+    is_flag=True,
+    help=(
+        "Serve with gunicorn instead of uvicorn: 32 requests a worker at once, so 32 slow clients for each worker stop "
+        "it (uvicorn waits for any number), and refusals are not paced."
+    ),
+)
 @click.option("--allowed-hosts", default=None, help="Host names that clients may use (as `mlflow server`).")
 def command(
     trust: Path,

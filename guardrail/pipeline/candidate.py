@@ -21,7 +21,7 @@ from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import LoadedPolicy
 from guardrail.records import AdapterRecord, DataReport
 from guardrail.registry import candidates
-from guardrail.registry.candidates import Candidate
+from guardrail.registry.candidates import Candidate, Pushed
 from guardrail.registry.verify import workplace
 
 
@@ -33,8 +33,8 @@ class Pulled:
     left_out: tuple[str, ...]
 
 
-def push_candidate(path: Path, *, tracking_uri: str, now: datetime, artifact_location: str | None = None) -> str:
-    """Hand on the adapter of the run at ``path`` with its ticket, records and statements; the digest that names it.
+def push_candidate(path: Path, *, tracking_uri: str, now: datetime, artifact_location: str | None = None) -> Pushed:
+    """Hand on the adapter of the run at ``path`` with its ticket, records and statements; what it is found by.
 
     Raises:
         EvidenceMissing: the run has no ticket, or a stage has not run or not signed.
@@ -60,7 +60,7 @@ def push_candidate(path: Path, *, tracking_uri: str, now: datetime, artifact_loc
 
 def pull_candidate(
     name: str, path: Path, *, tracking_uri: str, now: datetime, policy: LoadedPolicy | None = None,
-    base: str | None = None, revision: str | None = None,
+    base: str | None = None, revision: str | None = None, model_id: str | None = None,
 ) -> Pulled:  # fmt: skip
     """Make the candidate whose adapter has the digest ``name`` a run at ``path``.
 
@@ -72,6 +72,7 @@ def pull_candidate(
         policy: the evaluator's own copy of the policy, which must be the candidate's; suites lie relative to it.
         base: where the evaluator has the base, if not where the candidate says.
         revision: the commit of ``base``.
+        model_id: the logged model that is meant, where several say that they are this candidate.
 
     Raises:
         InvalidInput: the directory is not empty, or there is no such candidate.
@@ -84,7 +85,7 @@ def pull_candidate(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             fresh = Path(folder) / "run"
-            candidate = candidates.fetch(name, fresh, tracking_uri=tracking_uri, now=now)
+            candidate = candidates.fetch(name, fresh, tracking_uri=tracking_uri, now=now, model_id=model_id).candidate
             _require_same(candidate.policy, policy)
             given = _config(fresh)
             config = _local(given, str(policy.source if policy else path / candidates.POLICY), base, revision)

@@ -5,8 +5,11 @@
     adapter.json, train.dsse.json            the training stage's
     adapter/                                 the adapter's files
 
-It is found by the digest of the adapter's manifest (tag ``guardrail.candidate``): the newest that checks. Nothing that
-a registry gives back is believed: :func:`check` runs before anything is handed over and again after it was fetched.
+It is found by the digest of the adapter's manifest (tag ``guardrail.candidate``): the newest that checks, or by the id
+that push gives. Whoever may write may give anything the tag, so all of them are looked at, the small files first, and
+of several with the same training statement the first that was there: a copy is always later than what it copies.
+Nothing that a registry gives back is believed: :func:`check` runs before anything is handed over and again after it
+was fetched.
 Not covered: whose signatures the statements carry (the gated server asks), and ``run.json``, which the pipeline reads.
 """
 
@@ -25,7 +28,7 @@ from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, I
 from guardrail.evidence.binding import bound_of
 from guardrail.evidence.bundle import adapter_files, stage_file
 from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
-from guardrail.evidence.envelope import LARGEST
+from guardrail.evidence.envelope import LARGEST, unverified_payload
 from guardrail.evidence.stated import Expected, differs
 from guardrail.evidence.tickets import Ticket
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
@@ -35,7 +38,7 @@ from guardrail.registry.adapter_config import require_fitting
 from guardrail.registry.location import Destinations, destinations
 from guardrail.registry.model import upload
 from guardrail.registry.pull import pull, require_free
-from guardrail.registry.reader import MODEL_SOURCE, Reader, download
+from guardrail.registry.reader import MODEL_SOURCE, Reader, download, walk
 from guardrail.registry.store import client
 from guardrail.registry.tags import PREFIX
 from guardrail.registry.verify import reader, workplace
@@ -45,8 +48,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "guardrail"
 TAG = PREFIX + "candidate"
-MOST = 10
-"""So many are looked at before a name is given up."""
+MOST = 1000
+"""So many are looked at under one name; more are given up, and the one that is meant must be named by its id."""
 POLICY, CONFIG, TICKET, DATA, ADAPTER, FOLDER = (
     "policy.yaml", "run.json", "ticket.json", "data-report.json", "adapter.json", "adapter",
 )  # fmt: skip
@@ -58,13 +61,34 @@ AnyFrozen = TypeVar("AnyFrozen", bound=Frozen)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate's directory whose parts belong together; ``carried`` is the digest of all of its files."""
+    """A candidate's directory whose parts belong together.
+
+    ``carried`` is the digest of all of its files, ``trained`` that of what the training stage stated: it binds all else
+    but ``run.json``.
+    """
 
     policy: LoadedPolicy
     ticket: Ticket
     data: DataReport
     adapter: AdapterRecord
     carried: str
+    trained: str
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A candidate in MLflow: the digest that it is found by, and the id of its logged model."""
+
+    digest: str
+    model_id: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A candidate that checks, and the logged model that it came from."""
+
+    candidate: Candidate
+    model_id: str
 
 
 def check(directory: Path, now: datetime) -> Candidate:
@@ -75,18 +99,25 @@ def check(directory: Path, now: datetime) -> Candidate:
         EvidenceInvalid: a file too many, unreadable or too large, or the parts do not belong together.
         InvalidInput: the policy cannot be read.
     """
+    return _checked(directory, now, adapter_files(directory / FOLDER))
+
+
+def _checked(directory: Path, now: datetime, adapters: tuple[FileDigest, ...] | None) -> Candidate:
+    """The same, where the adapter's manifest is ``adapters``; None: where it is as recorded, whatever lies there."""
     files = _files(directory)
     policy = load_policy_bytes((directory / POLICY).read_bytes(), POLICY)
     ticket, data = _read(directory, TICKET, Ticket), _read(directory, DATA, DataReport)
     adapter = _read(directory, ADAPTER, AdapterRecord)
-    _require_bound(policy, ticket, data, adapter, adapter_files(directory / FOLDER))
-    require_fitting(directory / FOLDER, adapter.base, (file.path for file in adapter.files))
+    _require_bound(policy, ticket, data, adapter, adapter.files if adapters is None else adapters)
+    if adapters is not None:
+        require_fitting(directory / FOLDER, adapter.base, (file.path for file in adapter.files))
     _require_stated(directory, policy, ticket, data, adapter, now)
-    return Candidate(policy, ticket, data, adapter, manifest_digest((*files, *adapter.files)))
+    trained = sha256(unverified_payload((directory / TRAIN_SIGNED).read_bytes()))
+    return Candidate(policy, ticket, data, adapter, manifest_digest((*files, *adapter.files)), trained)
 
 
-def push(directory: Path, *, tracking_uri: str, now: datetime, artifact_location: str | None = None) -> str:
-    """Store the candidate in ``directory``, unless it is what :func:`fetch` gives already; the digest that names it.
+def push(directory: Path, *, tracking_uri: str, now: datetime, artifact_location: str | None = None) -> Pushed:
+    """Store the candidate in ``directory``, unless it is what :func:`fetch` gives already; what it is found by.
 
     Args:
         directory: the candidate.
@@ -100,19 +131,29 @@ def push(directory: Path, *, tracking_uri: str, now: datetime, artifact_location
     """
     candidate = check(directory, now)
     name = candidate.adapter.manifest
-    if _carried(name, tracking_uri, now) != candidate.carried:
-        to = destinations(tracking_uri, artifact_location)
-        with client(tracking_uri, write=True, also=(to.named,)) as opened:
-            experiment_id = runs.experiment(opened, tracking_uri, EXPERIMENT)
-            runs.require_destination(opened, experiment_id, to)
-            _store(opened, experiment_id, name, directory, to)
-    return name
+    found = _given(name, tracking_uri, now)
+    if found is not None and found.candidate.carried == candidate.carried:
+        return Pushed(name, found.model_id)
+    to = destinations(tracking_uri, artifact_location)
+    with client(tracking_uri, write=True, also=(to.named,)) as opened:
+        experiment_id = runs.experiment(opened, tracking_uri, EXPERIMENT)
+        runs.require_destination(opened, experiment_id, to)
+        return Pushed(name, _store(opened, experiment_id, name, directory, to))
 
 
-def fetch(name: str, directory: Path, *, tracking_uri: str, now: datetime) -> Candidate:
+def fetch(
+    name: str, directory: Path, *, tracking_uri: str, now: datetime, model_id: str | None = None
+) -> Fetched:  # fmt: skip
     """Make ``directory`` the newest candidate whose adapter has this digest and that checks.
 
     Whoever may write to MLflow may give anything the tag, so what does not check is passed over.
+
+    Args:
+        name: the digest of the adapter's manifest.
+        directory: where it is to be; not there before.
+        tracking_uri: the MLflow server or store.
+        now: the time, in UTC.
+        model_id: the logged model that is meant, as push gives it; only that one is looked at.
 
     Raises:
         InvalidInput: the name is no digest, there is no such candidate, or the directory is there already.
@@ -121,14 +162,13 @@ def fetch(name: str, directory: Path, *, tracking_uri: str, now: datetime) -> Ca
     """
     if not SHA256.fullmatch(name):
         raise InvalidInput(f"{name!a} is no digest", expected="64 hexadecimal digits, as candidate push prints them")
+    if model_id is not None and not MODEL_SOURCE.fullmatch(f"models:/{model_id}"):
+        raise InvalidInput(f"{model_id!a} is no logged model", expected="m-…, as candidate push prints it")
     require_free(directory)
-    with client(tracking_uri, write=False) as opened:
-        found = _newest(opened, name)
-    if not found:
-        raise InvalidInput(f"there is no candidate {name}", next_step="guardrail candidate push --run DIR")
-    for model_id in found:
+    found = [model_id] if model_id is not None else _in_order(name, tracking_uri, now)
+    for one in found:
         try:
-            return pull(directory, partial(_fetched, name, model_id, tracking_uri, now))
+            return Fetched(pull(directory, partial(_fetched, name, one, tracking_uri, now)), one)
         except ServiceUnavailable:  # an older one must not stand in for one that could not be read
             raise
         except GuardrailError as failed:
@@ -138,54 +178,103 @@ def fetch(name: str, directory: Path, *, tracking_uri: str, now: datetime) -> Ca
 
 def _fetched(name: str, model_id: str, tracking_uri: str, now: datetime, place: Path) -> Candidate:
     with reader(tracking_uri) as source:
-        download(source, model_id, place, _most(source, model_id, name))
-    candidate = check(place, now)
-    if candidate.adapter.manifest != name:
-        raise EvidenceInvalid(f"the candidate holds the adapter {candidate.adapter.manifest}", expected=name)
-    return candidate
+        download(source, model_id, place, _most(_glance(source, model_id, name, now)))
+    return check(place, now)
 
 
-def _most(source: Reader, model_id: str, name: str) -> int:
-    """The most bytes that a candidate of this name has: the digest is also that of its files' sizes."""
-    if ADAPTER not in {entry.path for entry in source.listing(model_id, "")}:
-        raise EvidenceMissing(f"the candidate holds no {ADAPTER}", expected=", ".join((*FILES, FOLDER)))
+def _in_order(name: str, tracking_uri: str, now: datetime) -> list[str]:
+    """Every candidate of this name whose small files hold: those that were pushed last first, copies last.
+
+    Raises:
+        InvalidInput: there is no candidate of this name.
+        GuardrailError: what is wrong with the newest, where none holds.
+    """
+    with client(tracking_uri, write=False) as opened:
+        listed = _listed(opened, name)
+    if not listed:
+        raise InvalidInput(f"there is no candidate {name}", next_step="guardrail candidate push --run DIR")
+    alike: dict[str, list[str]] = {}
+    wrong: GuardrailError | None = None
+    with reader(tracking_uri) as source:
+        for model_id in listed:
+            try:
+                trained = _glance(source, model_id, name, now).trained
+                alike[trained] = [*alike.pop(trained, []), model_id]
+            except ServiceUnavailable:
+                raise
+            except GuardrailError as error:
+                wrong = error
+    if not alike and wrong is not None:
+        raise wrong
+    return [model_id for models in reversed(alike.values()) for model_id in models]
+
+
+def _glance(source: Reader, model_id: str, name: str, now: datetime) -> Candidate:
+    """What a candidate says of itself, checked without its adapter's files, of which only names and sizes are asked."""
     with workplace() as place:
-        source.fetch(model_id, ADAPTER, place / ADAPTER, LARGEST)
-        files = _read(place, ADAPTER, AdapterRecord).files
-    if manifest_digest(files) != name:
-        raise EvidenceInvalid(f"the candidate's record is of the adapter {manifest_digest(files)}", expected=name)
-    return sum(file.size for file in files) + len(FILES) * LARGEST
+        present = {entry.path for entry in source.listing(model_id, "")}
+        if missing := sorted({*FILES, FOLDER} - present):
+            raise EvidenceMissing(f"the candidate holds no {missing[0]}", expected=", ".join((*FILES, FOLDER)))
+        for file in FILES:
+            source.fetch(model_id, file, place / file, LARGEST)
+        (place / FOLDER).mkdir()
+        found = _checked(place, now, None)
+    if found.adapter.manifest != name:
+        raise EvidenceInvalid(f"the candidate holds the adapter {found.adapter.manifest}", expected=name)
+    sizes = {f"{FOLDER}/{file.path}": file.size for file in found.adapter.files}
+    there = {entry.path: entry.size for entry in walk(source, model_id, FOLDER)}
+    if there != sizes:
+        raise EvidenceInvalid("the adapter's files have other names or sizes than recorded", expected="those recorded")
+    return found
 
 
-def _carried(name: str, tracking_uri: str, now: datetime) -> str | None:
-    """The digest of all files of the candidate that whoever fetches this name is given, if any is."""
+def _most(candidate: Candidate) -> int:
+    """The most bytes that a candidate has: the digest that names it is also that of its files' sizes."""
+    return sum(file.size for file in candidate.adapter.files) + len(FILES) * LARGEST
+
+
+def _given(name: str, tracking_uri: str, now: datetime) -> Fetched | None:
+    """The candidate that whoever fetches this name is given, if any is."""
     try:
         with workplace() as place:
-            return fetch(name, place / "candidate", tracking_uri=tracking_uri, now=now).carried
+            return fetch(name, place / "candidate", tracking_uri=tracking_uri, now=now)
     except GuardrailError:
         return None
 
 
-def _store(opened: MlflowClient, experiment_id: str, name: str, directory: Path, to: Destinations) -> None:
+def _store(opened: MlflowClient, experiment_id: str, name: str, directory: Path, to: Destinations) -> str:
     model = opened.create_logged_model(
         experiment_id, name=f"adapter-{name[:12]}", tags={TAG: name}, model_type="candidate"
     )
     upload(opened, model.model_id, directory, to)
     opened.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
 
 
-def _newest(opened: MlflowClient, name: str) -> list[str]:
-    """The complete logged models with this tag, newest first; a push that nobody finds among these is made again."""
+def _listed(opened: MlflowClient, name: str) -> list[str]:
+    """The complete logged models with this tag, oldest first.
+
+    Raises:
+        InvalidInput: there are more than anybody looks at.
+    """
     experiment = opened.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        return []
-    found = opened.search_logged_models(
-        [str(experiment.experiment_id)],
-        f"tags.`{TAG}` = '{name}'",
-        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
-    )
-    ready = [str(model.model_id) for model in found if str(model.status) == "READY"]
-    return [model_id for model_id in ready if MODEL_SOURCE.fullmatch(f"models:/{model_id}")][:MOST]
+    found: list[str] = []
+    token: str | None = "" if experiment is not None else None
+    while token is not None and len(found) <= MOST:
+        page = opened.search_logged_models(
+            [str(experiment.experiment_id)],
+            f"tags.`{TAG}` = '{name}'",
+            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
+            page_token=token or None,
+        )
+        found += [str(model.model_id) for model in page if str(model.status) == "READY"]
+        token = page.token or None
+    if len(found) > MOST:
+        raise InvalidInput(
+            f"more than {MOST} logged models call themselves the candidate {name}", expected="the one that is meant",
+            next_step="guardrail candidate pull --candidate with the id that push printed",
+        )  # fmt: skip
+    return [model_id for model_id in found if MODEL_SOURCE.fullmatch(f"models:/{model_id}")]
 
 
 def _files(directory: Path) -> tuple[FileDigest, ...]:

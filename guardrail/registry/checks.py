@@ -8,7 +8,7 @@ from the records, never believed. Not covered: the registry's own claims (``veri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,8 @@ from guardrail.records import (
 from guardrail.registry.adapter_config import require_fitting
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+UNKNOWN = "0" * 64
+"""Stands for the digest of a file that was neither read nor signed; nothing has it."""
 
 
 class Check(Frozen):
@@ -72,6 +74,17 @@ class Examined:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What is known of a directory before the adapter's own files are read: the evidence, and how large the others are.
+
+    ``directory`` holds at least ``evidence/``; ``sizes`` maps the path of every other file to its bytes.
+    """
+
+    directory: Path
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class _Signed:
     """Files that are those of a statement which somebody known signed."""
 
@@ -82,17 +95,53 @@ class _Signed:
     checks: tuple[Check, ...]
 
 
-def as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> bool:
-    """Whether a directory holds exactly the files that one of these keys signed, whatever they say."""
+def as_signed(directory: Path, public_keys: Sequence[PublicKey], files: tuple[FileDigest, ...] | None = None) -> bool:
+    """Whether a directory holds exactly the files that one of these keys signed, whatever they say.
+
+    ``files`` is its manifest, where that is known.
+    """
     try:
-        _as_signed(directory, public_keys)
+        _as_signed(directory, public_keys, manifest(directory) if files is None else files)
     except GuardrailError:
         return False
     return True
 
 
-def _as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> _Signed:
-    files = manifest(directory)
+def expected_files(outline: Outline, public_keys: Sequence[PublicKey]) -> tuple[FileDigest, ...]:
+    """The manifest of an outlined directory, if every file that was not read is the one that was signed.
+
+    A file of another size than the adapter's record says is not; nor is the manifest then the one that was decided on.
+
+    Raises:
+        EvidenceInvalid: there is no envelope that one of these keys signed.
+    """
+    evidence = tuple(
+        entry.model_copy(update={"path": f"{bundle.EVIDENCE}/{entry.path}"})
+        for entry in manifest(outline.directory / bundle.EVIDENCE)
+    )
+    present = {entry.path.removeprefix(f"{bundle.EVIDENCE}/"): entry for entry in evidence}
+    signed = statement.parse(verify(_read(outline.directory, bundle.ENVELOPE, present), public_keys))
+    recorded = _recorded_sizes(outline.directory, signed, present)
+    known = {path: digest for path, digest in signed.subjects.items() if outline.sizes.get(path) == recorded.get(path)}
+    adapter = tuple(
+        FileDigest(path=path, sha256=known.get(path, UNKNOWN), size=size) for path, size in outline.sizes.items()
+    )
+    return tuple(sorted((*evidence, *adapter), key=lambda entry: entry.path))
+
+
+def _recorded_sizes(directory: Path, signed: Statement, present: Mapping[str, FileDigest]) -> dict[str, int]:
+    """How large each file is by the adapter's record, if that is there and the one that was signed; else of none."""
+    entry = present.get(bundle.ADAPTER)
+    if entry is None or entry.sha256 != signed.evidence.get(bundle.ADAPTER):
+        return {}  # whoever examines it says so
+    try:
+        record = AdapterRecord.model_validate_json(_read(directory, bundle.ADAPTER, present))
+    except ValidationError:
+        return {}
+    return {file.path: file.size for file in record.files}
+
+
+def _as_signed(directory: Path, public_keys: Sequence[PublicKey], files: tuple[FileDigest, ...]) -> _Signed:
     inside = f"{bundle.EVIDENCE}/"
     evidence = {e.path.removeprefix(inside): e for e in files if e.path.startswith(inside)}
     adapter = tuple(entry for entry in files if not entry.path.startswith(inside))
@@ -106,13 +155,29 @@ def _as_signed(directory: Path, public_keys: Sequence[PublicKey]) -> _Signed:
     return _Signed(envelope, signed, files, evidence, checks)
 
 
-def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
-    """Check an adapter and the evidence beside it against each other.
+def examine(directory: Path, public_keys: Sequence[PublicKey], files: tuple[FileDigest, ...] | None = None) -> Examined:
+    """Check an adapter and the evidence beside it against each other; ``files`` is the manifest, where it was made.
 
     Raises:
         EvidenceInvalid: the first thing that does not hold.
     """
-    found = _as_signed(directory, public_keys)
+    found = _as_signed(directory, public_keys, manifest(directory) if files is None else files)
+    examined = _examined(directory, found)
+    fitting = _ok("configuration", require_fitting(directory, examined.decision.base, found.statement.subjects))
+    return replace(examined, checks=(*examined.checks, fitting))
+
+
+def examine_outline(outline: Outline, public_keys: Sequence[PublicKey]) -> Examined:
+    """What :func:`examine` would find if the adapter's own files are as signed: enough to refuse, never to admit.
+
+    Raises:
+        EvidenceInvalid: the first thing that does not hold whatever those files contain.
+    """
+    files = expected_files(outline, public_keys)
+    return _examined(outline.directory, _as_signed(outline.directory, public_keys, files))
+
+
+def _examined(directory: Path, found: _Signed) -> Examined:
     envelope, signed, evidence, checks = found.envelope, found.statement, found.evidence, [*found.checks]
     raw = {name: _read(directory, name, evidence) for name in signed.evidence}
     decision = signed.predicate.decision
@@ -126,7 +191,6 @@ def examine(directory: Path, public_keys: Sequence[PublicKey]) -> Examined:
     checks += [
         _ok("records", "data, adapter and evaluation are those the decision names"),
         _ok("decision", _decided_again(policy, records, decision, stages)),
-        _ok("configuration", require_fitting(directory, decision.base, signed.subjects)),
     ]
     return Examined(
         decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files,

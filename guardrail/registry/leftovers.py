@@ -1,12 +1,13 @@
 """Whether what an earlier promotion left in MLflow can be gone on with: it was found by a tag, which proves nothing.
 
 Whoever may write to MLflow can log anything under the digest of evidence, finished or not, before it is promoted.
-So the files are compared with those that are to be stored. Not covered: metrics, descriptions and other tags.
+So the files are compared with those that are to be stored, and what cannot be read is not gone on with.
+Not covered: metrics, descriptions and other tags.
 """
 
 from __future__ import annotations
 
-from guardrail.errors import EvidenceInvalid
+from guardrail.errors import GuardrailError
 from guardrail.evidence.digest import manifest
 from guardrail.records import FileDigest
 from guardrail.registry.reader import Files, download, walk
@@ -17,7 +18,13 @@ MOST = 10
 
 
 def usable(source: Files, root: str, ours: tuple[FileDigest, ...], *, finished: bool) -> bool:
-    """Whether the files at ``root`` are ``ours``: all of them if it is finished, else as far as they are there."""
+    """Whether the files at ``root`` are ``ours``: all of them if it is finished, else as far as they are there.
+
+    Whatever goes wrong with a leftover, it is somebody's who may not have wanted us to go on: a new one is made then,
+    and where MLflow itself does not work, that says so.
+    """
+    from mlflow.exceptions import MlflowException
+
     sizes = {entry.path: entry.size for entry in ours}
     try:
         found = {entry.path: entry.size for entry in walk(source, root)}
@@ -28,5 +35,5 @@ def usable(source: Files, root: str, ours: tuple[FileDigest, ...], *, finished: 
         with workplace() as place:
             download(source, root, place, sum(sizes.values()))
             return manifest(place) == ours
-    except EvidenceInvalid:
+    except (GuardrailError, MlflowException, OSError):
         return False

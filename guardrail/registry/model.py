@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guardrail.errors import EvidenceInvalid
 from guardrail.registry.checks import Examined
 from guardrail.registry.leftovers import MOST, usable
+from guardrail.registry.local_reader import LocalReader
 from guardrail.registry.location import Destinations
-from guardrail.registry.reader import SEALED_SOURCE, Files
+from guardrail.registry.reader import SEALED_SOURCE, Files, Spec
 from guardrail.registry.tags import EVIDENCE, MODEL_ID, tags
+from guardrail.registry.verify import require_ours
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,9 +39,26 @@ def ensure_registered(client: MlflowClient, name: str) -> None:
 
 
 def find_version(client: MlflowClient, name: str, examined: Examined) -> str | None:
-    """The earliest version that says it carries this evidence; the caller verifies that it does."""
+    """The earliest version that carries this evidence: of exactly its tags and files, whoever made it.
+
+    Where MLflow has no gate, anybody may give a version the tag; one that does not fit is passed over.
+    """
     found = client.search_model_versions(f"name = '{name}' and tags.`{EVIDENCE}` = '{examined.evidence_sha256}'")
-    return min((str(version.version) for version in found), key=int, default=None)
+    source = LocalReader(client)
+    for version in sorted({str(one.version) for one in found}, key=int):
+        if _carries(source, Spec(name=name, version=version), examined):
+            return version
+    return None
+
+
+def _carries(source: LocalReader, spec: Spec, examined: Examined) -> bool:
+    """Whether a version says what it should, which costs nothing to ask, and its files are those."""
+    try:
+        stored = source.version(spec)
+        require_ours(spec, stored, examined)
+        return usable(source, stored.root, examined.files, finished=True)
+    except EvidenceInvalid:
+        return False
 
 
 def find_or_start(

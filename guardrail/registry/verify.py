@@ -132,6 +132,16 @@ def judge(
     return Verified(stored, examined, _verification(spec, stored, examined, checks))
 
 
+def require_ours(spec: Spec, stored: StoredVersion, examined: Examined) -> None:
+    """What a registry says of a version is what it must say where it carries this evidence; no file is read.
+
+    Raises:
+        EvidenceInvalid: it is not.
+    """
+    _target(spec, stored, examined)
+    _tags(stored, examined)
+
+
 def fetched(directory: Path, source: Reader, stored: StoredVersion, public_keys: Sequence[PublicKey]) -> Examined:
     """Every file of the version, and what its evidence says: whole and signed, but perhaps expired or for another name.
 

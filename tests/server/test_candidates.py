@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from signed_runs import base, held_ticket, policy, record, records, signed, started, tell
@@ -53,7 +53,7 @@ def name(trained: Run, uri: str) -> str:
 
 
 def push(run: Run, uri: str) -> str:
-    return push_candidate(run.path, tracking_uri=uri, now=NOW)
+    return push_candidate(run.path, tracking_uri=uri, now=NOW).digest
 
 
 def pull(name: str, path: Path, uri: str, policy_text: bytes = b"") -> Pulled:
@@ -272,17 +272,71 @@ def test_what_was_put_over_a_candidate_keeps_nobody_from_it(trained: Run, name: 
     assert [path.name for path in (tmp_path / "place").iterdir()] == ["pulled"]
 
 
-def test_pushing_again_leads_to_a_candidate_that_more_was_put_over_than_is_looked_at(
-    trained: Run, name: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("case", ["nothing", "another size", "the adapter changed", "the record of another adapter"])
+def test_however_many_were_put_over_a_candidate_it_is_found(trained: Run, name: str, tmp_path: Path, case: str) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert push(trained, uri) == name
-    for number in range(candidates.MOST):
-        plant(uri, name, lambda _: None, tmp_path / f"junk {number}")
-    with pytest.raises(EvidenceMissing, match=r"holds no adapter\.json"):
-        pull(name, tmp_path / "pulled", uri)
-    assert push(trained, uri) == name
+    spoil = {**PLANTED, "another size": lambda d: (d / WEIGHTS).write_bytes(b"x")}.get(case)
+    for number in range(12):
+        plant(uri, name, spoiled(trained, name, spoil) if spoil else lambda _: None, tmp_path / f"junk {number}")
     assert pull(name, tmp_path / "pulled", uri).candidate.adapter.manifest == name
+    with client(uri, write=False) as opened:
+        before = len(models(opened))
+    assert push(trained, uri) == name
+    with client(uri, write=False) as opened:
+        assert len(models(opened)) == before, "what is there is not stored again"
+
+
+def test_of_copies_with_other_weights_the_first_is_fetched_and_no_other(
+    trained: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, fetched = f"sqlite:///{tmp_path / 'mlflow.db'}", list[str]()
+    pushed = push_candidate(trained.path, tracking_uri=uri, now=NOW)
+    for number in range(3):
+        copy = spoiled(trained, name, PLANTED["the adapter changed"])
+        plant(uri, name, copy, tmp_path / f"junk {number}")
+    whole = candidates._fetched
+
+    def watched(name: str, model_id: str, *more: Any) -> Any:
+        fetched.append(model_id)
+        return whole(name, model_id, *more)
+
+    monkeypatch.setattr(candidates, "_fetched", watched)
+    pull(name, tmp_path / "pulled", uri)
+    assert fetched == [pushed.model_id]
+
+
+def test_the_candidate_that_is_meant_can_be_named_by_its_id(trained: Run, name: str, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    pushed = push_candidate(trained.path, tracking_uri=uri, now=NOW)
+    other = Run(shutil.copytree(trained.path, tmp_path / "other"))
+    again = started(tmp_path / "again", attempt=4)
+    shutil.copyfile(again.path / TICKET, other.path / TICKET)
+    for stage in ("data", "train"):
+        (other.path / stage_file(stage)).unlink(missing_ok=True)
+        sign_stage(other, stage, key("train"), NOW)
+    push(other, uri)
+    given: dict[str, Any] = {"tracking_uri": uri, "now": NOW}
+    assert pull_candidate(name, tmp_path / "a", **given).candidate.ticket == held_ticket(other)
+    meant = pull_candidate(name, tmp_path / "b", model_id=pushed.model_id, **given)
+    assert meant.candidate.ticket == held_ticket(trained)
+    for wrong in ("m-0", "../x", "x", ""):
+        with pytest.raises(GuardrailError):
+            pull_candidate(name, tmp_path / "c", model_id=wrong, **given)
+
+
+def test_more_than_anybody_looks_at_ask_for_the_id(
+    trained: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    pushed = push_candidate(trained.path, tracking_uri=uri, now=NOW)
+    monkeypatch.setattr(candidates, "MOST", 2)
+    for number in range(2):
+        plant(uri, name, lambda _: None, tmp_path / f"junk {number}")
+    with pytest.raises(InvalidInput, match="--candidate"):
+        pull(name, tmp_path / "pulled", uri)
+    given: dict[str, Any] = {"tracking_uri": uri, "now": NOW, "model_id": pushed.model_id}
+    assert pull_candidate(name, tmp_path / "pulled", **given).candidate.adapter.manifest == name
 
 
 def test_pushing_again_leads_to_this_candidate_where_another_of_the_same_adapter_is_newer(

@@ -85,7 +85,7 @@ def test_nothing_is_sent_before_every_stage_has_signed(opened: Gate, tmp_path: P
 
 def test_a_candidate_goes_through_a_server_as_through_a_store(server: Server, tmp_path: Path) -> None:
     run = signed(started(tmp_path / "run"), "data", "train")
-    name = push_candidate(run.path, tracking_uri=server.uri, now=NOW)
+    name = push_candidate(run.path, tracking_uri=server.uri, now=NOW).digest
     pulled = pull_candidate(name, tmp_path / "pulled", tracking_uri=server.uri, now=NOW)
     assert pulled.candidate.adapter.manifest == name
     assert Run(tmp_path / "pulled").require("adapter", AdapterRecord) == pulled.candidate.adapter

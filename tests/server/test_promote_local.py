@@ -21,6 +21,7 @@ from guardrail.records import RegistryRecord, Verdict
 from guardrail.registry.experiment import experiment
 from guardrail.registry.promote import STEPS, promote
 from guardrail.registry.store import client, probe
+from guardrail.registry.tags import tags
 from guardrail.registry.verify import verify
 
 if TYPE_CHECKING:
@@ -184,6 +185,37 @@ def test_what_was_logged_before_under_the_evidences_digest_is_in_nobodys_way(
     assert stored == {name: len(data) for name, data in sent.items()}
     assert (first.version, first.alias) == ("1", "production")
     assert verify(f"{model}/1", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "1"
+
+
+PLANTED: dict[str, dict[str, str]] = {
+    "the evidence's tag alone": {},
+    "all tags": {"all": "yes"},
+    "all tags and another model id": {"all": "yes", "guardrail.model_id": "m-0"},
+    "all tags, and one more": {"all": "yes", "guardrail.more": "x"},
+    "all tags, but another verdict": {"all": "yes", "guardrail.verdict": "FAILED"},
+}
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_a_version_that_somebody_planted_under_the_evidences_digest_stops_nobody(
+    tmp_path: Path, key: PrivateKey, uri: str, model: str, opened: MlflowClient, case: str
+) -> None:
+    bundle = sealed(tmp_path / "a", key, model=model)
+    planted = dict(PLANTED[case])
+    ours = tags(bundle.decision, bundle.evidence_sha256, (keys.public_of(key).keyid,)) if planted.pop("all", "") else {}
+    experiment(opened, uri, "guardrail")
+    found = opened.get_experiment_by_name("guardrail")
+    assert found is not None
+    junk_model = opened.create_logged_model(found.experiment_id, name="junk")
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "adapter_model.safetensors").write_bytes(b"junk")
+    opened.log_model_artifacts(junk_model.model_id, str(tmp_path / "junk"))
+    opened.finalize_logged_model(junk_model.model_id, "READY")
+    opened.create_registered_model(model)
+    said = {"guardrail.evidence_sha256": bundle.evidence_sha256, "guardrail.model_id": junk_model.model_id}
+    opened.create_model_version(model, f"models:/{junk_model.model_id}", tags={**said, **ours, **planted})
+    assert [go(bundle, uri, key).version for _ in range(2)] == ["2", "2"]
+    assert verify(f"{model}@production", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "2"
 
 
 def assert_nothing_unproven(opened: MlflowClient, model: str, uri: str, key: PrivateKey) -> None:

@@ -20,7 +20,7 @@ from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.trust import add_trust_signature
 from guardrail.registry.server import apps, settings
 from guardrail.registry.server.apps import closing
-from guardrail.registry.server.launch import Launch, check, command, environment
+from guardrail.registry.server.launch import THREADS, Launch, check, command, environment
 from guardrail.registry.server.settings import MUST_BE_OFF, destination, require_off
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -53,7 +53,8 @@ def test_the_registry_is_gated_and_the_backend_plain(launch: Launch) -> None:
 def test_basic_auth_and_gunicorn_are_options(launch: Launch) -> None:
     line = " ".join(command(replace(launch, auth="basic-auth", gunicorn=True)))
     assert "--app-name guardrail-basic-auth" in line
-    assert "--gunicorn-opts" in line
+    assert f"--worker-class gthread --threads {THREADS}" in line
+    assert "--gunicorn-opts" not in command(launch)
 
 
 def test_what_goes_around_the_gate_is_off_whatever_was_inherited(launch: Launch) -> None:

@@ -7,10 +7,10 @@ writing it down (``recording.py``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.binding import require_bound
@@ -20,8 +20,8 @@ from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.stages import parse
 from guardrail.evidence.tickets import LIFETIME
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
-from guardrail.records import Decision
-from guardrail.registry.checks import Examined, admissible, examine
+from guardrail.records import Decision, FileDigest
+from guardrail.registry.checks import Examined, Outline, admissible, examine, examine_outline
 from guardrail.registry.promised import require_promised
 from guardrail.registry.server.state import State
 
@@ -56,8 +56,9 @@ class Court:
 
 
 def admit(
-    directory: Path, court: Court, guarded: GuardedModel, votes: Sequence[bytes] = (), alias: str | None = None
-) -> Admission:
+    directory: Path, court: Court, guarded: GuardedModel, votes: Sequence[bytes] = (), alias: str | None = None,
+    files: tuple[FileDigest, ...] | None = None,
+) -> Admission:  # fmt: skip
     """What the evidence in ``directory`` says, if it admits the adapter to ``guarded`` (and to ``alias``).
 
     Args:
@@ -66,14 +67,49 @@ def admit(
         guarded: the model that it is proposed for.
         votes: the approvals and rejections that were handed in about this evidence.
         alias: the alias that is to move, where one is.
+        files: the manifest of ``directory``, where it was made already.
 
     Raises:
         EvidenceInvalid: the first thing that does not hold.
         PolicyDenied: somebody who may approve said no.
     """
     plain_files(directory)
-    examined = examine(directory, court.trust.keys_of("decide"))
+    return judge(examine(directory, court.trust.keys_of("decide"), files), court, guarded, votes, alias)
+
+
+def foresee(
+    outline: Outline, court: Court, guarded: GuardedModel, votes: Sequence[bytes] = (), alias: str | None = None
+) -> Admission:
+    """What :func:`admit` would say if the adapter's own files are as signed: enough to refuse, never to admit.
+
+    Reads the evidence alone, so that a refusal costs milliseconds, however large the adapter is.
+
+    Raises:
+        EvidenceInvalid: the first thing that does not hold.
+        PolicyDenied: somebody who may approve said no.
+    """
+    plain_names(outline.sizes)
+    return judge(examine_outline(outline, court.trust.keys_of("decide")), court, guarded, votes, alias)
+
+
+def judge(
+    examined: Examined, court: Court, guarded: GuardedModel, votes: Sequence[bytes] = (), alias: str | None = None
+) -> Admission:
+    """The same of evidence that was examined; no file is read, so it may be asked again where time is short.
+
+    Args:
+        examined: what holds together.
+        court: what to judge by, which may have changed since.
+        guarded: the model that it is proposed for.
+        votes: the approvals and rejections that were handed in about this evidence.
+        alias: the alias that is to move, where one is.
+
+    Raises:
+        EvidenceInvalid: the first thing that does not hold.
+        PolicyDenied: somebody who may approve said no.
+    """
     decision = examined.decision
+    _require_signers(examined, court.trust)
     protected = _for(decision, guarded, alias)
     admissible(decision, court.now, examined.valid_until)
     require_promised(examined, court.trust, guarded)
@@ -119,12 +155,31 @@ def plain_files(directory: Path) -> None:
     Raises:
         EvidenceInvalid: another kind of file.
     """
-    for path in directory.rglob("*"):
-        inside = path.relative_to(directory)
-        if path.is_file() and inside.parts[0] != EVIDENCE and path.suffix not in SUFFIXES:
+    inside = [path.relative_to(directory) for path in directory.rglob("*") if path.is_file()]
+    plain_names(path.as_posix() for path in inside if path.parts[0] != EVIDENCE)
+
+
+def plain_names(names: Iterable[str]) -> None:
+    """The same of the names of an adapter's files.
+
+    Raises:
+        EvidenceInvalid: another kind of file.
+    """
+    for name in names:
+        if PurePosixPath(name).suffix not in SUFFIXES:
             raise EvidenceInvalid(
-                f"the adapter holds {inside}", expected=f"files that end in {', '.join(sorted(SUFFIXES))}"
+                f"the adapter holds {name}", expected=f"files that end in {', '.join(sorted(SUFFIXES))}"
             )
+
+
+def _require_signers(examined: Examined, trust: Trust) -> None:
+    """Whoever signed the decision may still decide: the trust file may have changed since it was examined."""
+    strangers = sorted(set(examined.signed_by) - {key.keyid for key in trust.keys_of("decide")})
+    if strangers:
+        raise EvidenceInvalid(
+            f"the decision is signed by {strangers[0]}, who may not decide", expected="keys of the role 'decide'",
+            next_step="guardrail trust show prints who may do what",
+        )  # fmt: skip
 
 
 def _for(decision: Decision, guarded: GuardedModel, alias: str | None) -> ProtectedAlias:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from guardrail import logs
 from guardrail.errors import GuardrailError, InternalError, InvalidInput
 from guardrail.registry.server import settings as config
+from guardrail.registry.server.bodies import bounding
 from guardrail.registry.server.outside import database, own, require_outside
+from guardrail.registry.server.pacing import Asgi, Pacing, Receive, Scope, Send, rate
 from guardrail.registry.server.refusal_log import log_closed, make_visible
 
 REPORT = "GUARDRAIL_REPORT"
@@ -29,11 +31,6 @@ MUTATIONS = frozenset({"mlflowSearchDatasets", "mlflowSearchRuns", "testMutation
 """GraphQL's mutations, which only search and echo; another one stops the server until somebody has looked at it."""
 _logger = logs.logger("guardrail.server")
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 def plain() -> Any:
     """MLflow's own application, gated: ASGI under uvicorn, WSGI under gunicorn."""
@@ -41,7 +38,7 @@ def plain() -> Any:
     if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn":
         from mlflow.server.fastapi_app import app
 
-        return closing(app)
+        return front(app)
     from mlflow.server import app as flask_app
 
     return flask_app
@@ -58,7 +55,7 @@ def basic_auth() -> Any:
     made = auth.create_app()
     allowed = {(f"/{PREFIX}/{route}", method): _whoever_is_known for route, method in USERS}
     auth.BEFORE_REQUEST_VALIDATORS.update(allowed)
-    return closing(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
+    return front(made) if os.environ.get("_MLFLOW_SGI_NAME") == "uvicorn" else made
 
 
 def _users() -> None:
@@ -76,6 +73,11 @@ def _users() -> None:
 def _whoever_is_known() -> bool:
     """What the gate's routes take is signed, and what they give is for whoever may log in."""
     return True
+
+
+def front(app: Asgi) -> Asgi:
+    """The application as uvicorn serves it: what comes in is bounded, and what is refused is paced."""
+    return Pacing(closing(bounding(app)), rate(os.environ))
 
 
 def closing(app: Asgi) -> Asgi:
@@ -113,10 +115,12 @@ def install() -> None:
 
     make_visible()
     config.require_off()
+    rate(os.environ)
     place = config.destination(os.environ.get(config.DESTINATION, ""))
     require_outside(place, own())
     places = sealing(place)
     places.tree.sweep()
+    places.tree.queues.prepare()
     if handlers._artifact_repo is not None:
         raise InternalError("an artifact repository was made before the gate could guard it")
     guard(artifact_repository_registry._artifact_repository_registry, places.boundary, places.buckets)

@@ -52,7 +52,7 @@ def _finish_moves(registrar: Registrar, guarded: GuardedModel) -> None:
     """An alias that is where the ledger had moved it before, while the version that it moved it to then is there and
     holds that evidence: the server was killed between the entry and the alias."""
     for protected in guarded.aliases:
-        with registrar.sealing().locked():
+        with registrar.sealing().queues.decisions.turn():
             state = registrar.journal.state()
             stands = state.stands.get((guarded.name, protected.alias))
             before = state.before.get((guarded.name, protected.alias))

@@ -48,11 +48,16 @@ class Store:
 
     def names(self, digest: str) -> set[str]:
         """Every object below a digest, however many pages they fill, relative to it."""
+        return set(self.sizes(digest))
+
+    def sizes(self, digest: str) -> dict[str, int]:
+        """The same, each with how many bytes it has."""
         prefix = self._key(digest, "")
         with self._answering():
             pages = self._client().get_paginator("list_objects_v2")
             found = pages.paginate(Bucket=self._place.bucket, Prefix=prefix, **self._owner)
-            return {entry["Key"].removeprefix(prefix) for page in found for entry in page.get("Contents", ())}
+            objects = (entry for page in found for entry in page.get("Contents", ()))
+            return {str(entry["Key"]).removeprefix(prefix): int(entry["Size"]) for entry in objects}
 
     def put(self, source: Path, digest: str, name: str) -> None:
         """Upload one file."""

@@ -1,6 +1,7 @@
 """Reading what a client proposes: a logged model's files, through the same repositories that serve them.
 
 The location was named by a client, so names are checked and sizes bounded by ``guardrail.registry.reader.download``.
+The evidence is read first, and its signature before all else: what nobody signed who may costs one small file.
 """
 
 from __future__ import annotations
@@ -10,11 +11,29 @@ import posixpath
 import shutil
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail.errors import EvidenceInvalid, InternalError
-from guardrail.registry.reader import CHUNK, MODEL_SOURCE, Entry, Spec, StoredVersion, download, too_large
+from guardrail.evidence.bundle import ENVELOPE, EVIDENCE, NAME
+from guardrail.evidence.envelope import LARGEST, verify
+from guardrail.evidence.keys import PublicKey
+from guardrail.registry.checks import Outline
+from guardrail.registry.reader import (
+    CHUNK,
+    MODEL_SOURCE,
+    MOST_FILES,
+    Entry,
+    Spec,
+    StoredVersion,
+    download,
+    too_large,
+    walk,
+)
+
+MOST_RECORDS = 16
+"""More files than evidence ever has beside its envelope."""
 
 if TYPE_CHECKING:
     from mlflow.entities.logged_model import LoggedModel
@@ -50,13 +69,58 @@ def source_run(model_id: str) -> str | None:
         raise
 
 
-def fetch(model: LoggedModel, directory: Path) -> None:
-    """Copy every file of the logged model below an empty ``directory``.
+def outline(model: LoggedModel, directory: Path, public_keys: Sequence[PublicKey]) -> Outline:
+    """Copy the evidence of the logged model below an empty ``directory``, and list its other files.
+
+    Raises:
+        EvidenceInvalid: no evidence that one of these keys signed, a name that could leave the directory, too many
+            files or bytes.
+    """
+    reader = _reader(str(model.artifact_location))
+    entries = {entry.path: entry for entry in reader.listing("", EVIDENCE)}
+    envelope = entries.pop(f"{EVIDENCE}/{ENVELOPE}", None)
+    if envelope is None:
+        raise EvidenceInvalid(f"there is no {EVIDENCE}/{ENVELOPE}", expected="evidence beside the adapter")
+    (directory / EVIDENCE).mkdir()
+    verify(_small(reader, envelope, directory).read_bytes(), public_keys)
+    if len(entries) > MOST_RECORDS:
+        raise EvidenceInvalid(f"the evidence holds {len(entries)} files", expected=f"at most {MOST_RECORDS}")
+    for entry in entries.values():
+        _small(reader, entry, directory)
+    return Outline(directory, _sizes(reader))
+
+
+def fetch(model: LoggedModel, directory: Path, most: int) -> None:
+    """Copy every file of the logged model below an empty ``directory``; ``most`` bytes at most.
 
     Raises:
         EvidenceInvalid: a name that could leave the directory, too many files or bytes.
     """
-    download(_reader(str(model.artifact_location)), "", directory)
+    download(_reader(str(model.artifact_location)), "", directory, most)
+
+
+def most_bytes(outline: Outline) -> int:
+    """The most bytes that a logged model of this outline may turn out to have."""
+    return sum(outline.sizes.values()) + (MOST_RECORDS + 1) * LARGEST
+
+
+def _small(reader: RepositoryReader, entry: Entry, directory: Path) -> Path:
+    """One file of the evidence."""
+    if not NAME.fullmatch(entry.path) or entry.is_dir:
+        raise EvidenceInvalid(f"the evidence holds {entry.path!r}", expected="only the files that were promoted")
+    reader.fetch("", entry.path, directory / entry.path, LARGEST)
+    return directory / entry.path
+
+
+def _sizes(reader: RepositoryReader) -> dict[str, int]:
+    """The bytes of every file outside the evidence."""
+    found: dict[str, int] = {}
+    for count, entry in enumerate(walk(reader, "")):
+        if count >= MOST_FILES:
+            raise EvidenceInvalid(f"the model holds more than {MOST_FILES} files")
+        if not entry.path.startswith(f"{EVIDENCE}/"):
+            found[entry.path] = entry.size
+    return found
 
 
 class RepositoryReader:

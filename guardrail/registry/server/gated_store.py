@@ -189,7 +189,7 @@ class GatedStore(SqlAlchemyStore):
         try:
             self._require_valid(found, guarded, protected)
         except DiffersError:  # a move may be between its entry and the alias: look again when none goes on
-            with self.registrar.sealing().locked():
+            with self.registrar.sealing().queues.decisions.turn():
                 found = super().get_model_version_by_alias(name, alias)
                 self._require_valid(found, guarded, protected)
         return found

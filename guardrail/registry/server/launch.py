@@ -29,6 +29,9 @@ from guardrail.registry.server.settings import SCHEME
 
 REMOVED = ("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_WORKSPACE_STORE_URI", "MLFLOW_ARTIFACTS_ONLY", "MLFLOW_WORKSPACE",
            "MLFLOW_GUNICORN_OPTS", "MLFLOW_UVICORN_OPTS", "MLFLOW_TRACKING_URI", config.ROOT_THRESHOLD)  # fmt: skip
+THREADS = 32
+"""So many requests each worker of gunicorn serves at once: its default is one, and one slow client would stop it."""
+GUNICORN = f"--log-level warning --worker-class gthread --threads {THREADS}"
 APPS = {"plain": "guardrail", "basic-auth": "guardrail-basic-auth"}
 
 
@@ -60,7 +63,7 @@ def command(launch: Launch) -> list[str]:
         "--backend-store-uri", launch.backend_store_uri, "--registry-store-uri", SCHEME + launch.backend_store_uri,
         "--serve-artifacts", "--artifacts-destination", launch.artifacts_destination, "--disable-workspaces",
         "--host", launch.host, "--port", str(launch.port), "--workers", str(launch.workers),
-        *(["--gunicorn-opts", "--log-level warning"] if launch.gunicorn else []),
+        *(["--gunicorn-opts", GUNICORN] if launch.gunicorn else []),
         *(["--allowed-hosts", launch.allowed_hosts] if launch.allowed_hosts else []),
     ]  # fmt: skip
 

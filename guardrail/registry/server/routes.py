@@ -18,6 +18,7 @@ from guardrail.evidence.envelope import LARGEST
 from guardrail.records import Frozen
 from guardrail.registry.server import tickets
 from guardrail.registry.server.doctor import examine_all
+from guardrail.registry.server.pacing import unchanged
 from guardrail.registry.server.refusals import refusal
 from guardrail.registry.server.registrar import Registrar
 from guardrail.registry.server.statements import Desk
@@ -89,8 +90,12 @@ class Routes:
 
     def submit(self) -> Submitted:
         """Take a statement."""
-        court = self._registrar.court()
-        return Desk(self._registrar.journal, self._registrar, court).take(_body(LARGEST))
+        court, journal = self._registrar.court(), self._registrar.journal
+        before = journal.head()
+        found = Desk(journal, self._registrar, court).take(_body(LARGEST))
+        if journal.head() == before:
+            unchanged()
+        return found
 
     def statement(self) -> bytes:
         """A statement again."""
@@ -99,11 +104,12 @@ class Routes:
         return self._registrar.journal.statement(request.args.get("sha256", ""))
 
     def doctor(self) -> Health:
-        """Look at everything; one look at a time, because it reads every sealed byte."""
+        """Look at everything; one look at a time over all workers, because it reads every sealed byte."""
         if not self._looking.acquire(blocking=False):
             raise ServiceUnavailable("somebody is looking at everything already", next_step="try again later")
         try:
-            return examine_all(self._registrar)
+            with self._registrar.sealing().queues.looks.turn():
+                return examine_all(self._registrar)
         finally:
             self._looking.release()
 

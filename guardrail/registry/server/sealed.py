@@ -8,6 +8,7 @@ Not covered: who can write to the disk as the server's user does.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -17,11 +18,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from guardrail import nofollow
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
+from guardrail.evidence.bundle import EVIDENCE
 from guardrail.evidence.digest import manifest, manifest_digest
 from guardrail.evidence.envelope import LARGEST
+from guardrail.records import FileDigest
+from guardrail.registry.checks import Outline
 from guardrail.registry.reader import SEALED_SOURCE
+from guardrail.registry.server.queues import Queues
 
 STAGING = ".staging-"
 
@@ -44,20 +48,35 @@ def sealed_digest(source: str) -> str:
 class SealedTree(Protocol):
     """The sealed adapters, which only the server writes."""
 
+    queues: Queues
+
     def staging(self) -> AbstractContextManager[Path]:
         """An empty local directory where no client can write; it does not outlive the block."""
-
-    def locked(self) -> AbstractContextManager[None]:
-        """One writer at a time, over all workers of this machine."""
 
     def sweep(self) -> None:
         """Remove what killed processes left behind of :meth:`staging`."""
 
-    def keep(self, staged: Path) -> str:
+    def keep(self, staged: Path, files: tuple[FileDigest, ...] | None = None) -> str:
         """Put a complete staged directory into the tree; returns its digest. The same content twice is one place.
+
+        ``files`` is its manifest, where it was made already. Two may keep the same at once.
 
         Raises:
             EvidenceInvalid: the place is there, but holds something else.
+        """
+
+    def outlined(self, digest: str) -> AbstractContextManager[Outline]:
+        """The evidence of a sealed adapter and the sizes of its other files, none of which is read.
+
+        Raises:
+            EvidenceInvalid: it is not there, or something else than files is in it.
+        """
+
+    def opened(self, digest: str) -> AbstractContextManager[Path]:
+        """A local directory with what lies there; nothing of it is checked. Read it within the block.
+
+        Raises:
+            EvidenceInvalid: it is not there.
         """
 
     def verified(self, digest: str) -> AbstractContextManager[Path]:
@@ -77,10 +96,10 @@ class SealedTree(Protocol):
 
 
 class Workplace:
-    """A local directory of the server's own: staging, and the lock that all workers of this machine share."""
+    """A local directory of the server's own: staging, and the queues that all workers of this machine share."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.queues = root, Queues(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,31 +137,42 @@ class Workplace:
         except OSError as error:
             raise ServiceUnavailable(f"cannot tidy up below {self.root}: {error.strerror}") from error
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One writer at a time, over all workers of this machine."""
-        with nofollow.open_to_lock(self.root / ".lock") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
-
 
 class DiskTree(Workplace):
     """The sealed adapters below ``root``, on a local or mounted disk."""
 
-    def keep(self, staged: Path) -> str:
+    def keep(self, staged: Path, files: tuple[FileDigest, ...] | None = None) -> str:
         """Move a complete staged directory into the tree; returns its digest. The same content twice is one place.
 
         Raises:
             EvidenceInvalid: the place is there, but holds something else.
         """
-        digest = manifest_digest(manifest(staged))
-        if (self.root / digest).exists():
+        digest = manifest_digest(manifest(staged) if files is None else files)
+        if (self.root / digest).exists() or not self._moved(staged, digest):
             self._require_exact(digest)
-            return digest
-        _settle(staged)
-        staged.rename(self.root / digest)
-        _sync(self.root)
         return digest
+
+    @contextmanager
+    def outlined(self, digest: str) -> Iterator[Outline]:
+        """The evidence of a sealed adapter and the sizes of its other files, none of which is read.
+
+        Raises:
+            EvidenceInvalid: it is not there, or something else than files is in it.
+        """
+        with self.opened(digest) as place:
+            yield outline(place)
+
+    @contextmanager
+    def opened(self, digest: str) -> Iterator[Path]:
+        """The directory of a sealed adapter; nothing of it is checked.
+
+        Raises:
+            EvidenceInvalid: it is not there.
+        """
+        place = self.root / digest
+        if not place.is_dir():
+            require_exact(digest, "not there")
+        yield place
 
     @contextmanager
     def verified(self, digest: str) -> Iterator[Path]:
@@ -161,10 +191,38 @@ class DiskTree(Workplace):
         """
         return small_file(self.root / digest / name, f"{name} of the sealed adapter {digest}")
 
+    def _moved(self, staged: Path, digest: str) -> bool:
+        """Move it in one step; False where somebody else has kept the same meanwhile."""
+        _settle(staged)
+        try:
+            staged.rename(self.root / digest)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        _sync(self.root)
+        return True
+
     def _require_exact(self, digest: str) -> Path:
-        place = self.root / digest
-        require_exact(digest, manifest_digest(manifest(place)) if place.is_dir() else "not there")
-        return place
+        with self.opened(digest) as place:
+            require_exact(digest, manifest_digest(manifest(place)))
+            return place
+
+
+def outline(directory: Path) -> Outline:
+    """What is known of a directory before the adapter's own files are read.
+
+    Raises:
+        EvidenceInvalid: a symbolic link or a special file lies among the files.
+    """
+    sizes: dict[str, int] = {}
+    for path in directory.rglob("*"):
+        inside = path.relative_to(directory)
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise EvidenceInvalid(f"the sealed adapter holds {inside}", expected="regular files only")
+        if path.is_file() and inside.parts[0] != EVIDENCE:
+            sizes[inside.as_posix()] = path.stat().st_size
+    return Outline(directory, sizes)
 
 
 @contextmanager

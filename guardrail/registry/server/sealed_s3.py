@@ -3,7 +3,7 @@
 There is no rename, so an interrupted copy leaves an incomplete place, which its name does not fit: it is refused until
 the same content is kept again, which completes it. What is verified is downloaded to a private local directory and
 hashed there, and the caller reads that copy.
-Not covered: whoever has the bucket's credentials; servers on other machines (the lock is this machine's; the same
+Not covered: whoever has the bucket's credentials; servers on other machines (the queues are this machine's; the same
 content written twice at once is the same); a bucket that itself changes or expires objects.
 """
 
@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence.bundle import NAME
+from guardrail.evidence.bundle import EVIDENCE, NAME
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
+from guardrail.evidence.envelope import LARGEST
+from guardrail.records import FileDigest
+from guardrail.registry.checks import Outline
 from guardrail.registry.server.bucket_store import Store
 from guardrail.registry.server.sealed import Workplace, require_exact, small_file
 from guardrail.registry.server.settings import WORK, Bucket
@@ -30,14 +33,14 @@ class BucketTree(Workplace):
         super().__init__(root)
         self._store = Store(place)
 
-    def keep(self, staged: Path) -> str:
+    def keep(self, staged: Path, files: tuple[FileDigest, ...] | None = None) -> str:
         """Upload what is missing of a staged directory, then read all of it back; returns its digest.
 
         Raises:
             EvidenceInvalid: the place holds something else.
             ServiceUnavailable: the storage does not answer.
         """
-        files = manifest(staged)
+        files = manifest(staged) if files is None else files
         digest = manifest_digest(files)
         there = self._store.names(digest)
         if extra := sorted(there - {entry.path for entry in files}):
@@ -49,6 +52,32 @@ class BucketTree(Workplace):
             return digest
 
     @contextmanager
+    def outlined(self, digest: str) -> Iterator[Outline]:
+        """The evidence of a sealed adapter, downloaded, and the sizes of its other files.
+
+        Raises:
+            EvidenceInvalid: it is not there, or holds what cannot have come from a directory.
+            ServiceUnavailable: the storage does not answer.
+        """
+        sizes = self._sizes(digest)
+        evidence = {name for name in sizes if name.startswith(f"{EVIDENCE}/")}
+        if large := sorted(name for name in evidence if sizes[name] > LARGEST):
+            require_exact(digest, f"there with {large[0]!r} of {sizes[large[0]]} bytes in it")
+        with self._copied(digest, evidence) as copy:
+            yield Outline(copy, {name: size for name, size in sizes.items() if name not in evidence})
+
+    @contextmanager
+    def opened(self, digest: str) -> Iterator[Path]:
+        """A private copy of what lies there, not checked; it does not outlive the block.
+
+        Raises:
+            EvidenceInvalid: it is not there, or holds what cannot have come from a directory.
+            ServiceUnavailable: the storage does not answer.
+        """
+        with self._copied(digest, set(self._sizes(digest))) as copy:
+            yield copy
+
+    @contextmanager
     def verified(self, digest: str) -> Iterator[Path]:
         """A private copy of a sealed adapter, every byte hashed; it does not outlive the block.
 
@@ -56,14 +85,25 @@ class BucketTree(Workplace):
             EvidenceInvalid: it is not there, or a file is missing, changed or extra.
             ServiceUnavailable: the storage does not answer.
         """
-        names = self._store.names(digest)
+        with self.opened(digest) as copy:
+            require_exact(digest, manifest_digest(manifest(copy)))
+            yield copy
+
+    def _sizes(self, digest: str) -> dict[str, int]:
+        sizes = self._store.sizes(digest)
+        if not sizes:
+            require_exact(digest, "not there")
+        names = set(sizes)
         if strange := sorted(name for name in names if not _is_file(name, names)):
             require_exact(digest, f"there with {strange[0]!r} in it")
+        return sizes
+
+    @contextmanager
+    def _copied(self, digest: str, names: set[str]) -> Iterator[Path]:
         with self.staging() as copy:
             for name in names:
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 self._store.get(digest, name, copy / name)
-            require_exact(digest, manifest_digest(manifest(copy)) if names else "not there")
             yield copy
 
     def read(self, digest: str, name: str) -> bytes:

@@ -125,6 +125,8 @@ class Desk:
         said = self._by_role(envelope, "approve")
         approval = said.predicate.approval or Approval(approved=False)
         found = self._about(said)
+        if sha256(envelope) in self.journal.state().votes.get(found.evidence, []):
+            return self._again(found, approval)
         self._require_fitting(found, said, envelope)
         digest = sha256(envelope)
         who = ", ".join(self.court.trust.persons_of(signers(envelope)))
@@ -145,6 +147,15 @@ class Desk:
 
         head = self.journal.append(vote)
         return self._completed(found, head) if approval.approved else _recorded(head, found.model, found.alias)
+
+    def _again(self, found: Admitted, approval: Approval) -> Submitted:
+        """The answer to a vote that was taken already: from the ledger alone while more must agree."""
+        noted = _recorded(self.journal.end(), found.model, found.alias)
+        if not approval.approved or found.evidence in self.journal.state().rejected:
+            return noted
+        if missing := self._missing(found):
+            return noted.model_copy(update={"state": "waiting", "missing": missing})
+        return self._completed(found, self.journal.end())
 
     def _require_fitting(self, found: Admitted, said: StageStatement, envelope: bytes) -> None:
         """A vote that does not fit the evidence would make all of it invalid, at once or when it expires."""
