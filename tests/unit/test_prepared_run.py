@@ -34,6 +34,7 @@ from guardrail.pipeline.promotion import decide_run
 from guardrail.pipeline.run import IN_PLACE, JOURNAL, LOCK, STAGES, Run, RunConfig
 from guardrail.pipeline.tickets import TICKET
 from guardrail.policy.load import find_policy
+from guardrail.registry.server.queues import FILE
 from guardrail.registry.server.sealed import DiskTree
 from guardrail.train import checkpoint, kept
 
@@ -312,11 +313,11 @@ def test_a_ledger_leads_nowhere(kind: str, tmp_path: Path, victim: Victim) -> No
 
 
 @kinds
-def test_the_lock_of_the_sealed_tree_leads_nowhere(kind: str, tmp_path: Path, victim: Victim) -> None:
+def test_the_queues_of_the_sealed_tree_lead_nowhere(kind: str, tmp_path: Path, victim: Victim) -> None:
     tree = DiskTree(tmp_path / "tree")
-    put(kind, tree.root / ".lock", victim)
+    put(kind, tree.root / FILE, victim)
     before = victim.state()
-    with at_once(), pytest.raises(GuardrailError), tree.locked():
+    with at_once(), pytest.raises(GuardrailError), tree.queues.decisions.turn():
         pass
     assert victim.state() == before
 
