@@ -77,6 +77,6 @@ def test_a_stock_client_sees_that_a_version_was_revoked(pair: Pair, tmp_path: Pa
     after = client.get_model_version("revoked-seen", version)
     assert after.tags["guardrail.verdict"] == "REVOKED"
     assert "it leaks" in after.tags["guardrail.revoked"]
-    assert "REVOKED" in after.description
+    assert "REVOKED" in (after.description or "")
     found = client.search_model_versions("tags.`guardrail.verdict` = 'REVOKED'")
     assert [one.name for one in found if one.name == "revoked-seen"] == ["revoked-seen"]
