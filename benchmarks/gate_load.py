@@ -255,7 +255,7 @@ def measured(folder: Path, floods: list[str], megabytes: int, rounds: int) -> It
     """Each flood, and a promotion alone right before it: the registry grows meanwhile."""
     (folder / "server").mkdir()
     who = people(folder / "people")
-    paced = {"refusals": "1"} if "refusals" in signature(gated_server).parameters else {}  # the default
+    paced: dict[str, Any] = {"refusals": "1"} if "refusals" in signature(gated_server).parameters else {}  # the default
     with gated_server(folder / "server", Cell(), who, workers=WORKERS, **paced) as running:
         world = World(running, who, folder / "adapters", megabytes)
         for _ in range(2):  # every worker has imported what it needs, and there is an old version

@@ -25,11 +25,12 @@ def copied(change: Change, version: str = "2", by: str = "api") -> Move:
             model = t.client.create_logged_model("0", name="copy")
             t.client.log_model_artifacts(model.model_id, name)
             t.client.finalize_logged_model(model.model_id, "READY")
-        said = {"source": f"models:/{model.model_id}", "model_id": model.model_id}
+        source = f"models:/{model.model_id}"
         if by == "client":
-            t.client.create_model_version(t.name, **said)
+            t.client.create_model_version(t.name, source, model_id=model.model_id)
         else:
-            {"api": api, "ajax": ajax}[by]("POST", "model-versions/create", **said)(t)
+            ask = {"api": api, "ajax": ajax}[by]
+            ask("POST", "model-versions/create", source=source, model_id=model.model_id)(t)
 
     return attack
 

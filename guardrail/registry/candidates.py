@@ -45,6 +45,7 @@ from guardrail.registry.verify import reader, workplace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 EXPERIMENT = "guardrail"
 TAG = PREFIX + "candidate"
@@ -258,8 +259,10 @@ def _listed(opened: MlflowClient, name: str) -> list[str]:
         InvalidInput: there are more than anybody looks at.
     """
     experiment = opened.get_experiment_by_name(EXPERIMENT)
-    found: list[str] = []
-    token: str | None = "" if experiment is not None else None
+    if experiment is None:
+        return []
+    found: list[LoggedModel] = []
+    token: str | None = ""
     while token is not None and len(found) <= MOST:
         page = opened.search_logged_models(
             [str(experiment.experiment_id)],
@@ -267,14 +270,14 @@ def _listed(opened: MlflowClient, name: str) -> list[str]:
             order_by=[{"field_name": "creation_timestamp", "ascending": True}],
             page_token=token or None,
         )
-        found += [str(model.model_id) for model in page if str(model.status) == "READY"]
-        token = page.token or None
+        found, token = [*found, *page], page.token or None
     if len(found) > MOST:
         raise InvalidInput(
             f"more than {MOST} logged models call themselves the candidate {name}", expected="the one that is meant",
             next_step="guardrail candidate pull --candidate with the id that push printed",
         )  # fmt: skip
-    return [model_id for model_id in found if MODEL_SOURCE.fullmatch(f"models:/{model_id}")]
+    ready = [str(model.model_id) for model in found if str(model.status) == "READY"]
+    return [model_id for model_id in ready if MODEL_SOURCE.fullmatch(f"models:/{model_id}")]
 
 
 def _files(directory: Path) -> tuple[FileDigest, ...]:

@@ -265,7 +265,7 @@ class Reading:
 @pytest.fixture
 def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], object]], Reading]]:
     """Starts something in a thread, and comes back when that is reading an adapter."""
-    hashed, started = registrar.manifest, list[Reading]()
+    hashed, started = digest.manifest, list[Reading]()
 
     def start(ask: Callable[[], object]) -> Reading:
         there, goes = threading.Event(), threading.Event()

@@ -11,7 +11,17 @@ import pytest
 from guardrail.errors import InvalidInput
 from guardrail.evidence.envelope import LARGEST
 from guardrail.registry.server.bodies import bounding
-from guardrail.registry.server.pacing import ADDRESSES, AT_ONCE, LONGEST, PER_SECOND, RATE, UNCHANGED, Pacing, rate
+from guardrail.registry.server.pacing import (
+    ADDRESSES,
+    AT_ONCE,
+    LONGEST,
+    PER_SECOND,
+    RATE,
+    UNCHANGED,
+    Pacing,
+    rate,
+    unchanged,
+)
 
 
 class Clock:
@@ -104,6 +114,20 @@ def test_what_was_done_already_is_paced_though_it_is_answered() -> None:
     clock = Clock()
     assert answered(Pacing(saying(200, (UNCHANGED, b"1")), PER_SECOND, lambda: clock.now, clock.sleep)) == 200
     assert clock.waited == [0.0]
+
+
+def test_a_request_for_what_was_done_already_is_marked_and_nothing_happens_outside_of_one() -> None:
+    from flask import Flask
+
+    app = Flask("test")
+
+    @app.get("/again")
+    def again() -> str:
+        unchanged()
+        return "done"
+
+    assert app.test_client().get("/again").headers[UNCHANGED.decode()] == "1"
+    unchanged()
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "many", ""])
