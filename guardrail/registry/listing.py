@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.errors import InvalidInput
 from guardrail.evidence.trust import Trust
 from guardrail.records import Count, Frozen
 from guardrail.registry.history import History
-from guardrail.registry.reader import Reader, Spec, StoredVersion
+from guardrail.registry.reader import Reader, Spec, StoredVersion, UnresolvedError
 from guardrail.registry.standing import unresolved
 from guardrail.registry.tags import PREFIX
 
@@ -56,7 +56,7 @@ def _rows(places: Iterable[tuple[str, str]], source: Reader, history: History, n
             stored = source.version(Spec(name=model, alias=alias))
         except InvalidInput:  # no such alias yet
             stored = None
-        except EvidenceInvalid as error:  # expired or revoked: the server does not resolve it
+        except UnresolvedError as error:  # expired or revoked: the server does not resolve it
             stored = unresolved(source, Spec(name=model, alias=alias), history, error)
         tags = stored.tags if stored else {}
         yield Row(

@@ -5,10 +5,9 @@ Not covered: whether the alias stands where the ledger says (``verify_trusted.py
 
 from __future__ import annotations
 
-from guardrail.errors import EvidenceInvalid
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, unverified_history
-from guardrail.registry.reader import Reader, Spec, StoredVersion
+from guardrail.registry.reader import Reader, Spec, StoredVersion, UnresolvedError
 
 
 def standing(source: Reader, spec: Spec, gate_uri: str) -> StoredVersion:
@@ -19,11 +18,11 @@ def standing(source: Reader, spec: Spec, gate_uri: str) -> StoredVersion:
     """
     try:
         return source.version(spec)
-    except EvidenceInvalid as error:
+    except UnresolvedError as error:
         return unresolved(source, spec, unverified_history(GateClient(gate_uri)), error)
 
 
-def unresolved(source: Reader, spec: Spec, history: History, refused: EvidenceInvalid) -> StoredVersion:
+def unresolved(source: Reader, spec: Spec, history: History, refused: UnresolvedError) -> StoredVersion:
     """The version that an alias was moved to last, by its number."""
     moved = history.moved(spec.name, spec.alias) if spec.alias else None
     if moved is None:
