@@ -156,6 +156,7 @@ def view(target: Target) -> str:
         f"{target.running.uri}/api/2.0/mlflow/registered-models/get", params={"name": target.unborn}
     )
     prompt = answer.json().get("registered_model", {}).get("tags")
-    known = target.known.setdefault("decisions", None) or target.known.setdefault("made", _decisions(target))
-    seen = [found, prompt, target.running.files(target.files), bypass_hostile.state(target, known)]
+    from bypass_hostile import state  # it needs Target
+
+    seen = [found, prompt, target.running.files(target.files), state(target)]
     return json.dumps(seen, indent=1, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""Attempts on the experiment that decisions and candidates are recorded in: deleted, renamed, replaced, marked, emptied.
+"""Attempts on the experiment that decisions and candidates are recorded in: deleted, renamed, replaced, marked.
 
 On stock MLflow each model under attack has such an experiment of its own, because each attempt spoils it.
 """
@@ -27,8 +27,19 @@ class Decisions:
     model: str
 
 
+KNOWN: dict[tuple[str, str], Decisions] = {}
+"""By the server's address and the model under attack."""
+
+
 def decisions(t: Target) -> Decisions:
-    """Those of this target, made where they are not there yet."""
+    """Those of this target, made when they are first asked for."""
+    key = (t.running.uri, t.name)
+    if key not in KNOWN:
+        KNOWN[key] = _found(t)
+    return KNOWN[key]
+
+
+def _found(t: Target) -> Decisions:
     name = "guardrail" if t.running.gated else f"guardrail-{t.name}"
     experiment = _experiment(t, name)
     tags = [{"key": EVIDENCE, "value": t.name}]
@@ -42,8 +53,9 @@ def decisions(t: Target) -> Decisions:
     return Decisions(name, experiment, run, str(ours[0]) if ours else _model(t, experiment))
 
 
-def state(t: Target, known: Decisions) -> list[object]:
+def state(t: Target) -> list[object]:
     """How they look now; "gone" is what cannot be read any more."""
+    known = decisions(t)
     return [
         _read(t, f"experiments/get?experiment_id={known.experiment}", "experiment", "lifecycle_stage", "name",
               "artifact_location", "tags"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
+from guardrail.errors import GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence import envelope
 from guardrail.evidence.keys import PublicKey
 from guardrail.evidence.ledger_types import Utc
@@ -20,7 +20,7 @@ from guardrail.records import AdapterRecord, Count, DataReport, Decision, Evalua
 from guardrail.registry.checks import Examined
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, unverified_history
-from guardrail.registry.reader import Reader, Spec, StoredVersion
+from guardrail.registry.reader import Reader, Spec, StoredVersion, UnresolvedError
 from guardrail.registry.stages import Authority, StageSigners, names, stage_signers, votes_of
 from guardrail.registry.standing import unresolved
 from guardrail.registry.verify import fetched, judge, reader, workplace
@@ -115,7 +115,7 @@ class _Stands:
 def _stands(source: Reader, spec: Spec, history: History | None) -> _Stands:
     try:
         return _Stands(source.version(spec), "")
-    except EvidenceInvalid as error:
+    except UnresolvedError as error:
         if history is None:
             raise
         return _Stands(unresolved(source, spec, history, error), error.got)

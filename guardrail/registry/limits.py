@@ -36,10 +36,10 @@ class Limits:
         ledger_bytes: their envelopes together.
     """
 
-    seconds: float = 300
-    idle_seconds: float = 60
-    slowest: float = 256 << 10
-    total_seconds: float = 2 * 3600
+    seconds: float = 300.0
+    idle_seconds: float = 60.0
+    slowest: float = 256.0 * 1024
+    total_seconds: float = 2.0 * 3600
     calls: int = 20_000
     answer_bytes: int = 16 << 20
     pages: int = 1000

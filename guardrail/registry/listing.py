@@ -15,7 +15,7 @@ from guardrail.evidence.expiry import expired
 from guardrail.evidence.trust import Trust
 from guardrail.records import Count, Frozen
 from guardrail.registry.history import History
-from guardrail.registry.reader import Reader, Spec, StoredVersion
+from guardrail.registry.reader import Reader, Spec, StoredVersion, UnresolvedError
 from guardrail.registry.standing import is_moved_to, unresolved
 from guardrail.registry.tags import ADAPTER, PREFIX, VERDICT
 
@@ -81,7 +81,7 @@ def _looked_up(source: Reader, spec: Spec, history: History) -> _LookedUp:
         return _LookedUp(source.version(spec))
     except InvalidInput:  # no such alias yet
         return _LookedUp(None)
-    except EvidenceInvalid as error:  # expired, revoked, or not where the ledger moved it
+    except UnresolvedError as error:  # expired, revoked, or not where the ledger moved it
         try:
             return _LookedUp(unresolved(source, spec, history, error), refused=True)
         except (EvidenceInvalid, InvalidInput):

@@ -29,6 +29,10 @@ MODEL_SOURCE = re.compile(r"models:/(m-[0-9a-zA-Z]+)")
 SEALED_SOURCE = re.compile(r"mlflow-artifacts:/(sealed/[0-9a-f]{64})")
 
 
+class UnresolvedError(EvidenceInvalid):
+    """A gated server says that what an alias points at has expired or was revoked."""
+
+
 class Spec(Frozen):
     """``NAME/VERSION`` or ``NAME@ALIAS``."""
 
@@ -95,6 +99,7 @@ class Reader(Files, Protocol):
 
         Raises:
             InvalidInput: there is none.
+            UnresolvedError: it may not be handed out any more.
             ServiceUnavailable: the registry does not answer.
         """
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.registry.limits import Limits
 from guardrail.registry.pages import Bounds, Page, follow
-from guardrail.registry.reader import Entry, Spec, StoredVersion, is_sealed, too_large
+from guardrail.registry.reader import Entry, Spec, StoredVersion, UnresolvedError, is_sealed, too_large
 from guardrail.registry.store import GATE, redacted, unavailable
 from guardrail.registry.transport import Answer, Transport
 
@@ -96,7 +96,7 @@ class RestReader:
     def _refused(self, answer: Answer) -> GuardrailError:
         said = _said(answer)
         if GATE in said:  # a gated server does not resolve what has expired or was revoked
-            return EvidenceInvalid(f"{redacted(self._uri)} refuses: {said.partition(GATE)[2]}")
+            return UnresolvedError(f"{redacted(self._uri)} refuses: {said.partition(GATE)[2]}")
         if answer.status in (401, 403):
             return InvalidInput(
                 f"{redacted(self._uri)} does not let us read: {said}",

@@ -9,7 +9,7 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.ledger_types import Entry
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, unverified_history
-from guardrail.registry.reader import Reader, Spec, StoredVersion
+from guardrail.registry.reader import Reader, Spec, StoredVersion, UnresolvedError
 from guardrail.registry.tags import ADAPTER, EVIDENCE
 
 
@@ -21,11 +21,11 @@ def standing(source: Reader, spec: Spec, gate_uri: str) -> StoredVersion:
     """
     try:
         return source.version(spec)
-    except EvidenceInvalid as error:
+    except UnresolvedError as error:
         return unresolved(source, spec, unverified_history(GateClient(gate_uri)), error)
 
 
-def unresolved(source: Reader, spec: Spec, history: History, refused: EvidenceInvalid) -> StoredVersion:
+def unresolved(source: Reader, spec: Spec, history: History, refused: UnresolvedError) -> StoredVersion:
     """The version that an alias was moved to last, if it still holds what it was moved to: a number may come again.
 
     Raises:
