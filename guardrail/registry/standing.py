@@ -5,7 +5,6 @@ Not covered: whether the alias stands where the ledger says (``verify_trusted.py
 
 from __future__ import annotations
 
-from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.ledger_types import Entry
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import History, unverified_history
