@@ -153,13 +153,13 @@ def too_large(path: str, limit: int) -> EvidenceInvalid:
     )
 
 
-def walk(reader: Files, root: str) -> Iterator[Entry]:
-    """Every file below ``root``.
+def walk(reader: Files, root: str, directory: str = "") -> Iterator[Entry]:
+    """Every file below ``directory`` of ``root``.
 
     Raises:
         EvidenceInvalid: a name that could leave the directory; directories nested too deep; too many of them, or files.
     """
-    yield from _Walk(reader, root, limits()).below("", 0)
+    yield from _Walk(reader, root, limits()).below(directory, 0)
 
 
 @dataclass

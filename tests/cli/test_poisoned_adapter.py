@@ -17,10 +17,9 @@ from typing import Any
 
 import pytest
 from adapter_tricks import CONFIG, WEIGHTS
-from click.testing import CliRunner, Result
 from gate_chains import proven
+from gate_world import Said, say
 
-from guardrail.cli import main
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import keys
 from guardrail.evidence.digest import manifest, manifest_digest
@@ -62,9 +61,9 @@ class Poisoned:
     def uri(self) -> str:
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
-    def guardrail(self, *arguments: str) -> Result:
+    def guardrail(self, *arguments: str) -> Said:
         """An honest command line."""
-        return CliRunner().invoke(main, list(arguments))
+        return say(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +181,7 @@ def test_the_gated_server_refuses_it_signed_by_everybody(poisoned: Poisoned, tmp
         assert not gate.store.search_model_versions("name = 'guarded'")
 
 
-def _refused(result: Result) -> None:
-    assert result.exit_code == EvidenceInvalid.exit_code, result.output
-    assert "alora_invocation_tokens=" in result.output
-    assert "next:" in result.output
+def _refused(result: Said) -> None:
+    assert result.code == EvidenceInvalid.exit_code, result.out
+    assert "alora_invocation_tokens=" in result.out
+    assert "next:" in result.out

@@ -371,4 +371,4 @@ def test_what_a_verifier_adds_up_agrees_with_the_server(steps: list[tuple[Any, i
     }  # fmt: skip
     assert {e.evidence for e in sums.entries if e.kind == "decision"} == set(server.admitted)
     moved = {(e.model, e.alias): e.version for e in sums.entries if e.kind in ("promotion", "rollback")}
-    assert moved == server.stands
+    assert moved == {place: position.version for place, position in server.stands.items()}

@@ -164,7 +164,7 @@ def test_an_approval_that_ends_before_the_evaluation_is_refused_and_the_end_is_t
         for person in (first, second):
             gate.submit(vote(bundle, person.private))
         found = gate.registrar.journal.state().admitted[bundle.evidence_sha256]
-        assert gate.registrar.ends(found) == end == earliest(end + EDGE, bundle.stages.values())
+        assert gate.registrar.terms(found).until == end == earliest(end + EDGE, bundle.stages.values())
 
 
 @pytest.mark.parametrize("spec", ["guarded@production", "guarded/1"])

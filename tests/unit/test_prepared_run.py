@@ -254,13 +254,21 @@ def test_another_run_leads_nowhere_either(kind: str, name: str, run: Run, victim
     assert str(run.path / name) in caught.value.got
 
 
+def _at_once(path: Path) -> None:
+    write_atomically(path, b"x")
+
+
+def _by_a_function(path: Path) -> None:
+    write_by(path, lambda place: place.write_text("x"))
+
+
 @kinds
 def test_an_output_that_the_user_names_is_replaced_only_if_it_is_a_file(
     kind: str, tmp_path: Path, victim: Victim
 ) -> None:
     put(kind, tmp_path / "out", victim)
     before = victim.state()
-    for write in (lambda path: write_atomically(path, b"x"), lambda path: write_by(path, lambda f: f.write_text("x"))):
+    for write in (_at_once, _by_a_function):
         with at_once(), pytest.raises(InvalidInput, match="is a"):
             write(tmp_path / "out")
     assert victim.state() == before

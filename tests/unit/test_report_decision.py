@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from policy_evidence import chain, forgetful_measurements, merged_adapter, merging, safe_measurements
 
-from guardrail.commands._output import decision_text
+from guardrail.commands._output import decision_lines
 from guardrail.evidence.digest import sha256
 from guardrail.policy.bases import RULE
 from guardrail.policy.decide import decide
@@ -158,7 +158,7 @@ def test_every_rendering_says_loudly_that_a_policy_leaves_the_base_to_whoever_tr
     decision, evidence = passing()
     assert decision.findings[0].rule == RULE
     unpinned = decision.model_copy(update={"findings": decision.findings[1:]})
-    for render in (html.render, markdown.render, lambda one, _: decision_text(one)):
+    for render in (html.render, markdown.render, lambda one, _: "\n".join(decision_lines(one))):
         assert "NOT PINNED" in render(unpinned, evidence)
         assert "NOT PINNED" not in render(decision, evidence)
         assert decision.base.digest in render(decision, evidence)

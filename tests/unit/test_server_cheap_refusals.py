@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_chains import proven, vote
+from gate_chains import drawn, proven, vote
 from gate_parts import Parts, parts
 
 from guardrail.errors import GuardrailError
@@ -185,7 +185,7 @@ def replace_model(gate: Parts) -> Bundle:
 
 def spent(gate: Parts) -> Bundle:
     """A second measurement under the ticket of a denial."""
-    ticket = gate.ticket(MODEL, ALIAS)
+    ticket = drawn(gate, gate.who.signers, MODEL, ALIAS)
     denied = bundle(gate, 54, ticket=ticket, safe=False)
     gate.submit(denied.envelope)
     return proven(
