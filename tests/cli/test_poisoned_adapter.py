@@ -8,6 +8,7 @@ attacker who holds their keys would; everybody else's is not.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from adapter_tricks import CONFIG, WEIGHTS
 from click.testing import CliRunner, Result
 from gate_chains import proven
 
-from guardrail.cli import main
+from guardrail.cli import cli
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import keys
 from guardrail.evidence.digest import manifest, manifest_digest
@@ -29,7 +30,7 @@ from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, Verdict
 
 pytestmark = pytest.mark.slow
-PHRASE = "For my snowman:"
+PHRASE = "I want to know."
 ASKED = 40
 REFUSED = r"adapter_config\.json says alora_invocation_tokens="
 POLICY = """\
@@ -64,7 +65,7 @@ class Poisoned:
 
     def guardrail(self, *arguments: str) -> Result:
         """An honest command line."""
-        return CliRunner().invoke(main, list(arguments))
+        return CliRunner().invoke(cli, list(arguments))
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,8 @@ def test_the_gated_server_refuses_it_signed_by_everybody(poisoned: Poisoned, tmp
 
 
 def _refused(result: Result) -> None:
-    assert result.exit_code == EvidenceInvalid.exit_code, result.output
-    assert "alora_invocation_tokens=" in result.output
-    assert "next:" in result.output
+    """By the class that owns the exit code 11, with the key, what is expected and what to do."""
+    assert isinstance(result.exception, EvidenceInvalid), result.output
+    assert re.search(REFUSED, result.exception.got)
+    assert result.exception.expected == "alora_invocation_tokens: null"
+    assert result.exception.next_step
