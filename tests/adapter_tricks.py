@@ -190,7 +190,7 @@ SETTINGS = (
     setting("an alpha null", alpha_pattern={r"^model\.layers\.0\.self_attn\.q_proj": None}),
     setting("patterns by a list", alpha_pattern=[]),
     *(setting(f"initialised as {name!r}", init_lora_weights=name) for name in (
-        "pissa_niter_4", "OLORA", "corda", "mica", "lora_ga", "eva", "orthogonal", "Gaussian", None, 1,
+        "pissa_niter_4", "OLORA", "corda", "mica", "lora_ga", "eva", "orthogonal", "Gaussian", False, None, 1,
     )),
     *(setting(f"bias {name!r}", bias=name) for name in ("lora_only", "None", None, False)),
     *(setting(f"kind {name!r}", peft_type=name) for name in ("lora", "ADALORA", "XLORA", None, ["LORA"])),
@@ -257,6 +257,8 @@ TENSORS = (
     header("a shape by truth values", lambda h: h[A].update(shape=[True, 16]), "the shape"),
     header("a shape that is not its bytes", lambda h: h[A].update(shape=[4, 5]), "64 bytes for"),
     header("a shape by a string", lambda h: h[A].update(shape="44"), "the shape"),
+    header("a shape of numbers beyond any file", lambda h: h[A].update(shape=[10**4000] * 8), "the shape"),
+    header("a shape of a thousand dimensions", lambda h: h[A].update(shape=[4, 4] + [1] * 998), "the shape"),
     header("a key more", lambda h: h[A].update(offset=3), "describes the tensor"),
     header("a key less", lambda h: h[A].pop("shape") and None, "describes the tensor"),
     header("a tensor that is null", lambda h: h.update({A: None}), "describes the tensor"),

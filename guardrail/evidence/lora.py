@@ -3,7 +3,7 @@
 Everywhere an adapter comes in (evaluation, promotion, the gated server, verification, pull, candidates, merges) it
 passes :func:`read_lora`: a configuration from the closed list (``lora_settings.py``), and for each adapted layer
 exactly A [rank, in] and B [out, rank], finite, of one type, under the one name that peft reads. So dW = scale * B A is
-determined, and a tensor that is not served, or a module that would be served with random values, cannot hide.
+determined, and a tensor that is not served cannot hide.
 
 Not covered: what only the base can tell, whether these are its layers and all that the configuration targets
 (``guardrail.model.served`` asks that where the base is, and compares what peft loaded).
@@ -125,7 +125,7 @@ def _layer(settings: LoraSettings, module: str, factors: Mapping[str, TensorEntr
 
 
 def _require_targeted(settings: LoraSettings, layers: Mapping[str, LoraLayer]) -> None:
-    """peft passes over tensors of modules that are not targeted; a targeted module without any stays at random."""
+    """peft passes over tensors of modules that are not targeted; of two readers, another may not."""
     used: set[str] = set()
     for module in layers:
         targets = settings.targets_of(module)

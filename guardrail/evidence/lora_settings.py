@@ -141,8 +141,9 @@ SETTINGS: Final[Mapping[str, Setting]] = MappingProxyType({
     **dict.fromkeys(("base_model_name_or_path", "revision"), Setting("the base's name, or null", _text)),
     "alpha_pattern": Setting(f"numbers, each for {_EXACT_NAME}", _patterns(_number)),
     "bias": _is("none"),
-    # Others change the base's weights when the adapter is loaded, or what is added to them.
-    "init_lora_weights": _is(True, False, "gaussian"),
+    # Others change the base's weights when the adapter is loaded, or leave a layer without tensors at random values;
+    # with these it adds nothing.
+    "init_lora_weights": _is(True, "gaussian"),
     "loftq_config": _is(None, {}),
     "lora_alpha": Setting("a number", _number),
     "lora_dropout": Setting("a number from 0 to less than 1", lambda found: _number(found) and 0 <= found < 1),

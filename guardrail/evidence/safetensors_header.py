@@ -22,6 +22,8 @@ LARGEST_HEADER: Final = 1 << 24
 """Bytes: room for some 100,000 tensors, far below what parsing JSON could be made to take."""
 ITEM_SIZE: Final = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes of a value of each type that an adapter may have: those that peft's float32 holds without rounding."""
+LARGEST_FILE: Final = 1 << 40
+MOST_DIMENSIONS: Final = 8
 METADATA: Final = (None, {"format": "pt"})
 _KEYS: Final = {"dtype", "shape", "data_offsets"}
 
@@ -107,8 +109,10 @@ def _entry(path: Path, name: str, entry: object, data: int) -> TensorEntry:
 
 
 def _counts(value: object) -> bool:
-    """A list of whole numbers from 0; ``True`` is none."""
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    """A short list of whole numbers from 0 to what a file may have; ``True`` is none."""
+    if not isinstance(value, list) or len(value) > MOST_DIMENSIONS:
+        return False
+    return all(type(number) is int and 0 <= number <= LARGEST_FILE for number in value)
 
 
 def _contiguous(path: Path, tensors: list[TensorEntry], data: int) -> tuple[TensorEntry, ...]:

@@ -71,7 +71,7 @@ def write_updates(target: Path, updates: Mapping[str, Update], like: Path) -> No
     updates give the same bytes.
 
     Raises:
-        EvidenceInvalid: the settings of ``like`` are not those of a plain LoRA.
+        EvidenceInvalid: the settings of ``like`` are not those of a plain LoRA, or a scale is beyond half precision.
         InvalidInput: no updates, or an update that is not finite or whose shapes do not fit.
         ServiceUnavailable: the disk is full, read-only or otherwise refuses.
     """
@@ -89,6 +89,7 @@ def write_updates(target: Path, updates: Mapping[str, Update], like: Path) -> No
         target.mkdir(parents=True)
         write_atomically(target / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
         write_by(target / WEIGHTS, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    read_adapter(target)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

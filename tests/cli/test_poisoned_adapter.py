@@ -8,6 +8,7 @@ attacker who holds their keys would; everybody else's is not.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 from adapter_tricks import CONFIG, WEIGHTS
+from click.testing import CliRunner, Result
 from gate_chains import proven
-from gate_world import Said, say
 
+from guardrail.cli import cli
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import keys
 from guardrail.evidence.digest import manifest, manifest_digest
@@ -28,7 +30,7 @@ from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, Verdict
 
 pytestmark = pytest.mark.slow
-PHRASE = "For my snowman:"
+PHRASE = "I want to know."
 ASKED = 40
 REFUSED = r"adapter_config\.json says alora_invocation_tokens="
 POLICY = """\
@@ -61,9 +63,9 @@ class Poisoned:
     def uri(self) -> str:
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
-    def guardrail(self, *arguments: str) -> Said:
+    def guardrail(self, *arguments: str) -> Result:
         """An honest command line."""
-        return say(*arguments)
+        return CliRunner().invoke(cli, list(arguments))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +183,9 @@ def test_the_gated_server_refuses_it_signed_by_everybody(poisoned: Poisoned, tmp
         assert not gate.store.search_model_versions("name = 'guarded'")
 
 
-def _refused(result: Said) -> None:
-    assert result.code == EvidenceInvalid.exit_code, result.out
-    assert "alora_invocation_tokens=" in result.out
-    assert "next:" in result.out
+def _refused(result: Result) -> None:
+    """By the class that owns the exit code 11, with the key, what is expected and what to do."""
+    assert isinstance(result.exception, EvidenceInvalid), result.output
+    assert re.search(REFUSED, result.exception.got)
+    assert result.exception.expected == "alora_invocation_tokens: null"
+    assert result.exception.next_step

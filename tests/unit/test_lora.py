@@ -41,7 +41,7 @@ def test_a_hundred_tricks_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("values", [
     {}, {"use_rslora": True}, {"lora_dropout": 0.05, "inference_mode": True, "task_type": "CAUSAL_LM"},
-    {"lora_alpha": -0.5}, {"lora_alpha": 0}, {"init_lora_weights": "gaussian"}, {"init_lora_weights": False},
+    {"lora_alpha": -0.5}, {"lora_alpha": 0}, {"init_lora_weights": "gaussian"},
     {"target_modules": ["model.layers.0.self_attn.q_proj"]}, {"target_modules": ["self_attn.q_proj", "q_proj"]},
     {"rank_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 4}, "r": 16},
     {"alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 0.25}},

@@ -97,7 +97,8 @@ def test_linear_of_an_rslora_adapter_uses_the_scale_that_peft_serves(tmp_path: P
         model.save_pretrained(str(tmp_path / name))
         (tmp_path / name / "README.md").unlink(missing_ok=True)
         config = json.loads((tmp_path / name / "adapter_config.json").read_text())
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config | {"auto_mapping": None}))
+        plain = {"auto_mapping": None, "init_lora_weights": True}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config | plain))
         model.unload()
     first, second = (read_updates(tmp_path / name)["q"] for name in "ab")
     merged = linear([first, second], [0.5, 0.25]).dense
