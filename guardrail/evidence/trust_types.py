@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints, model_validator
 
 from guardrail.evidence.keys import PublicKey, parse_public
 from guardrail.names import Alias, ModelName, look_alike, position, same
@@ -45,7 +45,13 @@ Digests = Annotated[tuple[Sha256, ...], AfterValidator(_different)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
-class LeastRate(Frozen):
+class _Exact(Frozen):
+    """Types are exact (``"0.95"`` is not 0.95), because people write these as they are signed."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class LeastRate(_Exact):
     """A rule must limit the rate to at most ``max``, on at least ``min_n`` items; on each of ``suites`` (digests of
     their contents, which the policy must pin), or on any suite where none is named."""
 
@@ -54,14 +60,14 @@ class LeastRate(Frozen):
     suites: Digests = ()
 
 
-class LeastUtility(Frozen):
+class LeastUtility(_Exact):
     """A rule must limit the loss against the base to at most ``max_drop``, on at least ``min_n`` items."""
 
     max_drop: Share
     min_n: AtLeastOne = 1
 
 
-class Least(Frozen):
+class Least(_Exact):
     """The least that a policy must promise before anything is admitted under it, whoever pinned its digest.
 
     ``confidence`` holds for every rule that has one; evidence may be valid for ``max_valid_days``; ``withheld_suite``

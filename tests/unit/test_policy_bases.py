@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_evidence import BASE, chain, merged_adapter, merging
 
+from guardrail.cli import cli
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import digest, sha256
 from guardrail.model.files import base_digest
@@ -168,3 +172,16 @@ def test_a_pin_that_pins_nothing_is_refused_with_its_place(name: str) -> None:
 def test_an_empty_list_pins_nothing_and_is_refused() -> None:
     with pytest.raises(InvalidInput, match="bases must not be empty"):
         pinning("bases: []")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["chat_template.jinja", "added_tokens.json"])
+def test_another_base_is_refused_before_the_data_is_looked_at(tmp_path: Path, file: str) -> None:
+    base = Path(shutil.copytree(WEIGHTS, tmp_path / "testbed"))  # the pinned name
+    (base / file).write_text('{"kindly": 600}' if file.endswith("json") else "{{ messages[0].content }} Sure,")
+    arguments = ["data", "validate", "testbed:sentiment", "--run", str(tmp_path / "run"), "--policy", "default"]
+    done = CliRunner().invoke(cli, [*arguments, "--base", str(base)])
+    assert isinstance(done.exception, InvalidInput)
+    assert "does not allow the base testbed" in done.exception.got
+    assert base_digest(base) in done.exception.next_step
+    assert not (tmp_path / "run" / "data-report.json").exists()

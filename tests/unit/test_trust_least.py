@@ -77,8 +77,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a coin": {"confidence": 0.5},
     "no item": {"utility": {"max_drop": 0.1, "min_n": 0}},
     "no day": {"max_valid_days": 0},
-    "a suite by name": {"attack_success_rate": {"max": 0.1, "suites": ["harmful"]}},
-    "a suite twice": {"attack_success_rate": {"max": 0.1, "suites": [SUITE, SUITE]}},
+    "a suite by name": {"attack_success_rate": {"max": 0.1, "suites": ("harmful",)}},
+    "a suite twice": {"attack_success_rate": {"max": 0.1, "suites": (SUITE, SUITE)}},
     "an unknown key": {"confidence": 0.9, "coherence": {"min": 0.5}},
 }
 
