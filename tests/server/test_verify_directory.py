@@ -212,8 +212,8 @@ def test_a_configuration_that_is_no_plain_lora_is_refused(tmp_path: Path, key: P
 
 def test_only_a_passed_decision_within_its_validity_admits(tmp_path: Path) -> None:
     decision = unsealed(tmp_path / "a").decision
-    assert admissible(decision, decision.valid_until).ok
-    for now in (decision.valid_until + timedelta(microseconds=1), decision.decided_at - timedelta(days=1),
+    assert admissible(decision, decision.valid_until - timedelta(microseconds=1)).ok
+    for now in (decision.valid_until, decision.decided_at - timedelta(days=1),
                 datetime(2100, 1, 1, tzinfo=UTC)):  # fmt: skip
         with pytest.raises(EvidenceInvalid):
             admissible(decision, now)
