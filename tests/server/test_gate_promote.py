@@ -254,7 +254,7 @@ FORGERIES = {
     "prompts in an order of one's own": Forgery(
         lambda d, p: _good(d, p, order="00" * 32), "was seeded with"
     ),
-    "a stage that has expired": Forgery(lambda d, p: _good(d, p, expires=_at(-0.0001)), "statement expired"),
+    "a stage that has expired": Forgery(lambda d, p: _good(d, p, expires=_at(-0.0001)), "evidence expired"),
     "a stage that is not valid yet": Forgery(lambda d, p: _good(d, p, not_before=_at(0.1)), "holds only from"),
     "signed pickles": Forgery(lambda d, p: _good(d, p, prepare=_pickle), "adapter_model.bin"),
     "signed auto_mapping": Forgery(lambda d, p: _good(d, p, prepare=_auto_mapping), "auto_mapping"),

@@ -68,7 +68,7 @@ def _snapshot(folder: Path, place: Path) -> Path:
 @pytest.mark.every_cell
 def test_a_stock_client_sees_that_a_version_was_revoked(pair: Pair, tmp_path: Path) -> None:
     client, now = client_of(pair.gated), datetime.now(UTC)
-    version = promoted(pair.gated, pair.people, tmp_path / "a", "revoked-seen", seed=71)
+    version = promoted(pair.gated, pair.people, tmp_path / "a", "revoked-seen", seed=171)
     before = client.get_model_version("revoked-seen", version)
     assert (before.tags["guardrail.verdict"], before.description or "") == ("PASSED", "")
     out = Revocation(manifest=before.tags["guardrail.adapter_sha256"], reason="it leaks", not_before=now,

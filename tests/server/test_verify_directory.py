@@ -226,8 +226,8 @@ def test_an_adapter_that_is_not_what_it_was_measured_as_is_refused_however_it_wa
 
 def test_only_a_passed_decision_within_its_validity_admits(tmp_path: Path) -> None:
     decision = unsealed(tmp_path / "a").decision
-    assert admissible(decision, decision.valid_until).ok
-    for now in (decision.valid_until + timedelta(microseconds=1), decision.decided_at - timedelta(days=1),
+    assert admissible(decision, decision.valid_until - timedelta(microseconds=1)).ok
+    for now in (decision.valid_until, decision.decided_at - timedelta(days=1),
                 datetime(2100, 1, 1, tzinfo=UTC)):  # fmt: skip
         with pytest.raises(EvidenceInvalid):
             admissible(decision, now)

@@ -293,7 +293,7 @@ def test_an_order_to_a_number_that_holds_other_evidence_than_the_ledger_named_is
 
 
 def test_an_order_that_names_where_the_database_stands_instead_of_the_ledger_is_refused(older: Broken) -> None:
-    with pytest.raises(EvidenceInvalid, match="stands at version 2"):
+    with pytest.raises(EvidenceInvalid, match="points at version 2, by the ledger"):
         older.gate.submit(older.order("2", 2, start="1"))
 
 

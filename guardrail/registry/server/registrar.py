@@ -378,7 +378,7 @@ class Registrar:
         current = stands.version if stands else self.beneath.aliases(order.model).get(order.alias)
         if current != order.from_version or order.to_version == order.from_version:
             raise EvidenceInvalid(
-                f"{order.model}@{order.alias} stands at version {current}",
+                f"{order.model}@{order.alias} points at version {current}, by the ledger",
                 expected=f"{order.from_version}, which the order moves from, and another one to move to",
                 next_step="sign a new order",
             )
