@@ -46,7 +46,7 @@ from guardrail.registry.gate_client import GateClient
 
 CONNECTIONS, WORKERS, RATIO = 50, 4, 2.0
 API, ARTIFACTS, GATE = "/api/2.0/mlflow", "/api/2.0/mlflow-artifacts/artifacts", "/api/2.0/guardrail"
-MODEL, WAITING = "guarded", "waiting"
+MODEL, OTHER, WAITING = "guarded", "second", "waiting"
 PATIENCE = 400.0
 """Seconds after which a flood is called off: the promotion takes at least that long."""
 
@@ -139,8 +139,13 @@ class World:
                 stream.write(block)
 
 
-def _alias(version: str) -> Request:
-    return _json("registered-models/alias", name=MODEL, alias="production", version=version)
+def _alias(version: str, name: str = MODEL) -> Request:
+    return _json("registered-models/alias", name=name, alias="production", version=version)
+
+
+def _standing(world: World) -> Request:
+    """To set an alias, of another guarded model, where it points already: that is not refused, and reads everything."""
+    return _alias(world.promote(world.bundle(OTHER)), OTHER)
 
 
 def _proposal(model_id: str, name: str = MODEL) -> Request:
@@ -149,10 +154,6 @@ def _proposal(model_id: str, name: str = MODEL) -> Request:
 
 def _json(route: str, **body: Any) -> Request:
     return Request("POST", f"{API}/{route}", json.dumps(body).encode())
-
-
-def _current(world: World) -> str:
-    return str(world.client.get_registered_model(MODEL).aliases["production"])
 
 
 def _logged_of(world: World, version: str) -> str:
@@ -168,7 +169,7 @@ def _waiting_again(world: World) -> Request:
 FLOODS: dict[str, Callable[[World], Request]] = {
     "an alias to an old version": lambda _: _alias("1"),
     "an alias to a version that is not there": lambda _: _alias("999"),
-    "an alias to where it points already": lambda w: _alias(_current(w)),
+    "an alias to where it points already": _standing,
     "a proposal without evidence": lambda w: _proposal(w.logged(lambda d: (d / "a.json").write_text("{}"))),
     "a proposal of large junk": lambda w: _proposal(w.logged(w.junk)),
     "a proposal that was admitted before": lambda w: _proposal(_logged_of(w, "1")),

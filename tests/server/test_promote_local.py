@@ -188,11 +188,11 @@ def test_what_was_logged_before_under_the_evidences_digest_is_in_nobodys_way(
 
 
 PLANTED: dict[str, dict[str, str]] = {
-    "the evidence's tag alone": {},
+    "one tag": {},
     "all tags": {"all": "yes"},
-    "all tags and another model id": {"all": "yes", "guardrail.model_id": "m-0"},
-    "all tags, and one more": {"all": "yes", "guardrail.more": "x"},
-    "all tags, but another verdict": {"all": "yes", "guardrail.verdict": "FAILED"},
+    "another model id": {"all": "yes", "guardrail.model_id": "m-0"},
+    "one tag more": {"all": "yes", "guardrail.more": "x"},
+    "another verdict": {"all": "yes", "guardrail.verdict": "FAILED"},
 }
 
 

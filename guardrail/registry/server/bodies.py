@@ -7,13 +7,17 @@ Not covered: uploads of artifacts, which uvicorn streams to the disk, and MLflow
 
 from __future__ import annotations
 
+import json
+
 from guardrail.evidence.envelope import LARGEST
 from guardrail.registry.server.pacing import Asgi, Receive, Scope, Send
 from guardrail.registry.wire import PREFIX
 
 BOUNDS = {f"/{PREFIX}/": LARGEST, "/mlflow/registered-models/": LARGEST, "/mlflow/model-versions/": LARGEST}
 """Part of a path to the most bytes that a request for it may carry."""
-BODY = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "guardrail refuses: the request is too large"}'
+MESSAGE = (
+    "guardrail refuses: the request has more bytes than may be, or does not say how many\n  expected: at most {most}"
+)
 
 
 def bounding(app: Asgi) -> Asgi:
@@ -22,7 +26,7 @@ def bounding(app: Asgi) -> Asgi:
     async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
         most = bound(str(scope.get("path", ""))) if scope["type"] == "http" else None
         if most is not None and not _announced(scope) <= most:
-            await _refuse(send)
+            await _refuse(send, most)
         else:
             await app(scope, receive, send)
 
@@ -41,8 +45,9 @@ def _announced(scope: Scope) -> float:
     return int(length) if length.isdigit() and b"transfer-encoding" not in found else float("inf")
 
 
-async def _refuse(send: Send) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode()),
+async def _refuse(send: Send, most: int) -> None:
+    body = json.dumps({"error_code": "PERMISSION_DENIED", "message": MESSAGE.format(most=most)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
                (b"connection", b"close")]  # fmt: skip
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": BODY})
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
