@@ -9,6 +9,7 @@ Not covered: storage that MLflow reaches otherwise (S3, Azure, …), which the u
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -28,6 +29,7 @@ from guardrail.registry.transport import Allowance, WatchedAdapter, read, requir
 NO_PARTS = {"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
 """A server may else have files of 500 MB or more sent to, and fetched from, addresses that it names."""
 LONGEST_BACKOFF = 30.0
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _LOCK = threading.Lock()
 _ACTIVE: list[Bounds] = []
 
@@ -76,7 +78,7 @@ class BoundedAdapter(WatchedAdapter):
         raise AssertionError("unreachable")
 
     def _once(self, bounds: Bounds, request: requests.PreparedRequest, *given: Any, **more: Any) -> requests.Response:
-        with bounds.allowance.exchange(_seconds(bounds.limits, request, more.get("timeout"))):
+        with bounds.allowance.exchange(_seconds(bounds.limits, request)):
             answer = super().send(request, *given, **more)
             try:
                 require_final(bounds.uri, answer)
@@ -139,11 +141,10 @@ def _bounds_of(address: str) -> Bounds:
     return found
 
 
-def _seconds(given: Limits, request: requests.PreparedRequest, timeout: object) -> float:
-    """As the limits say, or as long as the user lets MLflow wait (``MLFLOW_HTTP_REQUEST_TIMEOUT``)."""
-    wait = timeout[1] if isinstance(timeout, tuple) else timeout
-    size = int(request.headers.get("Content-Length") or 0)
-    return max(given.file_seconds(size), float(wait) if isinstance(wait, (int, float)) else 0.0)
+def _seconds(given: Limits, request: requests.PreparedRequest) -> float:
+    """As the limits say, or as long as the user lets MLflow wait."""
+    wait, size = os.environ.get(TIMEOUT, ""), int(request.headers.get("Content-Length") or 0)
+    return max(given.file_seconds(size), float(wait) if wait.isascii() and wait.isdigit() else 0.0)
 
 
 def _is_http(address: str) -> bool:

@@ -138,7 +138,7 @@ HOSTS: dict[str, Callable[[Mailbox], str]] = {
     "http://attacker": lambda box: f"{box.uri}/api/2.0/mlflow-artifacts/artifacts/x/",
     "HTTP://attacker": lambda box: f"HTTP://{box.host}/api/2.0/mlflow-artifacts/artifacts/x/",
 }
-"""What only a server that lies itself, or was told to allow it, names (MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES)."""
+"""What only a server names that lies itself, or has MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES."""
 
 
 def arrived(place: Path, box: Mailbox) -> bool:

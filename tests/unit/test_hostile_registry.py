@@ -65,8 +65,8 @@ def by_trust(*what: object) -> Command:
     return lambda w, uri: say(*what, *w.by_trust, "--tracking-uri", uri)
 
 
-def by_person(*what: object) -> Command:
-    return lambda w, uri: say(*what, *w.key("ana"), "--tracking-uri", uri)
+def by_person(*what: object, trusting: bool = False) -> Command:
+    return lambda w, uri: say(*what, *w.key("ana"), *(w.by_trust if trusting else ()), "--tracking-uri", uri)
 
 
 def pulled(w: World, uri: str) -> Said:
@@ -80,8 +80,9 @@ def validated(w: World, uri: str) -> Said:
 
 
 def ran(w: World, uri: str) -> Said:
-    key = w.who["trainer"].private_file
-    return say("run", "testbed:sums", "--run", w.folder / f"run-{time.monotonic_ns()}", "--gate", uri, "--key", key)
+    signer = w.who["trainer"].private_file
+    place = w.folder / f"run-{time.monotonic_ns()}"
+    return say("run", "testbed:sums", "--task", "sentiment", "--run", place, "--gate", uri, "--key", signer)
 
 
 def evaluated(w: World, uri: str) -> Said:
@@ -111,10 +112,9 @@ COMMANDS: dict[str, Command] = {
     "registry revoke": by_person("registry", "revoke", "guarded/1", "--reason", "it leaks"),
 }
 PERSONS: dict[str, Command] = {
-    name: lambda w, uri, name=name: say(name, "guarded@production", *w.by_trust, *w.key("ana"), "--yes", "--reason", "r",
-                                        "--tracking-uri", uri)
+    name: by_person(name, "guarded@production", "--yes", "--reason", "r", trusting=True)
     for name in ("approve", "reject")
-}  # type: ignore[misc]  # fmt: skip
+}
 STARTING: dict[str, Command] = {"data validate --gate": validated, "run --gate": ran, "evaluate --gate": evaluated}
 
 
