@@ -14,6 +14,7 @@ import click
 import pytest
 from full_disk import full_disk
 from policy_evidence import POLICIES, chain, forgetful_measurements
+from registry_bundles import adapter_directory
 from tiny_models import POLICY, write_policy, write_rows
 
 from guardrail import cli
@@ -432,11 +433,9 @@ def _start(path: Path) -> Run:
 
 
 def _finish(path: Path, measurements: tuple[Measurement, ...] | None = None) -> None:
-    """A run whose records say that everything held, or these measurements; its adapter's files are made up."""
+    """A run whose records say that everything held, or these measurements; its adapter's weights are random."""
     run = _start(path)
-    (path / "adapter").mkdir()
-    (path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    (path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    adapter_directory(path / "adapter")
     evidence = chain(run.policy().digest, measurements=measurements)
     assert evidence.data is not None
     assert evidence.adapter is not None
