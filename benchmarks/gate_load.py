@@ -1,6 +1,6 @@
 """What a flood of refused requests costs an honest promotion: its time beside 50 connections, and alone.
 
-    python benchmarks/gate_load.py [--quick] [--json FILE] [--only PART-OF-A-NAME]
+    python benchmarks/gate_load.py [--quick] [--json FILE] [--only PART-OF-A-NAME] [--rounds N]
 
 A gated server with four workers; an adapter of 100 MB is promoted alone, then while 50 connections keep asking for one
 kind of thing that is refused (or changes nothing), each as soon as its last answer is there. Attackers are one process
@@ -285,8 +285,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="20 MB, three floods, one promotion each")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", default="", help="the floods whose name contains this")
+    parser.add_argument("--rounds", type=int, default=3, help="so many promotions beside each flood and alone")
     arguments = parser.parse_args()
-    megabytes, rounds = (20, 1) if arguments.quick else (100, 3)
+    megabytes, rounds = (20, 1) if arguments.quick else (100, arguments.rounds)
     floods = [name for name in (QUICK if arguments.quick else FLOODS) if arguments.only in name]
     found: list[Load] = []
     with tempfile.TemporaryDirectory() as folder:
