@@ -1,6 +1,6 @@
 """What a flood of refused requests costs an honest promotion: its time beside 50 connections, and alone.
 
-    python benchmarks/gate_load.py [--quick] [--json FILE] [--only PART-OF-A-NAME]
+    python benchmarks/gate_load.py [--quick] [--json FILE] [--only PART-OF-A-NAME] [--rounds N]
 
 A gated server with four workers; an adapter of 100 MB is promoted alone, then while 50 connections keep asking for one
 kind of thing that is refused (or changes nothing), each as soon as its last answer is there. Attackers are one process
@@ -123,14 +123,17 @@ class World:
         (directory / "evidence" / "decision.dsse.json").write_bytes(b"{}" * 1000)
         self._fill(directory)
 
-    def waits(self) -> bytes:
-        """An adapter of the same size that waits for a second person, and the vote of the first, who agreed."""
-        bundle, first = self.bundle(WAITING), self.who.approvers[0]
+    def waits(self) -> Bundle:
+        """An adapter of the same size that waits for a second person; the first has agreed."""
+        bundle = self.bundle(WAITING)
         with suppress(AwaitingApproval):
             self.promote(bundle)
-        said = vote(bundle, first.private)
-        GateClient(self.running.uri).submit(said)
-        return said
+        GateClient(self.running.uri).submit(self.approval(bundle))
+        return bundle
+
+    def approval(self, bundle: Bundle) -> bytes:
+        """The vote of the first person."""
+        return vote(bundle, self.who.approvers[0].private)
 
     def _fill(self, directory: Path) -> None:
         block = bytes(range(256)) * 4096
@@ -161,9 +164,16 @@ def _logged_of(world: World, version: str) -> str:
 
 
 def _waiting_again(world: World) -> Request:
-    world.waits()
-    found = world.client.search_logged_models(["1"], filter_string="tags.`guardrail.model` = 'waiting'")
-    return _proposal(str(found[0].model_id), WAITING)
+    """To propose what waits once more, from the very logged model."""
+    evidence = world.waits().evidence_sha256
+    experiment = world.client.get_experiment_by_name("guardrail")
+    where = f"tags.`guardrail.evidence_sha256` = '{evidence}'"
+    (found,) = world.client.search_logged_models([str(experiment and experiment.experiment_id)], where)
+    return _proposal(str(found.model_id), WAITING)
+
+
+def _vote_again(world: World) -> Request:
+    return Request("POST", f"{GATE}/statements", world.approval(world.waits()))
 
 
 FLOODS: dict[str, Callable[[World], Request]] = {
@@ -174,7 +184,7 @@ FLOODS: dict[str, Callable[[World], Request]] = {
     "a proposal of large junk": lambda w: _proposal(w.logged(w.junk)),
     "a proposal that was admitted before": lambda w: _proposal(_logged_of(w, "1")),
     "a proposal that waits for approval": _waiting_again,
-    "an approval that was handed in before": lambda w: Request("POST", f"{GATE}/statements", w.waits()),
+    "an approval that was handed in before": _vote_again,
     "a statement of nobody": lambda _: Request("POST", f"{GATE}/statements", b"{}" * 1000),
     "an upload into the sealed tree": lambda _: Request("PUT", f"{ARTIFACTS}/sealed/x/a.bin", bytes(1 << 20)),
     "a junk candidate": lambda _: _json(
@@ -275,8 +285,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="20 MB, three floods, one promotion each")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", default="", help="the floods whose name contains this")
+    parser.add_argument("--rounds", type=int, default=3, help="so many promotions beside each flood and alone")
     arguments = parser.parse_args()
-    megabytes, rounds = (20, 1) if arguments.quick else (100, 3)
+    megabytes, rounds = (20, 1) if arguments.quick else (100, arguments.rounds)
     floods = [name for name in (QUICK if arguments.quick else FLOODS) if arguments.only in name]
     found: list[Load] = []
     with tempfile.TemporaryDirectory() as folder:
