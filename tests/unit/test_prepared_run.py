@@ -259,7 +259,10 @@ def test_an_output_that_the_user_names_is_replaced_only_if_it_is_a_file(
 ) -> None:
     put(kind, tmp_path / "out", victim)
     before = victim.state()
-    for write in (lambda path: write_atomically(path, b"x"), lambda path: write_by(path, lambda f: f.write_text("x"))):
+    writes: tuple[Callable[[Path], object], ...] = (
+        lambda path: write_atomically(path, b"x"), lambda path: write_by(path, Path.touch)
+    )  # fmt: skip
+    for write in writes:
         with at_once(), pytest.raises(InvalidInput, match="is a"):
             write(tmp_path / "out")
     assert victim.state() == before
