@@ -53,7 +53,7 @@ def _socket(path: Path) -> None:
 
 
 def _link_to_a_link(path: Path, victim: Victim) -> None:
-    victim.folder.joinpath("link").symlink_to(victim.file)
+    (victim.folder / "link").symlink_to(victim.file)
     path.symlink_to(victim.folder / "link")
 
 
@@ -63,7 +63,7 @@ KINDS: dict[str, Callable[[Path, Victim], object]] = {
     "a link that leads nowhere": lambda path, victim: path.symlink_to(victim.folder / "new"),
     "a link to a directory": lambda path, victim: path.symlink_to(victim.directory),
     "a link to itself": lambda path, _: path.symlink_to(path.name),
-    "a link to a link": lambda path, victim: _link_to_a_link(path, victim),
+    "a link to a link": _link_to_a_link,
     "a link to a device without end": lambda path, _: path.symlink_to("/dev/zero"),
     "a link to this process": lambda path, _: path.symlink_to("/proc/self/fd/0"),
     "a named pipe": lambda path, _: os.mkfifo(path),
