@@ -6,11 +6,12 @@ The hostile server stands before an honest one and misbehaves at each call of a 
 from __future__ import annotations
 
 import itertools
+import re
 import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from trust_files import key
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.pipeline.signing import bind, sign_stage
 from guardrail.registry.gate_client import GateClient
-from guardrail.registry.limits import Limits, limits
+from guardrail.registry.limits import Limits, limits, variable
 from guardrail.registry.reader import Entry, Spec, download
 from guardrail.registry.rest_reader import RestReader, RestRunFiles
 from guardrail.registry.transport import Transport
@@ -361,3 +362,11 @@ def test_an_honest_giant_is_let_in_by_a_higher_limit(tmp_path: Path) -> None:
         (tmp_path / "yes").mkdir()
         download(Giant(), "m-1", tmp_path / "yes")
     assert len(list((tmp_path / "yes").iterdir())) == 1001
+
+
+def test_the_page_names_every_limit_and_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    for field in fields(Limits):
+        assert re.search(rf"^\| `{variable(field.name)}` \| .* \| {field.default:.0f} \|$", page, re.MULTILINE), (
+            field.name
+        )
