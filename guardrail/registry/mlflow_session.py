@@ -73,7 +73,8 @@ class BoundedAdapter(WatchedAdapter):
                 if not left:
                     raise
             time.sleep(min(LONGEST_BACKOFF, self._backoff * 2 ** (self._retries - left)))
-            if not isinstance(request.body, (str, bytes, type(None))):
+            body: Any = request.body  # a file, too, whatever its type says
+            if not isinstance(body, (str, bytes, type(None))):
                 rewind_body(request)
         raise AssertionError("unreachable")
 

@@ -94,7 +94,7 @@ def pulling(folder: Path) -> Callable[[str], object]:
 
     def once(uri: str) -> object:
         if not name:
-            name.append(push_candidate(run.path, tracking_uri=uri, now=datetime.now(UTC)))
+            name.append(push_candidate(run.path, tracking_uri=uri, now=datetime.now(UTC)).digest)
             return None
         place = folder / f"pulled-{next(count)}"
         try:
