@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from guardrail.errors import InvalidInput
 
@@ -60,11 +61,12 @@ def limits(environment: Mapping[str, str] = os.environ) -> Limits:
     Raises:
         InvalidInput: a value that is no positive, finite number.
     """
-    return Limits(**{
+    given: dict[str, Any] = {
         field.name: _number(name, value, whole=isinstance(field.default, int))
         for field in fields(Limits)
         if (value := environment.get(name := variable(field.name)))
-    })  # fmt: skip
+    }
+    return Limits(**given)
 
 
 def variable(name: str) -> str:
