@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from guardrail.document import Document
 from guardrail.document import Path as Place
 from guardrail.plugins import suggestion
+from guardrail.printable import joined
 
 Sections = Mapping[tuple[str, ...], type[BaseModel]]
 """Which type reads which mapping; ``*`` stands for any name and any number."""
@@ -83,7 +84,7 @@ def told(document: Document, mistakes: list[Mistake]) -> str:
     def position(mistake: Mistake) -> tuple[int, ...]:
         return tuple(int(part) for part in _where(document, mistake).rsplit(":", 2)[1:])
 
-    return "\n".join(f"{_where(document, mistake)}: {mistake.text}" for mistake in sorted(mistakes, key=position))
+    return joined(f"{_where(document, mistake)}: {mistake.text}" for mistake in sorted(mistakes, key=position))
 
 
 def _where(document: Document, mistake: Mistake) -> str:

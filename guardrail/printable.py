@@ -31,14 +31,18 @@ MARKDOWN_AS = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "@<!-- -->", "#": "\
 """An empty comment parts ``@`` and ``#`` from the word after them: GitHub looks for mentions in the rendered text."""
 
 
+class Lines(str):
+    """Lines of ours, each made printable already: within a message none of them is a foreign text's."""
+
+
 def one_line(text: str) -> str:
     """A value in one line: line breaks and tabs are written out, too."""
     return _line(text)
 
 
-def joined(lines: Iterable[str]) -> str:
+def joined(lines: Iterable[str]) -> Lines:
     """Exactly these lines, whatever the values within them hold: none can add a line or begin a command."""
-    return "\n".join(map(one_line, lines))
+    return Lines("\n".join(map(one_line, lines)))
 
 
 def block(text: str) -> str:
@@ -48,6 +52,8 @@ def block(text: str) -> str:
 
 def quoted(text: str) -> str:
     """A foreign text of several lines within a message of ours: every line but the first is marked as its."""
+    if isinstance(text, Lines):
+        return text
     first, *more = block(text.rstrip("\n")).split("\n")
     if len(more) >= MOST_LINES:
         more = [*more[: MOST_LINES - 2], f"… {len(more) - MOST_LINES + 2} more lines"]

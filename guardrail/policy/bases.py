@@ -15,6 +15,7 @@ from guardrail.errors import InvalidInput
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence
 from guardrail.policy.schema import Policy
+from guardrail.printable import joined
 from guardrail.records import AdapterRecord, Decision, EvaluationReport, Finding, ModelRef, Verdict
 
 RULE = "base model"
@@ -60,8 +61,12 @@ def require_pinned_base(policy: LoadedPolicy, base: ModelRef) -> None:
         raise InvalidInput(
             f"policy {policy.policy.name!r} does not allow the base {described(base)}",
             expected=pins_described(policy.policy),
-            next_step="use a pinned base, or after review pin this one (`guardrail policy base` shows its parts):\n"
-            + block(base.name, base.revision, base.digest),
+            next_step=joined(
+                [
+                    "use a pinned base, or after review pin this one (`guardrail policy base` shows its parts):",
+                    *block(base.name, base.revision, base.digest).split("\n"),
+                ]
+            ),
         )
 
 

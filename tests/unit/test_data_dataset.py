@@ -349,7 +349,7 @@ def test_a_place_that_cannot_be_written_to_is_a_service_error_that_leaves_nothin
     with pytest.raises(ServiceUnavailable, match="cannot write"):
         write_samples(tmp_path / "file" / "out.jsonl", ())
     (tmp_path / "out.jsonl").mkdir()
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(InvalidInput, match="is a directory"):
         write_samples(tmp_path / "out.jsonl", ())
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "out.jsonl"]
 

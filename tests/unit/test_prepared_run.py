@@ -381,6 +381,8 @@ ALLOWED = {
     "guardrail/model/updates.py: save_file": "write_by",
     "guardrail/registry/pull.py: os.open": "flushes, in a private directory",
     "guardrail/registry/pull.py: shutil.rmtree": "a private directory, after use",
+    "guardrail/registry/experiment.py: (Path(place) / PAGE).write_text": "in a temporary directory of ours",
+    "guardrail/registry/rest_reader.py: target.open": "in a private directory",
     "guardrail/registry/server/apps.py: Path(report).write_text": "in the launcher's private directory",
     "guardrail/registry/server/candidate.py: os.open": "O_NOFOLLOW, O_NONBLOCK",
     "guardrail/registry/server/sealed.py: os.open": "directories, O_NOFOLLOW, and flushing",

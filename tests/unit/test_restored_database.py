@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -320,23 +321,16 @@ def test_a_move_that_is_going_on_is_waited_for(whole: Broken, monkeypatch: pytes
     beneath, seen = whole.gate.registrar.beneath, list[str]()
     move = beneath.set_alias
 
+    @contextmanager
+    def done_meanwhile(name: str, alias: str, version: str) -> Iterator[None]:
+        """The turn comes once the move is done."""
+        move(name, alias, version)
+        yield
+
     def watched(name: str, alias: str, version: str) -> None:
-        monkeypatch.setattr(
-            whole.gate.registrar.sealing(), "locked", lambda: _moved(lambda: move(name, alias, version))
-        )
+        decisions = whole.gate.registrar.sealing().queues.decisions
+        monkeypatch.setattr(decisions, "turn", lambda: done_meanwhile(name, alias, version))
         seen.append(whole.resolve())
-
-    class _moved:  # noqa: N801
-        """The lock is free once the move is done."""
-
-        def __init__(self, done: Callable[[], None]) -> None:
-            self.done = done
-
-        def __enter__(self) -> None:
-            self.done()
-
-        def __exit__(self, *_: object) -> None:
-            return None
 
     monkeypatch.setattr(beneath, "set_alias", watched)
     assert (whole.promote(3), seen) == ("3", ["3"])

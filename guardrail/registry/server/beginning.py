@@ -8,8 +8,7 @@ Not covered: hashing (the doctor).
 
 from __future__ import annotations
 
-import logging
-
+from guardrail import logs
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.trust import GuardedModel, Trust
 from guardrail.registry.server.holding import held
@@ -20,7 +19,7 @@ from guardrail.registry.server.state import Position
 
 MOST = 50
 """The most differences of one model that are named at start-up; the doctor names all."""
-_logger = logging.getLogger("guardrail.server")
+_logger = logs.logger("guardrail.server")
 
 
 def begin(registrar: Registrar, destination: str) -> None:

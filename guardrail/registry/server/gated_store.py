@@ -12,7 +12,6 @@ Not covered: other ways into the database; models that look like a guarded one a
 
 from __future__ import annotations
 
-import logging
 import os
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +20,7 @@ from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
+from guardrail import logs
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
 from guardrail.names import alike
@@ -34,7 +34,7 @@ from guardrail.registry.server.settings import SCHEME, open_journal, settings
 from guardrail.registry.server.validity import DiffersError, require_valid
 from guardrail.registry.server.watch import TrustWatch, accepted
 
-_logger = logging.getLogger("guardrail.server")
+_logger = logs.logger("guardrail.server")
 
 
 class GatedStore(SqlAlchemyStore):

@@ -11,7 +11,6 @@ Not covered: servers on several machines (the lock is the file system's), and wh
 
 from __future__ import annotations
 
-import logging
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from guardrail import logs
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence import ledger
@@ -36,7 +36,7 @@ from guardrail.evidence.ledger_types import Entry, Head, Kind
 from guardrail.registry.server.state import State
 
 STATEMENTS = ".statements"
-_logger = logging.getLogger("guardrail.server")
+_logger = logs.logger("guardrail.server")
 
 
 class Unneeded(Exception):

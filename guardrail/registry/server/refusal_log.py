@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from guardrail import logs
 from guardrail.errors import GuardrailError
 
 LOGGER = "guardrail.server"
 LONGEST = 2000
 BURST, PER_SECOND = 200, 5.0
-_logger = logging.getLogger(LOGGER)
+_logger = logs.logger(LOGGER)
 
 
 def make_visible() -> None:

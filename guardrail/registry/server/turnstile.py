@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from guardrail import nofollow
 from guardrail.errors import ServiceUnavailable
 
 FLOCK = "hhqqi4x"
@@ -87,13 +88,11 @@ def opened(path: Path) -> Iterator[int]:
         ServiceUnavailable: the disk refuses.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        stream = nofollow.open_to_lock(path)
     except OSError as error:
         raise ServiceUnavailable(f"cannot open {path}: {error.strerror}") from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with stream:
+        yield stream.fileno()
 
 
 def _lock(descriptor: int, byte: int, how: int, kind: int = fcntl.F_WRLCK) -> None:
