@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from guardrail.errors import ServiceUnavailable
+from guardrail.errors import EvidenceInvalid, ServiceUnavailable
 from guardrail.registry.server import turnstile
 from guardrail.registry.server.turnstile import Turnstile
 
@@ -113,10 +113,10 @@ def test_where_there_is_no_room_nobody_waits(tmp_path: Path, monkeypatch: pytest
         assert arrivals.order == ["second"]
 
 
-def test_a_place_that_cannot_be_made_is_a_service_that_is_unavailable(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_made_or_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable), Turnstile(tmp_path / "nowhere" / "queue").turn():
         pass
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ServiceUnavailable), Turnstile(tmp_path / "link").turn():
+    with pytest.raises(EvidenceInvalid, match="symbolic link"), Turnstile(tmp_path / "link").turn():
         pass
     assert not (tmp_path / "elsewhere").exists()
