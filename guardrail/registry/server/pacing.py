@@ -37,7 +37,7 @@ UNCHANGED = b"guardrail-unchanged"
 ADDRESSES = 1024
 """So many addresses are remembered, those that were refused last."""
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-REFUSED_READS = frozenset({401, 403})
+REFUSED_READS = frozenset({401, 403, 503})
 REFUSED_WRITES = frozenset({401, 403, 404, 405, 503})
 
 
