@@ -99,7 +99,9 @@ def _whole(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST_RANK * LARGEST_SCALE  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= LARGEST_RANK * LARGEST_SCALE
 
 
 def _text(value: object) -> bool:

@@ -57,7 +57,7 @@ def read_updates(directory: Path) -> dict[str, Update]:
     lora = read_adapter(directory)
     with _reading(directory) as file:
         return {
-            name: Update(*(file.get_tensor(tensor_name(name, factor)) for factor in "AB"), layer.scale)
+            name: Update(file.get_tensor(tensor_name(name, "A")), file.get_tensor(tensor_name(name, "B")), layer.scale)
             for name, layer in lora.layers.items()
         }
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from guardrail.errors import InternalError, InvalidInput
-from guardrail.model.adapter import CONFIG
+from guardrail.evidence.lora_settings import CONFIG
 from guardrail.model.updates import Update, read_updates
 
 Direction = Callable[[str], torch.Tensor]
