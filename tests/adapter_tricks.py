@@ -139,7 +139,7 @@ ATTEMPTED = (
 
 SETTINGS = (
     *(removed(key) for key in ("r", "lora_alpha", "target_modules", "peft_type")),
-    *(setting(f"{key} set", **dict[str, Any]({key: {"x": 1}})) for key in (
+    *(setting(f"{key} set", f"says {key}=", **{key: {"x": 1}}) for key in (
         "auto_mapping", "eva_config", "kasa_config", "lora_ga_config", "loftq_config", "megatron_config",
         "monteclora_config", "use_bdlora", "velora_config", "runtime_config",
     )),

@@ -99,7 +99,7 @@ def _whole(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= LARGEST_RANK * LARGEST_SCALE
 
