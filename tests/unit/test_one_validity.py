@@ -19,6 +19,8 @@ from guardrail.evidence.bundle import SIGNED, seal
 from guardrail.evidence.expiry import earliest, expired
 from guardrail.evidence.trust import ProtectedAlias
 
+pytestmark = pytest.mark.slow
+
 MODEL, ALIAS = "guarded", "production"
 EDGE = timedelta(microseconds=1)
 

@@ -39,6 +39,8 @@ from guardrail.registry.server.queues import FILE
 from guardrail.registry.server.sealed import DiskTree
 from guardrail.train import checkpoint, kept
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 DEEP = ("data/clean.jsonl", "data/quarantine.jsonl", "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
         "work/live.json", "work/cache/x.states", "work/checkpoints-user/job", "work/checkpoints-user/checkpoint-1/seal",

@@ -25,6 +25,8 @@ from guardrail.registry.server.doctor import examine_all
 from guardrail.registry.server.reconcile import AGAIN, MOVE_AGAIN
 from guardrail.registry.wire import Problem
 
+pytestmark = pytest.mark.slow
+
 MODEL, ALIAS = "guarded", "production"
 
 

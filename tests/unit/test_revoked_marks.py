@@ -19,6 +19,8 @@ from guardrail.registry.server.doctor import examine_all
 from guardrail.registry.server.reconcile import MARK_AGAIN
 from guardrail.registry.tags import REVOKED, VERDICT
 
+pytestmark = pytest.mark.slow
+
 MODEL = "guarded"
 
 

@@ -24,6 +24,8 @@ from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.registry.server import candidate, registrar
 from guardrail.registry.server.turnstile import Turnstile
 
+pytestmark = pytest.mark.slow
+
 MODEL, OTHER, WAITING, ALIAS = "guarded", "second", "waiting", "production"
 WEIGHTS = "adapter_model.safetensors"
 HUGE = b" " * (LARGEST + 1)

@@ -15,6 +15,8 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.registry.server.names import LONGEST_ALIAS, require_alias, require_name
 from guardrail.registry.store import GATE
 
+pytestmark = pytest.mark.slow
+
 LOGGER = "guardrail.server"
 CYRILLIC_SCOPE = "\u0455\u0441\u043e\u0440\u0435"
 """A guarded name that is wholly Cyrillic, and so plain."""

@@ -36,6 +36,8 @@ from guardrail.registry.server.journal import draft
 from guardrail.registry.server.open_tickets import Holder, OpenTickets
 from guardrail.registry.server.tickets import MOST_OPEN, issue
 
+pytestmark = pytest.mark.slow
+
 MODEL, OTHER, ALIAS = "guarded", "second", "production"
 
 

@@ -37,6 +37,8 @@ from guardrail.records import DataReport
 from guardrail.registry.store import AWAITS, DENIES, GATE
 from guardrail.registry.wire import Problem
 
+pytestmark = pytest.mark.slow
+
 ERRORS = 60
 """Each of these has a next step; more would be a stream."""
 FORMATS = ("text", "json")
