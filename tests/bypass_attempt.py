@@ -19,6 +19,7 @@ class Attempt:
         exact_only: it needs a database that tells names apart that a folding one does not.
         folding: it needs a database that ignores more than folding does.
         only: it needs artifacts on the disk (``local``) or in a bucket (``s3``).
+        anywhere: what it tries is judged before anything of the cell counts, so CI tries it in whole cells alone.
         depends: the parts of a cell that may make it another attack; stock MLflow is shown once for each value.
     """
 
@@ -30,11 +31,13 @@ class Attempt:
     exact_only: bool = False
     folding: bool = False
     only: str = ""
+    anywhere: bool = False
     depends: tuple[str, ...] = ()
 
     def applies(self, cell: Cell) -> bool:
         """Whether there is such a thing in this cell."""
-        return self.only in ("", cell.artifacts) and (cell.database == "mysql" or not self.folding)
+        fits = self.only in ("", cell.artifacts) and (cell.database == "mysql" or not self.folding)
+        return fits and (not self.anywhere or cell in whole())
 
     def real(self, cell: Cell) -> bool:
         """Whether stock MLflow has it in this cell."""

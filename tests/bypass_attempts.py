@@ -126,8 +126,8 @@ FEATURES = [
 ]  # fmt: skip
 
 HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
-ADAPTERS = [Attempt(name, attack) for name, attack in bypass_adapter.MOVES.items()]
-BASES = [Attempt(name, move) for name, move in bypass_bases.MOVES.items()]
+ADAPTERS = [Attempt(name, attack, anywhere=True) for name, attack in bypass_adapter.MOVES.items()]
+BASES = [Attempt(name, move, anywhere=True) for name, move in bypass_bases.MOVES.items()]
 STATE = [Attempt(name, move) for name, move in bypass_state.MOVES]
 LOAD = [through_proxy(name, move) for name, move in bypass_load.MOVES.items()]
 
