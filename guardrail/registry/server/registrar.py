@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from guardrail.errors import EvidenceInvalid, PolicyDenied
+from guardrail.evidence import orders
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import LARGEST
@@ -27,7 +28,15 @@ from guardrail.evidence.trust import GuardedModel
 from guardrail.registry.checks import Outline, as_signed, expected_files, require_bounded
 from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server import candidate, recording
-from guardrail.registry.server.admission import Admission, Court, admit, foresee, judge, protected_alias
+from guardrail.registry.server.admission import (
+    Admission,
+    Court,
+    admit,
+    exactly_guarded,
+    foresee,
+    judge,
+    protected_alias,
+)
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.holding import held, sealed_evidence
 from guardrail.registry.server.journal import Journal
@@ -82,10 +91,7 @@ class Registrar:
         Raises:
             EvidenceInvalid: there is none.
         """
-        found = self.watch.current().guarded(name)
-        if found is None or found.name != name:
-            raise EvidenceInvalid(f"the model {name!r} is not guarded", expected="a model of the trust file")
-        return found
+        return exactly_guarded(self.watch.current(), name)
 
     def propose(self, guarded: GuardedModel, source: str, given: Mapping[str, str]) -> Any:
         """The version of what lies at ``source``, if its evidence admits it.
@@ -194,6 +200,7 @@ class Registrar:
         with self.sealing().queues.decisions.turn():
             if not self._is_carried_out(order, envelope):
                 self._require_fitting(order)
+                persons = self._require_ordered_still(order, envelope)
                 evidence = self._require_still(target, guarded, order)
                 recording.note_rollback(self.journal, order, envelope, persons, evidence)
             self._require_held(order)
@@ -419,10 +426,16 @@ class Registrar:
         _require_ordered(judge(target.examined, court, guarded, votes, order.alias), order)
         return evidence
 
+    def _require_ordered_still(self, order: Rollback, envelope: bytes) -> tuple[str, ...]:
+        """Who ordered it, by the trust file and the clock now: the target was read since that was asked first."""
+        court = self.court()
+        needed = protected_alias(exactly_guarded(court.trust, order.model), order.alias).approvals
+        return orders.verified(envelope, court.trust, persons=needed, now=court.now)[1]
+
     def _court_of(self, guarded: GuardedModel, order: Rollback, found: Admitted) -> Court:
         """Now, or, where expired evidence only warns, when the evidence was last found to hold."""
         court = self.court()
-        if protected_alias(guarded, order.alias).when_invalid == "warn":
+        if protected_alias(exactly_guarded(court.trust, guarded.name), order.alias).when_invalid == "warn":
             return Court(court.trust, court.state, court.state.held[found.evidence])
         return court
 
