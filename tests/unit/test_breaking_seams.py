@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from gate_chains import proven
 from gate_parts import Parts, parts
-from gate_trust import guarded_model, signed
+from gate_trust import guarded_model, policy_digest, signed
+from registry_tables import only_these_tables, sqlite
+from sqlalchemy import text
 
 from guardrail.errors import GuardrailError
 from guardrail.evidence import digest, orders
 from guardrail.evidence.bundle import Bundle
 from guardrail.evidence.envelope import sign
 from guardrail.evidence.orders import Rollback
-from guardrail.evidence.trust import GuardedModel
+from guardrail.evidence.trust import GuardedModel, ProtectedAlias
 from guardrail.registry.server import registrar
 
 pytestmark = pytest.mark.slow
@@ -153,3 +155,22 @@ def test_a_rollback_by_too_few_when_its_target_was_read_is_refused(gate: Parts, 
     with pytest.raises(GuardrailError):
         gate.submit(order)
     assert gate.registrar.beneath.aliases(MODEL) == {ALIAS: "2"}
+
+
+TABLES = ("registered_models", "model_versions", "registered_model_aliases", "model_version_tags")
+
+
+def test_a_model_that_a_hand_spelt_otherwise_is_not_handed_out_where_what_is_invalid_only_warns(tmp_path: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    warns = ProtectedAlias(alias=ALIAS, policy=policy_digest(MODEL), when_invalid="warn")
+    with only_these_tables(), parts(tmp_path / "gate", sqlite(tmp_path, "VARCHAR(256) COLLATE NOCASE")) as gate:
+        gate.store.create_registered_model(MODEL)
+        trusted(gate, GuardedModel(name=MODEL, aliases=(warns,)))()
+        assert gate.promote(gate.bundle(MODEL, 0)) == "1"
+        with gate.store.engine.begin() as connection:
+            for table in TABLES:
+                connection.execute(text(f"UPDATE {table} SET name = 'GUARDED'"))  # noqa: S608
+            connection.execute(text("UPDATE model_versions SET source = 's3://evil'"))
+        with pytest.raises(MlflowException, match="never admitted"):
+            gate.store.get_model_version_by_alias(MODEL, ALIAS)
