@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from guardrail.registry.server import registrar
 pytestmark = pytest.mark.slow
 
 MODEL, ALIAS = "guarded", "production"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +158,54 @@ def test_a_rollback_by_too_few_when_its_target_was_read_is_refused(gate: Parts, 
     with pytest.raises(GuardrailError):
         gate.submit(order)
     assert gate.registrar.beneath.aliases(MODEL) == {ALIAS: "2"}
+
+
+def fakes(gate: Parts, made: Bundle, count: int) -> list[Callable[[], object]]:
+    """To propose the same logged model so often: this evidence, and zeros instead of the weights."""
+    model_id = "m-zeros"
+    folder = shutil.copytree(made.adapter_dir, gate.folder / "bundles" / "zeros")
+    weights = folder / WEIGHTS
+    weights.write_bytes(bytes(weights.stat().st_size))
+    gate.logged[model_id] = replace(made, adapter_dir=folder)
+    gate.reader(model_id)
+    guarded = gate.registrar.guarded_model(MODEL)
+    return [lambda: gate.registrar.propose(guarded, f"models:/{model_id}", {})] * count
+
+
+def test_one_fake_that_is_proposed_again_and_again_keeps_nobody_out(
+    gate: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guardrail.registry.server import queues
+
+    made, honest = bundle(gate, 30), bundle(gate, 31)
+    asks = fakes(gate, made, queues.WORKERS)
+    with pytest.raises(GuardrailError, match="changed"):
+        asks[0]()
+    goes, there, hashed = threading.Event(), threading.Barrier(2), digest.manifest
+
+    def slow(place: Path) -> Any:
+        if threading.current_thread() in threads:
+            with suppress(threading.BrokenBarrierError):
+                there.wait(30)
+            assert goes.wait(60)
+        return hashed(place)
+
+    def asking(ask: Callable[[], object]) -> None:
+        with suppress(GuardrailError):
+            ask()
+
+    monkeypatch.setattr(registrar, "manifest", slow)
+    threads = [threading.Thread(target=asking, args=(ask,)) for ask in asks]
+    try:
+        for thread in threads:
+            thread.start()
+        there.wait(30)
+        time.sleep(1)
+        assert gate.propose(honest) == "3"
+    finally:
+        goes.set()
+        for thread in threads:
+            thread.join(60)
 
 
 TABLES = ("registered_models", "model_versions", "registered_model_aliases", "model_version_tags")

@@ -50,6 +50,9 @@ from guardrail.registry.server.validity import SealedTerms
 from guardrail.registry.server.watch import TrustWatch
 from guardrail.registry.tags import MODEL_ID, PREFIX, tags
 
+MOST_FAKES = 4096
+"""So many logged models that were refused for their bytes are remembered by each worker."""
+
 
 class Registrar:
     """What the gate does for guarded models; ``tree`` is where adapters are sealed, None until it is known."""
@@ -58,6 +61,7 @@ class Registrar:
         self.beneath, self.watch, self.journal = beneath, watch, journal
         self.tree: SealedTree | None = None
         self.terms = SealedTerms(self.sealing)
+        self._fakes: set[str] = set()
 
     def court(self) -> Court:
         """What everything is judged by, now.
@@ -112,12 +116,18 @@ class Registrar:
         if given and dict(given) != _tags(foreseen, str(model.model_id)):
             raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
         most, found = candidate.most_bytes(outline), self._sealed_already(foreseen)
-        if found is None:
-            with self.sealing().queues.work(guarded.name).turn():
+        queues, model_id = self.sealing().queues, str(model.model_id)
+        if found is None and model_id not in self._fakes:
+            with queues.work(guarded.name).turn():
                 found = self._sealed_already(foreseen)  # by whoever was before us
+                if found is None and model_id not in self._fakes:
+                    return self._sealed(model, guarded, most)
+        if found is None:  # it was read and refused before: nobody waits for that again
+            with queues.again.turn():
+                found = self._sealed_already(foreseen)
                 if found is None:
                     return self._sealed(model, guarded, most)
-        if Kept.of(found).model_id != str(model.model_id):
+        if Kept.of(found).model_id != model_id:
             self._require_same(model, guarded, most)
         return self._finished(found)
 
@@ -249,8 +259,12 @@ class Registrar:
         """The version of a proposal that is fetched, judged and sealed; nobody else's decision waits for that."""
         tree = self.sealing()
         with tree.staging() as place:
-            candidate.fetch(model, place, most)
-            admission = self._judged(place, guarded)
+            try:
+                candidate.fetch(model, place, most)
+                admission = self._judged(place, guarded)
+            except EvidenceInvalid:
+                self._remember_fake(str(model.model_id))
+                raise
             kept = Kept(tree.keep(place, admission.examined.files), str(model.model_id))
         with tree.queues.decisions.turn():
             votes = self.journal.votes(admission.examined.evidence_sha256)
@@ -258,6 +272,12 @@ class Registrar:
             self._require_bounded(still)
             recording.note_admitted(self.journal, still, kept)
             return self._version(still)
+
+    def _remember_fake(self, model_id: str) -> None:
+        """What its evidence admits and its bytes do not: it may be asked for again, but not in its model's queue."""
+        if len(self._fakes) >= MOST_FAKES:
+            self._fakes.clear()
+        self._fakes.add(model_id)
 
     def _require_same(self, model: Any, guarded: GuardedModel, most: int) -> None:
         """Another logged model under admitted evidence: read whole, for nothing new, so nobody waits for it."""
