@@ -23,7 +23,7 @@ from guardrail.errors import GuardrailError
 from guardrail.evidence import digest, orders
 from guardrail.evidence.bundle import Bundle
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.orders import Rollback
+from guardrail.evidence.orders import Revocation, Rollback
 from guardrail.evidence.trust import GuardedModel, ProtectedAlias
 from guardrail.registry.server import registrar
 
@@ -225,3 +225,17 @@ def test_a_model_that_a_hand_spelt_otherwise_is_not_handed_out_where_what_is_inv
             connection.execute(text("UPDATE model_versions SET source = 's3://evil'"))
         with pytest.raises(MlflowException, match="never admitted"):
             gate.store.get_model_version_by_alias(MODEL, ALIAS)
+
+
+def test_a_revocation_that_anybody_hands_in_again_looks_at_no_other_version(
+    gate: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, manifest = datetime.now(UTC), gate.registrar.beneath.version(MODEL, "1").tags["guardrail.adapter_sha256"]
+    out = Revocation(manifest=manifest, reason="x", not_before=now, expires=now + timedelta(days=1))
+    order = sign(orders.build(out), gate.who.approvers[0].private)
+    gate.submit(order)
+    assert gate.registrar.beneath.version(MODEL, "1").tags["guardrail.verdict"] == "REVOKED"
+    looked = list[str]()
+    monkeypatch.setattr(gate.registrar.beneath, "versions", looked.append)
+    gate.submit(order)
+    assert looked == []
