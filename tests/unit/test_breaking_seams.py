@@ -239,3 +239,10 @@ def test_a_revocation_that_anybody_hands_in_again_looks_at_no_other_version(
     monkeypatch.setattr(gate.registrar.beneath, "versions", looked.append)
     gate.submit(order)
     assert looked == []
+
+
+def test_files_are_fetched_from_where_a_version_was_sealed_whatever_else_its_row_says(gate: Parts) -> None:
+    with gate.store.engine.begin() as connection:
+        connection.execute(text("UPDATE model_versions SET storage_location = 's3://evil'"))
+    resolved = gate.store.get_model_version_by_alias(MODEL, ALIAS)
+    assert gate.store.get_model_version_download_uri(MODEL, str(resolved.version)) == resolved.source
