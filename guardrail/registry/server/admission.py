@@ -100,7 +100,7 @@ def judge(
     Args:
         examined: what holds together.
         court: what to judge by, which may have changed since.
-        guarded: the model that it is proposed for.
+        guarded: the model that it is proposed for; what protects it is what ``court``'s trust file says.
         votes: the approvals and rejections that were handed in about this evidence.
         alias: the alias that is to move, where one is.
 
@@ -108,7 +108,7 @@ def judge(
         EvidenceInvalid: the first thing that does not hold.
         PolicyDenied: somebody who may approve said no.
     """
-    decision = examined.decision
+    decision, guarded = examined.decision, exactly_guarded(court.trust, guarded.name)
     _require_signers(examined, court.trust)
     protected = _for(decision, guarded, alias)
     admissible(decision, court.now, examined.valid_until)
@@ -134,6 +134,18 @@ def require_not_revoked(manifest: str, state: State) -> None:
             f"the adapter {manifest} was revoked: {state.revoked[manifest]}", expected="an adapter that was not",
             next_step="train and evaluate another one",
         )  # fmt: skip
+
+
+def exactly_guarded(trust: Trust, name: str) -> GuardedModel:
+    """The guarded model of exactly this name.
+
+    Raises:
+        EvidenceInvalid: there is none.
+    """
+    found = trust.guarded(name)
+    if found is None or found.name != name:
+        raise EvidenceInvalid(f"the model {name!r} is not guarded", expected="a model of the trust file")
+    return found
 
 
 def protected_alias(guarded: GuardedModel, alias: str) -> ProtectedAlias:

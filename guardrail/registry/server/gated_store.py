@@ -26,6 +26,7 @@ from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
 from guardrail.names import alike
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.floor import DatabaseFloor, Floors
+from guardrail.registry.server.holding import is_sealed
 from guardrail.registry.server.methods import require_classified
 from guardrail.registry.server.names import Spellings, require_alias, require_name
 from guardrail.registry.server.refusals import refusing, unproven
@@ -183,6 +184,11 @@ class GatedStore(SqlAlchemyStore):
         if guarded is None:
             self._name_look_alike(name)
         return found
+
+    def get_model_version_download_uri(self, name: str, version: str) -> Any:
+        """Of a sealed version where it was sealed, which is judged, whatever another column of its row says."""
+        found = super().get_model_version(name, version)
+        return found.source if is_sealed(found) else super().get_model_version_download_uri(name, version)
 
     def _valid(self, found: Any, guarded: GuardedModel, protected: ProtectedAlias, name: str, alias: str) -> Any:
         """What the alias stands at, if it may be handed out."""

@@ -7,11 +7,12 @@ Not covered: models that are no longer guarded, and the version's status, which 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.trust import GuardedModel
+from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.holding import sealed_evidence
 from guardrail.registry.server.state import Admitted, State
@@ -48,7 +49,7 @@ def mark_all(beneath: Beneath, state: State, models: Iterable[GuardedModel], man
     """Mark every version of guarded models whose adapter was revoked (or only this one's); how many were not yet."""
     marked = 0
     for guarded in models:
-        for version in beneath.versions(guarded.name):
+        for version in list(_versions(beneath, state, guarded.name, manifest)):
             try:
                 found = sealed_evidence(version, state)
             except EvidenceInvalid:
@@ -60,3 +61,16 @@ def mark_all(beneath: Beneath, state: State, models: Iterable[GuardedModel], man
                 beneath.mark(guarded.name, str(version.version), marks(found.manifest, state), said)
                 marked += 1
     return marked
+
+
+def _versions(beneath: Beneath, state: State, name: str, manifest: str) -> Iterator[Any]:
+    """A model's versions of one adapter, told by where the ledger sealed it, or all of them.
+
+    Anybody may hand in a revocation again, so that must not cost a look at every version.
+    """
+    if not manifest:
+        yield from beneath.versions(name)
+        return
+    for (model, place), evidence in list(state.sealed.items()):
+        if model == name and state.admitted[evidence].manifest == manifest:
+            yield from beneath.versions_at(name, sealed_uri(place))

@@ -11,8 +11,8 @@ from __future__ import annotations
 from guardrail.errors import InvalidInput
 
 READ = frozenset({
-    "get_latest_versions", "get_model_version", "get_model_version_download_uri",
-    "get_prompt", "get_prompt_version", "get_prompt_version_by_alias", "get_registered_model", "get_webhook",
+    "get_latest_versions", "get_model_version", "get_prompt", "get_prompt_version", "get_prompt_version_by_alias",
+    "get_registered_model", "get_webhook",
     "list_webhooks", "list_webhooks_by_event", "search_model_versions", "search_prompt_versions", "search_prompts",
     "search_registered_models", "supports_workspaces",
 })  # fmt: skip
@@ -20,8 +20,9 @@ READ = frozenset({
 GATED = frozenset({
     "create_model_version", "create_registered_model", "delete_model_version", "delete_model_version_tag",
     "delete_registered_model", "delete_registered_model_alias", "delete_registered_model_tag",
-    "get_model_version_by_alias", "rename_registered_model", "set_model_version_tag", "set_registered_model_alias",
-    "set_registered_model_tag", "transition_model_version_stage", "update_model_version", "update_registered_model",
+    "get_model_version_by_alias", "get_model_version_download_uri", "rename_registered_model", "set_model_version_tag",
+    "set_registered_model_alias", "set_registered_model_tag", "transition_model_version_stage", "update_model_version",
+    "update_registered_model",
 })  # fmt: skip
 
 WEBHOOKS = frozenset({"create_webhook", "delete_webhook", "test_webhook", "update_webhook"})

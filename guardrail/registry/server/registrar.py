@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from guardrail.errors import EvidenceInvalid, PolicyDenied
+from guardrail.evidence import orders
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import LARGEST
@@ -27,7 +28,15 @@ from guardrail.evidence.trust import GuardedModel
 from guardrail.registry.checks import Outline, as_signed, expected_files, require_bounded
 from guardrail.registry.reader import sealed_uri
 from guardrail.registry.server import candidate, recording
-from guardrail.registry.server.admission import Admission, Court, admit, foresee, judge, protected_alias
+from guardrail.registry.server.admission import (
+    Admission,
+    Court,
+    admit,
+    exactly_guarded,
+    foresee,
+    judge,
+    protected_alias,
+)
 from guardrail.registry.server.beneath import Beneath
 from guardrail.registry.server.holding import held, sealed_evidence
 from guardrail.registry.server.journal import Journal
@@ -41,6 +50,9 @@ from guardrail.registry.server.validity import SealedTerms
 from guardrail.registry.server.watch import TrustWatch
 from guardrail.registry.tags import MODEL_ID, PREFIX, tags
 
+MOST_FAKES = 4096
+"""So many logged models that were refused for their bytes are remembered by each worker."""
+
 
 class Registrar:
     """What the gate does for guarded models; ``tree`` is where adapters are sealed, None until it is known."""
@@ -49,6 +61,7 @@ class Registrar:
         self.beneath, self.watch, self.journal = beneath, watch, journal
         self.tree: SealedTree | None = None
         self.terms = SealedTerms(self.sealing)
+        self._fakes: set[str] = set()
 
     def court(self) -> Court:
         """What everything is judged by, now.
@@ -82,10 +95,7 @@ class Registrar:
         Raises:
             EvidenceInvalid: there is none.
         """
-        found = self.watch.current().guarded(name)
-        if found is None or found.name != name:
-            raise EvidenceInvalid(f"the model {name!r} is not guarded", expected="a model of the trust file")
-        return found
+        return exactly_guarded(self.watch.current(), name)
 
     def propose(self, guarded: GuardedModel, source: str, given: Mapping[str, str]) -> Any:
         """The version of what lies at ``source``, if its evidence admits it.
@@ -106,12 +116,18 @@ class Registrar:
         if given and dict(given) != _tags(foreseen, str(model.model_id)):
             raise unproven("a tag of a version, other than those the server writes itself,", guarded.name)
         most, found = candidate.most_bytes(outline), self._sealed_already(foreseen)
-        if found is None:
-            with self.sealing().queues.work(guarded.name).turn():
+        queues, model_id = self.sealing().queues, str(model.model_id)
+        if found is None and model_id not in self._fakes:
+            with queues.work(guarded.name).turn():
                 found = self._sealed_already(foreseen)  # by whoever was before us
+                if found is None and model_id not in self._fakes:
+                    return self._sealed(model, guarded, most)
+        if found is None:  # it was read and refused before: nobody waits for that again
+            with queues.again.turn():
+                found = self._sealed_already(foreseen)
                 if found is None:
                     return self._sealed(model, guarded, most)
-        if Kept.of(found).model_id != str(model.model_id):
+        if Kept.of(found).model_id != model_id:
             self._require_same(model, guarded, most)
         return self._finished(found)
 
@@ -194,6 +210,7 @@ class Registrar:
         with self.sealing().queues.decisions.turn():
             if not self._is_carried_out(order, envelope):
                 self._require_fitting(order)
+                persons = self._require_ordered_still(order, envelope)
                 evidence = self._require_still(target, guarded, order)
                 recording.note_rollback(self.journal, order, envelope, persons, evidence)
             self._require_held(order)
@@ -242,8 +259,12 @@ class Registrar:
         """The version of a proposal that is fetched, judged and sealed; nobody else's decision waits for that."""
         tree = self.sealing()
         with tree.staging() as place:
-            candidate.fetch(model, place, most)
-            admission = self._judged(place, guarded)
+            try:
+                candidate.fetch(model, place, most)
+                admission = self._judged(place, guarded)
+            except EvidenceInvalid:
+                self._remember_fake(str(model.model_id))
+                raise
             kept = Kept(tree.keep(place, admission.examined.files), str(model.model_id))
         with tree.queues.decisions.turn():
             votes = self.journal.votes(admission.examined.evidence_sha256)
@@ -251,6 +272,12 @@ class Registrar:
             self._require_bounded(still)
             recording.note_admitted(self.journal, still, kept)
             return self._version(still)
+
+    def _remember_fake(self, model_id: str) -> None:
+        """What its evidence admits and its bytes do not: it may be asked for again, but not in its model's queue."""
+        if len(self._fakes) >= MOST_FAKES:
+            self._fakes.clear()
+        self._fakes.add(model_id)
 
     def _require_same(self, model: Any, guarded: GuardedModel, most: int) -> None:
         """Another logged model under admitted evidence: read whole, for nothing new, so nobody waits for it."""
@@ -419,10 +446,16 @@ class Registrar:
         _require_ordered(judge(target.examined, court, guarded, votes, order.alias), order)
         return evidence
 
+    def _require_ordered_still(self, order: Rollback, envelope: bytes) -> tuple[str, ...]:
+        """Who ordered it, by the trust file and the clock now: the target was read since that was asked first."""
+        court = self.court()
+        needed = protected_alias(exactly_guarded(court.trust, order.model), order.alias).approvals
+        return orders.verified(envelope, court.trust, persons=needed, now=court.now)[1]
+
     def _court_of(self, guarded: GuardedModel, order: Rollback, found: Admitted) -> Court:
         """Now, or, where expired evidence only warns, when the evidence was last found to hold."""
         court = self.court()
-        if protected_alias(guarded, order.alias).when_invalid == "warn":
+        if protected_alias(exactly_guarded(court.trust, guarded.name), order.alias).when_invalid == "warn":
             return Court(court.trust, court.state, court.state.held[found.evidence])
         return court
 

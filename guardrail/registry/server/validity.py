@@ -95,7 +95,7 @@ def require_valid(
             the alias says ``refuse``.
         ServiceUnavailable: the storage does not answer.
     """
-    found = _standing(version, protected.alias, state)
+    found = _standing(version, guarded, protected.alias, state)
     try:
         _check(found, guarded, protected, state, now, terms)
     except EvidenceInvalid as error:
@@ -104,9 +104,12 @@ def require_valid(
         _logger.warning("%s@%s version %s: %s", version.name, protected.alias, version.version, error.got)
 
 
-def _standing(version: Any, alias: str, state: State) -> Admitted | None:
-    """What the ledger moved the alias to; None where it never did, and the version is from before."""
-    stands = state.stands.get((str(version.name), alias))
+def _standing(version: Any, guarded: GuardedModel, alias: str, state: State) -> Admitted | None:
+    """What the ledger moved the alias to; None where it never did, and the version is from before.
+
+    The ledger is asked by the trust file's name: a database that folds names may hold another spelling of it.
+    """
+    stands = state.stands.get((guarded.name, alias))
     if stands is None and not is_sealed(version):
         return None
     try:
