@@ -94,7 +94,9 @@ def parts(folder: Path, database: str = "") -> Iterator[Parts]:
 
         registry = database or f"sqlite:///{folder / 'mlflow.db'}"
         store = GatedStore(f"gated+{registry}")
-        store.registrar.tree = DiskTree(folder / "sealed")
+        tree = DiskTree(folder / "sealed")
+        tree.queues.prepare()
+        store.registrar.tree = tree
         made = Parts(folder, who, store)
         patch.setattr(candidate, "_reader", made.reader)
         yield made

@@ -160,6 +160,7 @@ def environment(
         "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "for tests",
         "GUARDRAIL_REFUSALS_PER_SECOND": refusals,
+        "GUARDRAIL_OPEN_TICKETS": "1000",
         "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory, default_permission)),
     }
 

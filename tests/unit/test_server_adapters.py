@@ -5,6 +5,7 @@ The decider's client let everything through: evidence is proven by every stage a
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +24,22 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gate that has seen nothing yet; to be copied, never used."""
     from gate_parts import parts
 
-    with parts(tmp_path_factory.mktemp("gate")) as made:
+    folder = tmp_path_factory.mktemp("adapters")
+    with parts(folder):
+        return folder
+
+
+@pytest.fixture
+def gate(prepared: Path, tmp_path: Path) -> Iterator[Parts]:
+    """One to ask: each attempt at one and the same gate is judged more strictly, and its tickets are counted."""
+    from gate_parts import parts
+
+    shutil.copytree(prepared, tmp_path / "gate")
+    with parts(tmp_path / "gate") as made:
         yield made
 
 

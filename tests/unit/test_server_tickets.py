@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from registry_bundles import POLICY
 
-from guardrail.errors import EvidenceInvalid, GuardrailError
+from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput
 from guardrail.evidence import orders
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import add_signature, sign
@@ -34,7 +34,7 @@ from guardrail.evidence.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust import CLOCKS_DIFFER, PublicKeyEntry
 from guardrail.registry.server.journal import draft
 from guardrail.registry.server.open_tickets import Holder, OpenTickets
-from guardrail.registry.server.tickets import MOST_OPEN, issue
+from guardrail.registry.server.tickets import MOST_OPEN, OPEN, issue, most_open
 
 pytestmark = pytest.mark.slow
 
@@ -439,3 +439,11 @@ def test_tickets_are_counted_as_the_ledger_says(steps: list[tuple[Any, int, str,
 def test_a_request_may_be_made_by_a_clock_that_is_a_little_ahead(gate: Parts) -> None:
     ahead = CLOCKS_DIFFER - timedelta(seconds=30)
     assert gate.ticket(request(gate, not_before=at() + ahead, expires=at() + ahead + timedelta(minutes=1)))
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "many", "\u0661", "10000000"])
+def test_a_number_of_open_tickets_that_is_none_starts_no_server(text: str) -> None:
+    assert most_open({}) == MOST_OPEN
+    assert most_open({OPEN: "64"}) == 64
+    with pytest.raises(InvalidInput, match=OPEN):
+        most_open({OPEN: text})

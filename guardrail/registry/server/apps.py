@@ -20,6 +20,7 @@ from guardrail.registry.server.bodies import bounding
 from guardrail.registry.server.outside import database, own, require_outside
 from guardrail.registry.server.pacing import Asgi, Pacing, Receive, Scope, Send, rate
 from guardrail.registry.server.refusal_log import log_closed, make_visible
+from guardrail.registry.server.tickets import most_open
 
 REPORT = "GUARDRAIL_REPORT"
 """Set by the launcher: the file in which a worker says why the gate is not active."""
@@ -116,6 +117,7 @@ def install() -> None:
     make_visible()
     config.require_off()
     rate(os.environ)
+    most_open(os.environ)
     place = config.destination(os.environ.get(config.DESTINATION, ""))
     require_outside(place, own())
     places = sealing(place)

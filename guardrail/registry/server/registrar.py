@@ -108,8 +108,8 @@ class Registrar:
             PolicyDenied: somebody who may approve said no.
             AwaitingApproval: all is well, but more persons must agree.
         """
-        model = candidate.logged_model(source)
-        with self.sealing().staging() as place:
+        tree, model = self.sealing(), candidate.logged_model(source)
+        with tree.staging() as place:
             outline = candidate.outline(model, place, self.court().trust.keys_of("decide"))
             foreseen = self._foreseen(outline, guarded)
         self._require_bounded(foreseen)

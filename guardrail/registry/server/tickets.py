@@ -8,10 +8,12 @@ gets none, and leaves no trace. Not covered: spending them (``admission.py``).
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
 
-from guardrail.errors import EvidenceInvalid
+from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.envelope import signers
 from guardrail.evidence.stages import StageStatement
 from guardrail.evidence.ticket_requests import Asked, require_current, require_may_bind, verified_request
@@ -25,6 +27,8 @@ from guardrail.registry.server.state import Bound, State
 
 NONCE_BYTES = 32
 MOST_OPEN = 32
+OPEN = "GUARDRAIL_OPEN_TICKETS"
+"""The variable by which an operator changes how many tickets for an alias a key may hold, neither spent nor expired."""
 """The tickets that a key may hold for one alias, neither spent nor expired."""
 
 
@@ -65,13 +69,26 @@ def _ticket(state: State, asked: Asked) -> Ticket:
     )  # fmt: skip
 
 
+def most_open(environ: Mapping[str, str]) -> int:
+    """How many open tickets for an alias a key may hold.
+
+    Raises:
+        InvalidInput: the operator's number is none above 0.
+    """
+    text = environ.get(OPEN, str(MOST_OPEN))
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text) > 0):
+        raise InvalidInput(f"{OPEN} is {text!r}", expected="a whole number above 0, such as 32")
+    return int(text)
+
+
 def _require_room(asked: Asked, state: State, now: datetime) -> None:
     request = asked.request
     expiries = state.open.of(Holder(asked.key_id, request.model, request.alias), now)
-    if not len(expiries) < MOST_OPEN:
+    most = most_open(os.environ)
+    if not len(expiries) < most:
         raise EvidenceInvalid(
             f"the key {asked.key_id} holds {len(expiries)} tickets for {request.model}@{request.alias}",
-            expected=f"fewer than {MOST_OPEN} that are neither spent nor expired",
+            expected=f"fewer than {most} that are neither spent nor expired",
             next_step=f"use or finish runs that have one; the next expires at {expiries[0]}",
         )
 
