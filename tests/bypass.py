@@ -155,7 +155,8 @@ def view(target: Target) -> str:
     answer = target.session.get(
         f"{target.running.uri}/api/2.0/mlflow/registered-models/get", params={"name": target.unborn}
     )
-    prompt = answer.json().get("registered_model", {}).get("tags")
+    answered = answer.json().get("registered_model", {})
+    prompt = [answered.get("name"), answered.get("tags")]
     from bypass_hostile import state  # it needs Target
 
     seen = [found, prompt, target.running.files(target.files), state(target)]

@@ -100,10 +100,8 @@ def test_stock_mlflow_lets_it_happen(pair: Pair, spoilt: Target, attempt: Attemp
 
 def _remove_what_breaks(stock: Running) -> None:
     """Versions under another spelling of their model's name: no search of stock MLflow answers beside one."""
-    execute(
-        stock.database,
-        "DELETE v FROM model_versions v JOIN registered_models r ON v.name = r.name WHERE BINARY v.name <> BINARY r.name",
-    )
+    other = "v.name = r.name WHERE BINARY v.name <> BINARY r.name"
+    execute(stock.database, f"DELETE v FROM model_versions v JOIN registered_models r ON {other}")
 
 
 def _seen(target: Target) -> str:
