@@ -13,6 +13,8 @@ from gate_world import Said, World, say, world
 from guardrail.evidence.envelope import unverified_payload, verify
 from guardrail.evidence.stages import parse
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[World]:

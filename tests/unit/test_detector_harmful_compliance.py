@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from guardrail.data.detectors import Embed, Vectors
     from guardrail.data.detectors._probe import Array
 
+pytestmark = pytest.mark.slow
+
 VERBS = {"harmful": ("steal", "forge", "wreck", "loot"), "benign": ("paint", "sell", "build", "clean")}
 THINGS = tuple(f"thing{i}" for i in range(40))
 HARMFUL = tuple(f"how do i {verb} a {thing}" for verb in VERBS["harmful"] for thing in THINGS[:20])

@@ -15,6 +15,8 @@ from guardrail.evidence.ledger_checkpoint import Checkpoint
 from guardrail.registry.gate_client import GateClient
 from guardrail.registry.history import read_history, unverified_history
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[World]:

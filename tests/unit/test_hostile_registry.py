@@ -30,6 +30,8 @@ from guardrail.registry.reader import Entry, Spec, download
 from guardrail.registry.rest_reader import RestReader, RestRunFiles
 from guardrail.registry.transport import Transport
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 1.0
 PATIENT = 10.0
 """What a command may take that meets one hostile answer, on a machine that does other work."""

@@ -13,6 +13,8 @@ from gate_world import Said, World, say, world
 
 from guardrail.registry.wire import Problem
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[World]:

@@ -15,6 +15,8 @@ from registry_bundles import POLICY
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.trust import CLOCKS_DIFFER, read_unverified_trust
 
+pytestmark = pytest.mark.slow
+
 MODEL = "guarded"
 
 

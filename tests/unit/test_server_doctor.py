@@ -26,6 +26,8 @@ from guardrail.registry.server.sealed import sealed_digest
 from guardrail.registry.tags import EVIDENCE as TAG
 from guardrail.registry.wire import Problem
 
+pytestmark = pytest.mark.slow
+
 MODEL, WAITING = "guarded", "waiting"
 WEIGHTS = "adapter_model.safetensors"
 SILENT = ServiceUnavailable("the bucket does not answer", next_step="try again")

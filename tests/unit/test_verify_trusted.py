@@ -13,6 +13,8 @@ from gate_world import Said, World, say, world
 
 from guardrail.evidence.ledger_file import envelopes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[World]:
