@@ -39,6 +39,7 @@ from gate_chains import proven, vote
 from gate_fixtures import client_of
 from gated_servers import People, Running, gated_server, people
 from matrix import Cell
+from registry_bundles import heavy
 
 from guardrail.errors import AwaitingApproval, ServiceUnavailable
 from guardrail.evidence.bundle import Bundle
@@ -136,10 +137,7 @@ class World:
         return vote(bundle, self.who.approvers[0].private)
 
     def _fill(self, directory: Path) -> None:
-        block = bytes(range(256)) * 4096
-        with (directory / "more.safetensors").open("wb") as stream:
-            for _ in range(self._megabytes):
-                stream.write(block)
+        heavy(directory, self._megabytes)
 
 
 def _alias(version: str, name: str = MODEL) -> Request:

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from gate_chains import proven
 from gated_servers import HOSTILE, People, environment, gated_server, people
 from matrix import Cell
+from registry_bundles import heavy
 from server_process import Command, free_port, started
 
 from guardrail.evidence import keys
@@ -160,7 +161,9 @@ def alias_seconds(uri: str, folder: Path, who: People, rounds: int) -> tuple[flo
 
     gate, key, aliases, whole = GateClient(uri), who.decider.private, [], []
     for seed in range(rounds):
-        bundle = proven(folder / str(seed), gate, who.signers, seed=seed, prepare=_heavy)
+        bundle = proven(
+            folder / str(seed), gate, who.signers, seed=seed, prepare=lambda adapter: heavy(adapter, MEGABYTES)
+        )
         with suppress(_Far):
             promote(bundle, tracking_uri=uri, private_key=key, now=datetime.now(UTC), on_step=_until_alias)
         side = Side(uri, requests.Session())
@@ -175,13 +178,6 @@ def alias_seconds(uri: str, folder: Path, who: People, rounds: int) -> tuple[flo
 def _until_alias(step: str) -> None:
     if step == "alias":
         raise _Far
-
-
-def _heavy(adapter: Path) -> None:
-    block = bytes(range(256)) * 4096
-    with (adapter / "more.safetensors").open("wb") as stream:
-        for _ in range(MEGABYTES):
-            stream.write(block)
 
 
 def ledger_seconds(folder: Path, entries: int) -> float:

@@ -22,7 +22,7 @@ from policy_evidence import (
 from safetensors.numpy import save_file
 
 from guardrail.evidence.bundle import Bundle, seal
-from guardrail.evidence.digest import manifest, manifest_digest, sha256
+from guardrail.evidence.digest import file_sha256, manifest, manifest_digest, sha256
 from guardrail.evidence.keys import PrivateKey
 from guardrail.evidence.tickets import seed_of
 from guardrail.policy.decide import decide
@@ -57,6 +57,18 @@ def adapter_directory(directory: Path, seed: int = 0) -> Path:
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
     (directory / "adapter_config.json").write_text(json.dumps(config))
     return directory
+
+
+def heavy(directory: Path, megabytes: int) -> None:
+    """Make the adapter in ``directory`` one of so many megabytes: the same layer, wider."""
+    wide = (megabytes << 20) // (2 * 4 * 4)
+    numbers = np.random.default_rng(int(file_sha256(directory / "adapter_model.safetensors")[:12], 16))
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    shapes = {"A": (4, wide), "B": (wide, 4)}
+    weights = {
+        f"{prefix}.lora_{half}.weight": numbers.random(shape, dtype=np.float32) for half, shape in shapes.items()
+    }
+    save_file(weights, str(directory / "adapter_model.safetensors"))
 
 
 def unsealed(directory: Path, *, model: str = "guarded", alias: str = "production", safe: bool = True, seed: int = 0,
