@@ -5,6 +5,7 @@ Not a test file. Not covered: routes, and MLflow's tracking store; a logged mode
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -101,6 +102,23 @@ def parts(folder: Path, database: str = "") -> Iterator[Parts]:
         patch.setattr(candidate, "_reader", made.reader)
         yield made
         store.engine.dispose()
+
+
+def prepare(folder: Path, *models: str) -> Path:
+    """A gate with these models, the first of which was promoted twice; to be copied, never used."""
+    with parts(folder) as made:
+        for name in models:
+            made.store.create_registered_model(name)
+        assert [made.promote(made.bundle(models[0], seed)) for seed in (1, 2)] == ["1", "2"]
+    return folder
+
+
+@contextmanager
+def copied(prepared: Path, folder: Path) -> Iterator[Parts]:
+    """A gate in ``folder``, which is not there yet, as it was prepared."""
+    shutil.copytree(prepared, folder)
+    with parts(folder) as made:
+        yield made
 
 
 def _logged_model(source: str) -> SimpleNamespace:

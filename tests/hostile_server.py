@@ -199,7 +199,7 @@ def hostile(upstream: str) -> Iterator[Hostile]:
         def log_message(self, *_: object) -> None:
             """Tests print what commands say."""
 
-    with _listening(Handler) as port:
+    with listening(Handler) as port:
         made.uri = f"http://127.0.0.1:{port}"
         try:
             yield made
@@ -221,7 +221,7 @@ def raw(answer: Callable[[str, Wire], None]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
-    with _listening(Handler) as port:
+    with listening(Handler) as port:
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -235,7 +235,8 @@ def answering(document: object) -> bytes:
 
 
 @contextmanager
-def _listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """A server of this handler; its port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.block_on_close = False

@@ -33,6 +33,9 @@ from guardrail.registry.limits import Limits, limits, raised_by
 from guardrail.registry.store import redacted, require_address, unavailable, verify_tls
 
 CONNECT_SECONDS = 5.0
+IDLE_SECONDS = 1.0
+"""A connection that was used longer ago is not used again: servers end idle ones without a word (gunicorn after 2 s,
+uvicorn after 5), and what is sent at that moment is lost, though it may have been heard."""
 CHUNK = 1 << 20
 REASON_BYTES = 64 << 10
 """The most of an error's text that is read."""
@@ -92,6 +95,8 @@ def _hold(used: Any) -> None:
 class _Held(HTTPConnection):
     """A connection whose socket the watch knows from its first moment on, new or used again."""
 
+    used = 0.0
+
     def _new_conn(self) -> socket.socket:
         made = super()._new_conn()
         _hold(made)
@@ -103,6 +108,7 @@ class _Held(HTTPConnection):
 
     def request(self, *given: Any, **more: Any) -> None:
         _hold(self.sock)
+        self.used = time.monotonic()
         super().request(*given, **more)
 
 
@@ -110,11 +116,21 @@ class _HeldTls(_Held, HTTPSConnection):
     """The same over TLS."""
 
 
-class _Pool(HTTPConnectionPool):
+class _Fresh(HTTPConnectionPool):
+    """A pool that gives no connection that was idle for long."""
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        given = super()._get_conn(timeout)
+        if isinstance(given, _Held) and time.monotonic() - given.used > IDLE_SECONDS:
+            given.close()
+        return given
+
+
+class _Pool(_Fresh):
     ConnectionCls = _Held
 
 
-class _TlsPool(HTTPSConnectionPool):
+class _TlsPool(_Fresh, HTTPSConnectionPool):
     ConnectionCls = _HeldTls
 
 

@@ -28,7 +28,7 @@ from hostile_server import (
     redirect_to_itself,
     unavailable_for_years,
 )
-from registry_bundles import NOW, sealed
+from registry_bundles import NOW, adapter_directory, sealed
 from signed_runs import record, started
 from trust_files import key
 
@@ -46,6 +46,8 @@ SECONDS = 5.0
 MEMORY = 400 << 10
 STRIDE = 2
 """Every second call: a promotion makes some thirty, and each walk makes a promotion for each."""
+ADAPTERS = itertools.count(1)
+"""A seed for each adapter."""
 TAKEN = frozenset({deep, page_of_html, crowd})
 """Whole and small: some calls do not look at what they are answered."""
 
@@ -63,9 +65,10 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(path: Path) -> Run:
-    """A run that may be handed on."""
+    """A run that may be handed on, with an adapter of its own: what others pushed has another name."""
     now = datetime.now(UTC)
     run = started(path, now=now)
+    adapter_directory(run.path / "adapter", next(ADAPTERS))
     for stage in ("data", "train"):
         record(run, stage)
         sign_stage(run, stage, key("train"), now)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gate_chains import proven
-from gate_parts import Parts, parts
+from gate_parts import Parts, copied, parts, prepare
 from gate_trust import guarded_model, policy_digest, signed
 from registry_tables import only_these_tables, sqlite
 from sqlalchemy import text
@@ -36,18 +36,13 @@ WEIGHTS = "adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions promoted; to be copied, never used."""
-    folder = tmp_path_factory.mktemp("seams")
-    with parts(folder) as made:
-        made.store.create_registered_model(MODEL)
-        assert [made.promote(made.bundle(MODEL, seed)) for seed in (1, 2)] == ["1", "2"]
-    return folder
+    return prepare(tmp_path_factory.mktemp("seams"), MODEL)
 
 
 @pytest.fixture
 def gate(prepared: Path, tmp_path: Path) -> Iterator[Parts]:
     """One to ask."""
-    shutil.copytree(prepared, tmp_path / "gate")
-    with parts(tmp_path / "gate") as made:
+    with copied(prepared, tmp_path / "gate") as made:
         yield made
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gate_chains import drawn, proven, vote
-from gate_parts import Parts, parts
+from gate_parts import Parts, copied, prepare
 
 from guardrail.errors import GuardrailError
 from guardrail.evidence import digest, orders
@@ -34,19 +34,13 @@ HUGE = b" " * (LARGEST + 1)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions promoted, and evidence that waits for a second person; to be copied, never used."""
-    folder = tmp_path_factory.mktemp("cheap")
-    with parts(folder) as made:
-        for name in (MODEL, OTHER, WAITING):
-            made.store.create_registered_model(name)
-        assert [made.promote(made.bundle(MODEL, seed)) for seed in (1, 2)] == ["1", "2"]
-    return folder
+    return prepare(tmp_path_factory.mktemp("cheap"), MODEL, OTHER, WAITING)
 
 
 @pytest.fixture
 def gate(prepared: Path, tmp_path: Path) -> Iterator[Parts]:
     """One to ask."""
-    shutil.copytree(prepared, tmp_path / "gate")
-    with parts(tmp_path / "gate") as made:
+    with copied(prepared, tmp_path / "gate") as made:
         yield made
 
 

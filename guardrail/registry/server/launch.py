@@ -31,7 +31,9 @@ REMOVED = ("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_WORKSPACE_STORE_URI", "MLFLOW_AR
            "MLFLOW_GUNICORN_OPTS", "MLFLOW_UVICORN_OPTS", "MLFLOW_TRACKING_URI", config.ROOT_THRESHOLD)  # fmt: skip
 THREADS = 32
 """So many requests each worker of gunicorn serves at once: its default is one, and one slow client would stop it."""
-GUNICORN = f"--log-level warning --worker-class gthread --threads {THREADS}"
+KEEP_ALIVE = 5
+"""Seconds that an idle connection lasts, as under uvicorn; gunicorn's own 2 end more that were just being used."""
+GUNICORN = f"--log-level warning --worker-class gthread --threads {THREADS} --keep-alive {KEEP_ALIVE}"
 APPS = {"plain": "guardrail", "basic-auth": "guardrail-basic-auth"}
 
 
