@@ -32,14 +32,14 @@ from gate_chains import proven
 from gated_servers import People, Running, gated_server, people
 from matrix import Cell
 
-from guardrail.evidence import ledger
 from guardrail.evidence.digest import canonical, sha256
-from guardrail.evidence.ledger_checkpoint import EVERY
-from guardrail.evidence.ledger_file import read_head
-from guardrail.evidence.ledger_sums import Sums
-from guardrail.evidence.ledger_types import Head, Kind
-from guardrail.registry.gate_client import GateClient
-from guardrail.registry.history import read_history
+from guardrail.evidence.ledger import signed_ledger
+from guardrail.evidence.ledger.checkpoint import EVERY
+from guardrail.evidence.ledger.entries import Head, Kind
+from guardrail.evidence.ledger.ledger_file import read_head
+from guardrail.evidence.ledger.sums import Sums
+from guardrail.registry.audit.ledger_reader import read_history
+from guardrail.registry.gate.client import GateClient
 
 RATIO = 1.2
 SIZES = (1_000, 10_000, 100_000)
@@ -81,9 +81,9 @@ class Writer:
         self.path.with_name("ledger.head").write_bytes(canonical(self.head))
 
     def _add(self, write: Callable[[bytes], object], kind: Kind, **what: str) -> None:
-        entry = ledger.next_entry(self.head, time=self.time, kind=kind, **what)
-        data = ledger.append(self.head, entry, self.key)
-        self.head = ledger.advance(self.head, data)
+        entry = signed_ledger.next_entry(self.head, time=self.time, kind=kind, **what)
+        data = signed_ledger.append(self.head, entry, self.key)
+        self.head = signed_ledger.advance(self.head, data)
         self.sums.take(entry, self.head)
         write(data + b"\n")
 
@@ -93,7 +93,7 @@ def flooded(folder: Path, tickets: int) -> Iterator[tuple[Running, People]]:
     """A server with a promoted version and so many unused tickets before it."""
     from gate_fixtures import gate_of
 
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     (folder / "people").mkdir(parents=True)
     who = people(folder / "people")

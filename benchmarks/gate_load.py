@@ -43,7 +43,7 @@ from registry_bundles import heavy
 
 from guardrail.errors import AwaitingApproval, ServiceUnavailable
 from guardrail.evidence.bundle import Bundle
-from guardrail.registry.gate_client import GateClient
+from guardrail.registry.gate.client import GateClient
 
 CONNECTIONS, WORKERS, RATIO = 50, 4, 2.0
 API, ARTIFACTS, GATE = "/api/2.0/mlflow", "/api/2.0/mlflow-artifacts/artifacts", "/api/2.0/guardrail"
@@ -98,7 +98,7 @@ class World:
 
     def promote(self, bundle: Bundle) -> str:
         """As the command does; asked again where the server is busy, as its message says."""
-        from guardrail.registry.promote import promote
+        from guardrail.registry.record.promote import promote
 
         key, until = self.who.decider.private, perf_counter() + PATIENCE
         while True:

@@ -19,10 +19,11 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
 
-from guardrail.evidence import keys, ledger
-from guardrail.evidence.keys import PrivateKey
-from guardrail.evidence.ledger_file import envelopes
-from guardrail.evidence.ledger_types import Head
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.evidence.ledger import signed_ledger
+from guardrail.evidence.ledger.entries import Head
+from guardrail.evidence.ledger.ledger_file import envelopes
 
 SECONDS = 10.0
 RATIO = 11.0
@@ -35,12 +36,12 @@ def written(path: Path, count: int, key: PrivateKey) -> tuple[Head, Head]:
     tenth: Head | None = None
     with path.open("wb") as stream:
         for index in range(count):
-            entry = ledger.next_entry(
+            entry = signed_ledger.next_entry(
                 head, time=START + timedelta(seconds=index), kind="decision", model="guarded-adapter",
                 alias="production", version=str(index), subject="ab" * 32, evidence="cd" * 32, note="PASSED",
             )  # fmt: skip
-            data = ledger.append(head, entry, key)
-            head = ledger.advance(head, data)
+            data = signed_ledger.append(head, entry, key)
+            head = signed_ledger.advance(head, data)
             tenth = head if index + 1 == count // 10 else tenth
             stream.write(data + b"\n")
     assert head is not None
@@ -51,7 +52,7 @@ def written(path: Path, count: int, key: PrivateKey) -> tuple[Head, Head]:
 def seconds(path: Path, count: int, head: Head, key: PrivateKey, workers: int) -> tuple[float, float]:
     """Wall and processor seconds to verify the first ``count`` entries."""
     wall, cpu = perf_counter(), process_time()
-    found = ledger.verify(islice(envelopes(path), count), [key.public_key], head, workers=workers)
+    found = signed_ledger.verify(islice(envelopes(path), count), [key.public_key], head, workers=workers)
     assert found.entries == count
     return perf_counter() - wall, process_time() - cpu
 
@@ -67,7 +68,7 @@ def main() -> int:
     count, limit = (10_000, SECONDS / 10) if arguments.quick else (100_000, SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger"
-        key = keys.load_private(keys.init(Path(folder), kind=arguments.type).private)
+        key = key_pairs.load_private(key_pairs.init(Path(folder), kind=arguments.type).private)
         tenth, head = written(path, count, key)
         megabytes = path.stat().st_size / 1e6
         small = min(seconds(path, count // 10, tenth, key, arguments.workers) for _ in range(3))

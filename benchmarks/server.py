@@ -39,8 +39,8 @@ from matrix import Cell
 from registry_bundles import heavy
 from server_process import Command, free_port, started
 
-from guardrail.evidence import keys
-from guardrail.registry.gate_client import GateClient
+from guardrail.evidence.keys import key_pairs
+from guardrail.registry.gate.client import GateClient
 
 RATIO, ALIAS_SECONDS = 0.95, 1.0
 MEGABYTES = 100
@@ -157,7 +157,7 @@ def stock_server(directory: Path) -> Iterator[str]:
 
 def alias_seconds(uri: str, folder: Path, who: People, rounds: int) -> tuple[float, float]:
     """To move a protected alias to a sealed adapter of 100 MB, and to promote the same once more; medians."""
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     gate, key, aliases, whole = GateClient(uri), who.decider.private, [], []
     for seed in range(rounds):
@@ -182,7 +182,7 @@ def _until_alias(step: str) -> None:
 
 def ledger_seconds(folder: Path, entries: int) -> float:
     """To verify a ledger of so many entries (``benchmarks/ledger.py`` measures it in more ways)."""
-    key = keys.load_private(keys.init(folder).private)
+    key = key_pairs.load_private(key_pairs.init(folder).private)
     _, head = written(folder / "ledger", entries, key)
     return min(seconds(folder / "ledger", entries, head, key, 2)[0] for _ in range(3))
 

@@ -206,7 +206,7 @@ def variant(name: str, shapes: Shapes) -> Cost:
     """One variant, after a short warm-up of the process."""
     import warnings
 
-    from guardrail.model.quiet import silence_transformers
+    from guardrail.model.silence_transformers import silence_transformers
 
     silence_transformers()
     warnings.simplefilter("ignore")

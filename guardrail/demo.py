@@ -17,7 +17,7 @@ from time import perf_counter
 from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput
-from guardrail.evidence import keys
+from guardrail.evidence.keys import key_pairs
 from guardrail.pipeline.data import validate_data
 from guardrail.pipeline.evaluation import evaluate_adapter
 from guardrail.pipeline.promotion import decide_run, promote_run
@@ -25,7 +25,7 @@ from guardrail.pipeline.run import Run, RunConfig
 from guardrail.pipeline.training import TrainRequest, train_adapter, usual_settings
 from guardrail.policy.load import find_policy
 from guardrail.records import Decision, EvaluationReport, Frozen, Sli
-from guardrail.registry.verify import verify
+from guardrail.registry.verify.verify import verify
 
 Progress = Callable[[str, int, int], None]
 MARKER = ".guardrail-demo"
@@ -98,7 +98,7 @@ def demo(directory: Path, task: str, announce: Callable[[str], None], progress: 
     """
     _fresh(directory)
     tracking_uri = f"sqlite:///{(directory / 'mlflow.db').resolve()}"
-    pair = keys.init(directory / "keys")
+    pair = key_pairs.init(directory / "keys")
     outcomes = []
     for scenario in SCENARIOS:
         announce(scenario.title)
@@ -137,7 +137,9 @@ def _run(directory: Path, scenario: Scenario, task: str, tracking_uri: str, key:
         decision = decide_run(run, datetime.now(UTC))
     version = None
     if scenario.register:
-        _, record = promote_run(run.path, tracking_uri=tracking_uri, key=keys.load_private(key), now=datetime.now(UTC))
+        _, record = promote_run(
+            run.path, tracking_uri=tracking_uri, key=key_pairs.load_private(key), now=datetime.now(UTC)
+        )
         version = record.version
     return Outcome(
         name=scenario.name, title=scenario.title, task=task, method=scenario.method, poison_fraction=scenario.poison,
@@ -163,7 +165,7 @@ def _share(report: EvaluationReport, sli: Sli) -> Share | None:
 
 def _tampered(directory: Path, promoted: Outcome, spec: str, tracking_uri: str, public: Path) -> Outcome:
     start = perf_counter()
-    key = keys.load_public(public)
+    key = key_pairs.load_public(public)
     refusal = "nothing was promoted, so there is nothing to tamper with"
     verdict = "NOT RUN"
     if promoted.model_version:

@@ -8,8 +8,8 @@ Two names may also be different to every database and yet look alike to a reader
 Sources: Unicode Standard Annex 15 (NFKC) and section 5.18 (case folding), Technical Standard 39 (mixed scripts,
 skeletons).
 
-Not covered: what one database takes for the same beyond this (``registry/server/names.py`` asks it); words that mean
-the same.
+Not covered: what one database takes for the same beyond this (``gate/store/database_names.py`` asks it); words that
+mean the same.
 """
 
 from __future__ import annotations

@@ -10,16 +10,25 @@ never reaches a decision. Records hold counts and digests, never the texts of re
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Scalar = bool | int | float | str
+
+
+def _utc(value: datetime) -> datetime:
+    if value.utcoffset() != UTC.utcoffset(None):
+        raise ValueError("must be in UTC")
+    return value
+
+
+Utc = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 class Frozen(BaseModel):
@@ -133,7 +142,7 @@ class AdapterRecord(Record):
     """The training stage: how the adapter was made and what its files are.
 
     ``merged`` are the adapters of other runs that are part of this one. ``code`` is the digest of guardrail's own
-    source files (:func:`guardrail.evidence.code.code_digest`).
+    source files (:func:`guardrail.evidence.code_digest.code_digest`).
     """
 
     kind: Literal["adapter"] = "adapter"

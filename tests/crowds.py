@@ -15,7 +15,7 @@ from gated_servers import known
 
 from guardrail.errors import ServiceUnavailable
 from guardrail.evidence.bundle import Bundle
-from guardrail.registry.gate_client import GateClient
+from guardrail.registry.gate.client import GateClient
 
 PATIENCE = 20
 
@@ -66,7 +66,7 @@ def promote_one(uri: str, keys: Path, bundle: Bundle) -> str:
 
 def promoted(uri: str, bundle: Bundle, key: Any) -> tuple[str, int]:
     """Its version, and how often it had to ask again because the database was busy."""
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     for again in range(PATIENCE):
         try:

@@ -1,8 +1,8 @@
 """A little gated server for tests of its clients: real HTTP, sealed files, a signed ledger, statements that count.
 
-It keeps the promises of ``guardrail/registry/wire.py`` and answers the few calls of MLflow that ``RestReader`` makes.
-What it must not be used for: whether the gate holds. It admits whatever a test puts in; the true server is tested in
-``tests/server``. Not a test file.
+It keeps the promises of ``guardrail/registry/gate/protocol.py`` and answers the few calls of MLflow that ``RestReader``
+makes. What it must not be used for: whether the gate holds. It admits whatever a test puts in; the true server is
+tested in ``tests/server``. Not a test file.
 """
 
 from __future__ import annotations
@@ -23,25 +23,34 @@ from gate_cast import ALIAS, MODEL, Cast
 from stage_chains import check_chain
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
-from guardrail.evidence import orders
 from guardrail.evidence.bundle import Bundle, write
-from guardrail.evidence.chain import Target
-from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
+from guardrail.evidence.chain.stage_chain import Target
+from guardrail.evidence.digest import GENESIS, canonical, digest, manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import signers, unverified_payload
-from guardrail.evidence.ledger import LEDGER_TYPE, next_entry
-from guardrail.evidence.ledger_chain import LedgerChain
-from guardrail.evidence.ledger_checkpoint import Checkpoint
-from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
-from guardrail.evidence.ledger_sums import Sums
-from guardrail.evidence.ledger_types import GENESIS, Entry, Head, Kind
-from guardrail.evidence.stages import Bound, parse
-from guardrail.evidence.ticket_requests import read_request
-from guardrail.evidence.tickets import LIFETIME, Ticket
-from guardrail.evidence.trust import Trust
+from guardrail.evidence.ledger.checkpoint import Checkpoint
+from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.follows import LedgerChain
+from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
+from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE, next_entry
+from guardrail.evidence.ledger.sums import Sums
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.stage_statement import Bound, parse
+from guardrail.evidence.statements.ticket_requests import read_request
+from guardrail.evidence.statements.tickets import LIFETIME, Ticket
+from guardrail.evidence.trust.trust_file import Trust
 from guardrail.records import Frozen
-from guardrail.registry.store import AWAITS, DENIES, GATE
-from guardrail.registry.tags import MODEL_ID, tags
-from guardrail.registry.wire import PREFIX, Health, LatestCheckpoint, LedgerPage, Problem, Submitted, Waiting, Waitings
+from guardrail.registry.gate.protocol import (
+    PREFIX,
+    Health,
+    LatestCheckpoint,
+    LedgerPage,
+    Problem,
+    Submitted,
+    Waiting,
+    Waitings,
+)
+from guardrail.registry.mlflow.mlflow_client import AWAITS, DENIES, GATE
+from guardrail.registry.mlflow.tags import MODEL_ID, tags
 
 PROXY = "api/2.0/mlflow-artifacts/artifacts"
 

@@ -18,7 +18,7 @@ from policy_evidence import BASE
 from registry_bundles import POLICY, UNPINNED
 
 from guardrail.evidence.digest import sha256
-from guardrail.evidence.trust import GuardedModel, Least, LeastRate, ProtectedAlias
+from guardrail.evidence.trust.trust_file import GuardedModel, Least, LeastRate, ProtectedAlias
 from guardrail.model.files import base_digest
 from guardrail.records import ModelRef
 from guardrail.testbed import WEIGHTS

@@ -13,8 +13,8 @@ from gate_trust import Person, person, policy_digest
 
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.keys import PrivateKey
-from guardrail.evidence.trust import TRUST_TYPE, GuardedModel, ProtectedAlias, Roles, Root, Trust
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.evidence.trust.trust_file import TRUST_TYPE, GuardedModel, ProtectedAlias, Roles, Root, Trust
 
 MODEL, ALIAS = "guarded", "production"
 NAMES = ("root", "trainer", "evaluator", "decider", "ana", "ben", "server", "stranger")

@@ -15,16 +15,16 @@ from typing import Any, Protocol
 from policy_evidence import BASE
 from registry_bundles import POLICY, decided, unsealed
 
-from guardrail.evidence.binding import bound_of, statement
 from guardrail.evidence.bundle import Bundle, seal
+from guardrail.evidence.chain.bound_records import bound_of, statement
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.envelope import sign, unverified_payload
-from guardrail.evidence.keys import PrivateKey, public_of
-from guardrail.evidence.stages import Approval, Stage, parse
-from guardrail.evidence.ticket_requests import signed_request
-from guardrail.evidence.tickets import Ticket
+from guardrail.evidence.keys.key_pairs import PrivateKey, public_of
+from guardrail.evidence.statements.stage_statement import Approval, Stage, parse
+from guardrail.evidence.statements.ticket_requests import signed_request
+from guardrail.evidence.statements.tickets import Ticket
 from guardrail.records import ModelRef
-from guardrail.registry.wire import Submitted
+from guardrail.registry.gate.protocol import Submitted
 
 
 class Gate(Protocol):

@@ -20,8 +20,8 @@ from matrix_summary import promotions
 from moto_servers import s3_server
 
 from guardrail.evidence.envelope import unverified_payload
-from guardrail.evidence.ledger import LEDGER_TYPE
-from guardrail.registry.gate_client import GateClient
+from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE
+from guardrail.registry.gate.client import GateClient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,7 +121,7 @@ def gate_of(running: Running) -> GateClient:
 
 def promoted(running: Running, who: People, directory: Path, model: str, seed: int = 0) -> str:
     """An honest promotion; the version."""
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     now = datetime.now(UTC)
     bundle = proven(directory, gate_of(running), who.signers, model=model, now=now, seed=seed)

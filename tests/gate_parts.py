@@ -20,13 +20,13 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from guardrail.errors import AwaitingApproval
 from guardrail.evidence.bundle import Bundle, write
-from guardrail.evidence.tickets import Ticket
-from guardrail.registry.server import candidate, tickets
-from guardrail.registry.server import settings as config
-from guardrail.registry.server.registrar import Registrar
-from guardrail.registry.server.sealed import DiskTree
-from guardrail.registry.server.statements import Desk
-from guardrail.registry.wire import Submitted
+from guardrail.evidence.statements.tickets import Ticket
+from guardrail.gate import proposed_files, ticket_office
+from guardrail.gate import settings as config
+from guardrail.gate.registrar import Registrar
+from guardrail.gate.sealed.tree import DiskTree
+from guardrail.gate.statement_desk import Desk
+from guardrail.registry.gate.protocol import Submitted
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Parts:
 
     def ticket(self, request: bytes) -> Ticket:
         court = self.registrar.court()
-        return tickets.issue(self.registrar.journal, court.trust, request, court.now)
+        return ticket_office.issue(self.registrar.journal, court.trust, request, court.now)
 
     def submit(self, envelope: bytes) -> Submitted:
         return Desk(self.registrar.journal, self.registrar, self.registrar.court()).take(envelope)
@@ -63,13 +63,13 @@ class Parts:
             return str(self.registrar.propose(guarded, f"models:/{model_id}", {}).version)
         return ""
 
-    def reader(self, location: str) -> candidate.RepositoryReader:
+    def reader(self, location: str) -> proposed_files.RepositoryReader:
         """The files of a logged model, laid out when they are first read."""
         place = self.folder / "logged" / location
         if not place.exists():
             place.mkdir(parents=True)
             write(self.logged[location], place)
-        return candidate.RepositoryReader(LocalArtifactRepository(str(place)), "")
+        return proposed_files.RepositoryReader(LocalArtifactRepository(str(place)), "")
 
     def promote(self, bundle: Bundle) -> str:
         """The version that the alias points at now."""
@@ -90,8 +90,8 @@ def parts(folder: Path, database: str = "") -> Iterator[Parts]:
         }.items():  # fmt: skip
             patch.setenv(name, str(value))
         patch.delenv(config.ROOT_THRESHOLD, raising=False)
-        patch.setattr(candidate, "logged_model", _logged_model)
-        from guardrail.registry.server.gated_store import GatedStore
+        patch.setattr(proposed_files, "logged_model", _logged_model)
+        from guardrail.gate.store.gated_store import GatedStore
 
         registry = database or f"sqlite:///{folder / 'mlflow.db'}"
         store = GatedStore(f"gated+{registry}")
@@ -99,7 +99,7 @@ def parts(folder: Path, database: str = "") -> Iterator[Parts]:
         tree.queues.prepare()
         store.registrar.tree = tree
         made = Parts(folder, who, store)
-        patch.setattr(candidate, "_reader", made.reader)
+        patch.setattr(proposed_files, "_reader", made.reader)
         yield made
         store.engine.dispose()
 

@@ -9,10 +9,18 @@ from pathlib import Path
 
 from registry_bundles import POLICY
 
-from guardrail.evidence import keys
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.trust import TRUST_TYPE, GuardedModel, ProtectedAlias, PublicKeyEntry, Roles, Root, Trust
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.trust.trust_file import (
+    TRUST_TYPE,
+    GuardedModel,
+    ProtectedAlias,
+    PublicKeyEntry,
+    Roles,
+    Root,
+    Trust,
+)
 
 
 @dataclass(frozen=True)
@@ -20,13 +28,13 @@ class Person:
     """A key pair on disk and loaded."""
 
     name: str
-    private: keys.PrivateKey
+    private: key_pairs.PrivateKey
     private_file: Path
     public_file: Path
 
     @property
-    def public(self) -> keys.PublicKey:
-        return keys.load_public(self.public_file)
+    def public(self) -> key_pairs.PublicKey:
+        return key_pairs.load_public(self.public_file)
 
     @property
     def entry(self) -> PublicKeyEntry:
@@ -35,14 +43,14 @@ class Person:
 
 def person(directory: Path, name: str) -> Person:
     """A new person with a new key."""
-    keys.init(directory, name)
+    key_pairs.init(directory, name)
     return acquainted(directory, name)
 
 
 def acquainted(directory: Path, name: str) -> Person:
     """A person whose key lies there already."""
     private = directory / f"{name}.key"
-    return Person(name, keys.load_private(private), private, private.with_suffix(".pub"))
+    return Person(name, key_pairs.load_private(private), private, private.with_suffix(".pub"))
 
 
 def policy_digest(model: str, alias: str = "production") -> str:

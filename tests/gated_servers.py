@@ -23,8 +23,8 @@ from moto_servers import S3, Remote
 from server_process import Command, free_port, started
 
 from guardrail.evidence.digest import file_sha256
-from guardrail.evidence.keys import PrivateKey
-from guardrail.registry.server.settings import Bucket
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.gate.settings import Bucket
 
 ROOT = Path(__file__).parents[1]
 GUARDED = (

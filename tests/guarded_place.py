@@ -10,8 +10,8 @@ from tiny_models import POLICY
 from trust_files import trust
 
 from guardrail.cli import cli
-from guardrail.evidence import keys
-from guardrail.evidence.trust import GuardedModel, ProtectedAlias, PublicKeyEntry, Roles, Trust
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias, PublicKeyEntry, Roles, Trust
 from guardrail.pipeline.run import Run
 
 LENIENT = POLICY.split("rules:")[0] + (
@@ -55,10 +55,12 @@ class Place:
 
     def trust(self) -> Trust:
         """One person for each key."""
-        public = {role: keys.load_public(self.folder / "keys" / f"{role}.pub") for role in ROLES}
+        public = {role: key_pairs.load_public(self.folder / "keys" / f"{role}.pub") for role in ROLES}
         alias = ProtectedAlias(alias="production", policy=self.run.policy().digest)
         return trust(
-            keys={key.keyid: PublicKeyEntry(person=role, pem=keys.public_pem(key)) for role, key in public.items()},
+            keys={
+                key.keyid: PublicKeyEntry(person=role, pem=key_pairs.public_pem(key)) for role, key in public.items()
+            },
             roles=Roles(**{role: (key.keyid,) for role, key in public.items()}),
             models=(GuardedModel(name="tiny", aliases=(alias,)),),
         )

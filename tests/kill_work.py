@@ -16,12 +16,13 @@ from gate_chains import proven, staged, vote
 from killed_servers import Served, kept, now, recalled
 
 from guardrail.errors import AwaitingApproval
-from guardrail.evidence import ledger, orders
 from guardrail.evidence.bundle import Bundle
 from guardrail.evidence.envelope import sign, unverified_payload
-from guardrail.evidence.ledger_file import envelopes, read_head
-from guardrail.evidence.ledger_types import Entry
-from guardrail.evidence.orders import Revocation, Rollback
+from guardrail.evidence.ledger import signed_ledger
+from guardrail.evidence.ledger.entries import Entry
+from guardrail.evidence.ledger.ledger_file import envelopes, read_head
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Revocation, Rollback
 
 MODEL, WAITING, OTHER = "guarded", "waiting", "second"
 ALIAS = "production"
@@ -113,7 +114,7 @@ def summary(running: Served) -> dict[str, Any]:
     place, registrar = running.place, running.registrar
     entries = [_entry(envelope) for envelope in envelopes(place.ledger)]
     keys = [place.people.server.public]
-    checked = ledger.verify(envelopes(place.ledger), keys, read_head(place.head), now=now())
+    checked = signed_ledger.verify(envelopes(place.ledger), keys, read_head(place.head), now=now())
     assert checked.head == read_head(place.head)
     models = (MODEL, WAITING, OTHER)
     return {
@@ -129,8 +130,8 @@ def summary(running: Served) -> dict[str, Any]:
 
 def _verifies(running: Served, version: Any) -> bool:
     from guardrail.errors import GuardrailError
-    from guardrail.registry.checks import examine
-    from guardrail.registry.server.sealed import sealed_digest
+    from guardrail.gate.sealed.tree import sealed_digest
+    from guardrail.registry.verify.evidence_checks import examine
 
     try:
         directory = running.place.artifacts / "sealed" / sealed_digest(str(version.source))
@@ -141,7 +142,7 @@ def _verifies(running: Served, version: Any) -> bool:
 
 
 def _entry(envelope: bytes) -> Entry:
-    return Entry.model_validate_json(unverified_payload(envelope, payload_type=ledger.LEDGER_TYPE))
+    return Entry.model_validate_json(unverified_payload(envelope, payload_type=signed_ledger.LEDGER_TYPE))
 
 
 def _bundle(running: Served, model: str, seed: int) -> Bundle:
@@ -150,7 +151,7 @@ def _bundle(running: Served, model: str, seed: int) -> Bundle:
 
 
 def _promote(running: Served, bundle: Bundle, until: str = "") -> str:
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     def step(name: str) -> None:
         if name == until:

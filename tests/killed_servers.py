@@ -31,16 +31,16 @@ from typing import TYPE_CHECKING, Any
 
 from gated_servers import People, known
 
-from guardrail.registry.gate_client import GateClient
+from guardrail.registry.gate.client import GateClient
 
 if TYPE_CHECKING:
-    from guardrail.registry.server.registrar import Registrar
+    from guardrail.gate.registrar import Registrar
 
 PRELOADED = [
     "aiohttp", "alembic.command", "mlflow.metrics", "mlflow.server.fastapi_app", "mlflow.server.handlers",
     "mlflow.server.graphql.graphql_schema_extensions", "mlflow.store.tracking.sqlalchemy_store", "pytest",
-    "werkzeug.serving", "guardrail.registry.server.gated_store", "guardrail.registry.server.routes", "kill_work",
-    "guardrail.registry.server.sealed_artifacts", "guardrail.registry.verify", "copied_databases",
+    "werkzeug.serving", "guardrail.gate.store.gated_store", "guardrail.gate.app.routes", "kill_work",
+    "guardrail.gate.sealed.boundary_disk", "guardrail.registry.verify.verify", "copied_databases",
 ]  # fmt: skip
 WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+[`\"]?(\w+)", re.IGNORECASE)
 VARIABLE = re.compile(r"[0-9a-f]{32,}|m-[0-9a-f]{32}")
@@ -111,7 +111,7 @@ def served(place: Place) -> Iterator[Served]:
     from mlflow.server import app, handlers
     from werkzeug.serving import make_server
 
-    from guardrail.registry.server.apps import install
+    from guardrail.gate.app.apps import install
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     install()
@@ -125,7 +125,7 @@ def served(place: Place) -> Iterator[Served]:
 
 
 def _environment(place: Place) -> dict[str, str]:
-    from guardrail.registry.server.launch import Launch, environment
+    from guardrail.gate.app.launch import Launch, environment
 
     who = place.people
     launch = Launch(

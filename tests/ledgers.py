@@ -10,8 +10,8 @@ from trust_files import NOW, key
 
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.ledger import LEDGER_TYPE, advance, append, next_entry
-from guardrail.evidence.ledger_types import Entry, Head, Kind
+from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE, advance, append, next_entry
 
 KINDS: tuple[Kind, ...] = ("proposal", "decision", "approval", "denial", "rejection", "revocation", "rollback", "trust")
 

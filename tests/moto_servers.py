@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guardrail.evidence.digest import sha256
-from guardrail.registry.server.settings import Bucket
+from guardrail.gate.settings import Bucket
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 
 from guardrail.evidence.bundle import Bundle, seal
 from guardrail.evidence.digest import file_sha256, manifest, manifest_digest, sha256
-from guardrail.evidence.keys import PrivateKey
-from guardrail.evidence.tickets import seed_of
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.evidence.statements.tickets import seed_of
 from guardrail.policy.decide import decide
 from guardrail.policy.load import load_policy_bytes
 from guardrail.policy.rules import Evidence

@@ -15,7 +15,7 @@ import pytest
 from matrix import ADMIN, execute
 from sqlalchemy import Engine, create_engine, text
 
-from guardrail.registry.server.collations import ALIASES, NAMES
+from guardrail.gate.store.collations import ALIASES, NAMES
 
 LAST = 0xFFFF
 """How far characters are tried."""

@@ -21,14 +21,14 @@ from trust_files import ALIAS, MODEL, NOW, key, trust
 
 from guardrail.atomic import write_atomically
 from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
-from guardrail.evidence.stages import Stage
-from guardrail.evidence.tickets import Ticket, seed_of
-from guardrail.evidence.trust import GuardedModel, ProtectedAlias, Trust
+from guardrail.evidence.statements.stage_statement import Stage
+from guardrail.evidence.statements.tickets import Ticket, seed_of
+from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias, Trust
 from guardrail.pipeline import resolve
-from guardrail.pipeline.attempts import ATTEMPT, Attempt
+from guardrail.pipeline.gate.gate_attempt import ATTEMPT, Attempt
+from guardrail.pipeline.gate.run_ticket import TICKET
+from guardrail.pipeline.gate.signing import sign_stage
 from guardrail.pipeline.run import Run, RunConfig
-from guardrail.pipeline.signing import sign_stage
-from guardrail.pipeline.tickets import TICKET
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
 from guardrail.records import AdapterRecord, DataReport, EvaluationReport, ModelRef
 

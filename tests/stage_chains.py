@@ -12,11 +12,19 @@ from typing import Any
 from policy_evidence import BASE
 from trust_files import ALIAS, MODEL, NOW, POLICY, key
 
-from guardrail.evidence.chain import Chain, Target, read_chain, require_approved
+from guardrail.evidence.chain.stage_chain import Chain, Target, read_chain, require_approved
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.stages import STAGES, Approval, Bound, Stage, StagePredicate, SuiteDigest, build
-from guardrail.evidence.trust import Trust
+from guardrail.evidence.statements.stage_statement import (
+    STAGES,
+    Approval,
+    Bound,
+    Stage,
+    StagePredicate,
+    SuiteDigest,
+    build,
+)
+from guardrail.evidence.trust.trust_file import Trust
 
 NONCE = "0123456789abcdef" * 4
 TARGET = Target(MODEL, ALIAS, NONCE)

@@ -16,13 +16,13 @@ from threading import Thread
 
 import requests
 
-from guardrail.evidence import stages
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import unverified_payload
-from guardrail.evidence.ledger_types import Head
-from guardrail.evidence.ticket_requests import read_request
-from guardrail.evidence.tickets import LIFETIME, Ticket
-from guardrail.registry.wire import PREFIX, Submitted
+from guardrail.evidence.ledger.entries import Head
+from guardrail.evidence.statements import stage_statement
+from guardrail.evidence.statements.ticket_requests import read_request
+from guardrail.evidence.statements.tickets import LIFETIME, Ticket
+from guardrail.registry.gate.protocol import PREFIX, Submitted
 
 
 @dataclass
@@ -69,7 +69,7 @@ def ticket(model: str, alias: str, number: int, now: datetime) -> Ticket:
 
 
 def _is_training(envelope: bytes) -> bool:
-    return f"{stages.PREFIX}train{stages.SUFFIX}".encode() in unverified_payload(envelope)
+    return f"{stage_statement.PREFIX}train{stage_statement.SUFFIX}".encode() in unverified_payload(envelope)
 
 
 @contextmanager

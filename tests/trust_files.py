@@ -11,11 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from guardrail.evidence import keys
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.keys import PrivateKey, PublicKey
-from guardrail.evidence.trust import TRUST_TYPE, GuardedModel, ProtectedAlias, PublicKeyEntry, Roles, Root, Trust
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.keys.key_pairs import PrivateKey, PublicKey
+from guardrail.evidence.trust.trust_file import (
+    TRUST_TYPE,
+    GuardedModel,
+    ProtectedAlias,
+    PublicKeyEntry,
+    Roles,
+    Root,
+    Trust,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 ROOTS = ("ana", "ben", "cem")
@@ -24,10 +32,10 @@ MODEL, ALIAS = "guarded", "production"
 
 
 @cache
-def key(name: str, kind: keys.KeyType = "ed25519") -> PrivateKey:
+def key(name: str, kind: key_pairs.KeyType = "ed25519") -> PrivateKey:
     """The private key of a person of the cast, made once for all tests of a process."""
     with tempfile.TemporaryDirectory() as folder:
-        return keys.load_private(keys.init(Path(folder), kind=kind).private)
+        return key_pairs.load_private(key_pairs.init(Path(folder), kind=kind).private)
 
 
 def public(*names: str) -> list[PublicKey]:
@@ -43,7 +51,7 @@ def ids(*names: str) -> tuple[str, ...]:
 def entries(**persons: str) -> dict[str, PublicKeyEntry]:
     """Key entries: the key of that name belongs to that person."""
     return {
-        ids(name)[0]: PublicKeyEntry(person=person, pem=keys.public_pem(key(name).public_key))
+        ids(name)[0]: PublicKeyEntry(person=person, pem=key_pairs.public_pem(key(name).public_key))
         for name, person in persons.items()
     }
 

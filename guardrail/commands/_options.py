@@ -17,7 +17,7 @@ from guardrail.errors import InvalidInput
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from guardrail.evidence.keys import PrivateKey
+    from guardrail.evidence.keys.key_pairs import PrivateKey
     from guardrail.pipeline.run import Run, RunConfig
     from guardrail.policy.load import LoadedPolicy
 
@@ -263,7 +263,7 @@ def train_request(base: str, **given: Any) -> Any:
 
 def signer(key: str, public_key: Path | None) -> PrivateKey:
     """What signs with the options ``--key`` and ``--public-key``."""
-    from guardrail.evidence.signers import load_signer
+    from guardrail.evidence.keys.signers import load_signer
 
     return load_signer(key, public_key, secret)
 
@@ -280,8 +280,8 @@ def take_ticket(
 ) -> None:
     """With ``--gate``: see that the run has a ticket (call it while the run is locked, after its policy is noted)."""
     if gate:
-        from guardrail.evidence.keys import load_public
-        from guardrail.pipeline.tickets import Asking, take
+        from guardrail.evidence.keys.key_pairs import load_public
+        from guardrail.pipeline.gate.run_ticket import Asking, take
 
         take(run, gate, Asking(signer, [load_public(path).keyid for path in train_keys]), now)
 
@@ -324,7 +324,7 @@ def open_run(
     suites: tuple[str, ...] = (),
 ) -> Opened:  # fmt: skip
     """The run at ``path``: with what is given, and else with what it was started with."""
-    from guardrail.pipeline import withheld
+    from guardrail.pipeline.exam import withheld_suites
     from guardrail.pipeline.run import Run, RunConfig
     from guardrail.policy.load import find_policy
     from guardrail.policy.soundness import require_sound
@@ -340,6 +340,6 @@ def open_run(
         base=base or start.base,
         revision=revision or (None if base else start.revision),
         tasks=tasks or start.tasks,
-        suites=withheld.given(loaded, suites) or start.suites,
+        suites=withheld_suites.given(loaded, suites) or start.suites,
     )
     return Opened(run, loaded, config)

@@ -16,7 +16,7 @@ from guardrail.commands._output import emit, say
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from guardrail.evidence.orders import Order
+    from guardrail.evidence.statements.orders import Order
 
 F = TypeVar("F", bound=Callable[..., Any])
 REASON = click.option("--reason", default=None, callback=trusting.reason, help="Why; it is signed and kept for ever.")
@@ -59,8 +59,8 @@ def give(signing: Signing, kind: type[Any], new: Callable[[], Order]) -> None:
     Raises:
         InvalidInput: somebody else's is of another kind.
     """
-    from guardrail.evidence import orders
     from guardrail.evidence.envelope import add_signature, sign, unverified_payload
+    from guardrail.evidence.statements import orders
 
     signer = options.signer(signing.key, signing.public_key)
     if signing.signed is not None:
@@ -84,7 +84,7 @@ def lasts(hours: int) -> timedelta:
 
 def _show(order: Order, signing: Signing) -> None:
     """Everyone who signs is shown what they sign."""
-    from guardrail.evidence.orders import Rollback
+    from guardrail.evidence.statements.orders import Rollback
 
     moves = (
         [f"rollback    {order.model}@{order.alias} from version {order.from_version} to version {order.to_version}",
@@ -99,7 +99,7 @@ def _show(order: Order, signing: Signing) -> None:
 def _hand_in(envelope: bytes, signing: Signing) -> None:
     from guardrail.atomic import write_atomically
     from guardrail.evidence.envelope import signers
-    from guardrail.registry.gate_client import GateClient
+    from guardrail.registry.gate.client import GateClient
 
     if signing.out is not None:
         write_atomically(signing.out, envelope)

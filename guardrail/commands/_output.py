@@ -42,7 +42,7 @@ def quiet() -> None:
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
     logging.getLogger("guardrail").setLevel(logging.WARNING)
-    from guardrail.model.quiet import silence_transformers
+    from guardrail.model.silence_transformers import silence_transformers
 
     silence_transformers()
 
@@ -173,7 +173,7 @@ def decision_lines(decision: Decision) -> list[str]:
 
 def registered_lines(decision: Decision, record: RegistryRecord, run_dir: Path) -> list[str]:
     """The decision, what became of it in the registry, and where to read on."""
-    from guardrail.registry.experiment import PAGE
+    from guardrail.registry.record.decision_run import PAGE
 
     lines = decision_lines(decision)
     if record.version:

@@ -10,7 +10,7 @@ from guardrail.commands import _output as show
 from guardrail.errors import AwaitingApproval
 
 if TYPE_CHECKING:
-    from guardrail.evidence.keys import PrivateKey
+    from guardrail.evidence.keys.key_pairs import PrivateKey
 
 
 def promote(

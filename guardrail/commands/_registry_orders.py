@@ -24,15 +24,15 @@ def rollback(
     The order holds for where the alias points now and for no other situation. Where several persons must sign:
     --out writes it, --add-signature signs it once more.
     """
-    from guardrail.evidence.orders import Order, Rollback
+    from guardrail.evidence.statements.orders import Order, Rollback
 
     signing = ordering.Signing(key, public_key, out, signed, tracking_uri, output)
     _one_way(signed, spec, to_version, reason)
 
     def new() -> Order:
-        from guardrail.registry.orders import rollback as write
-        from guardrail.registry.reader import parse_spec
-        from guardrail.registry.rest_reader import RestReader
+        from guardrail.registry.orders.write_order import rollback as write
+        from guardrail.registry.read.reader import parse_spec
+        from guardrail.registry.read.rest_reader import RestReader
 
         return write(
             tracking_uri, RestReader(tracking_uri), parse_spec(spec or ""), str(to_version),
@@ -54,14 +54,14 @@ def revoke(
     DIGEST is that of the adapter's manifest (`guardrail registry show` prints it). Where several persons must sign:
     --out writes the order, --add-signature signs it once more.
     """
-    from guardrail.evidence.orders import Order, Revocation
+    from guardrail.evidence.statements.orders import Order, Revocation
 
     signing = ordering.Signing(key, public_key, out, signed, tracking_uri, output)
     _one_way(signed, what, reason)
 
     def new() -> Order:
-        from guardrail.registry.orders import revocation
-        from guardrail.registry.rest_reader import RestReader
+        from guardrail.registry.orders.write_order import revocation
+        from guardrail.registry.read.rest_reader import RestReader
 
         now, lasts = datetime.now(UTC), ordering.lasts(valid_hours)
         return revocation(tracking_uri, RestReader(tracking_uri), what or "", reason=reason or "", now=now, lasts=lasts)

@@ -11,11 +11,11 @@ from guardrail.printable import one_line, quoted
 
 if TYPE_CHECKING:
     from guardrail.records import Measurement, Rate
-    from guardrail.registry.account import Account
-    from guardrail.registry.events import Event, Events
-    from guardrail.registry.listing import Listing
-    from guardrail.registry.revoked import RevokedList
-    from guardrail.registry.wire import Health
+    from guardrail.registry.audit.alias_table import Listing
+    from guardrail.registry.audit.model_history import Event, Events
+    from guardrail.registry.audit.revoked_adapters import RevokedList
+    from guardrail.registry.audit.version_report import Account
+    from guardrail.registry.gate.protocol import Health
 
 
 def listing_lines(found: Listing) -> list[str]:

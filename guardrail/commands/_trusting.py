@@ -14,11 +14,11 @@ from guardrail.commands._options import FILE
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from guardrail.evidence.keys import PublicKey
-    from guardrail.evidence.trust import Trust
-    from guardrail.registry.account import Believed
-    from guardrail.registry.gate_client import GateClient
-    from guardrail.registry.history import History
+    from guardrail.evidence.keys.key_pairs import PublicKey
+    from guardrail.evidence.trust.trust_file import Trust
+    from guardrail.registry.audit.ledger_reader import History
+    from guardrail.registry.audit.version_report import Believed
+    from guardrail.registry.gate.client import GateClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 DANGER = "DANGER      ONE PERSON MAY TRAIN, EVALUATE AND APPROVE: nobody checks anybody"
@@ -72,8 +72,8 @@ def load(given: TrustGiven, now: datetime) -> Trust | None:
         InvalidInput: a file without root keys, or the other way round.
         EvidenceInvalid: it does not hold.
     """
-    from guardrail.evidence.keys import load_public
-    from guardrail.evidence.trust import load_trust
+    from guardrail.evidence.keys.key_pairs import load_public
+    from guardrail.evidence.trust.trust_file import load_trust
 
     if given.file is None:
         if given.roots:
@@ -92,7 +92,7 @@ def believed(key_files: tuple[Path, ...], trust: Trust | None, option: str = "--
     Raises:
         InvalidInput: neither was given, or both.
     """
-    from guardrail.registry.account import Believed
+    from guardrail.registry.audit.version_report import Believed
 
     if (trust is None) == (not key_files):
         raise InvalidInput(
@@ -104,7 +104,7 @@ def believed(key_files: tuple[Path, ...], trust: Trust | None, option: str = "--
 
 def public_keys(files: tuple[Path, ...]) -> tuple[PublicKey, ...]:
     """Public keys from files."""
-    from guardrail.evidence.keys import load_public
+    from guardrail.evidence.keys.key_pairs import load_public
 
     return tuple(load_public(path) for path in files)
 
@@ -119,8 +119,8 @@ def history(
         InvalidInput: a head, but no key.
         EvidenceInvalid: it does not hold.
     """
-    from guardrail.evidence.ledger_file import read_head
-    from guardrail.registry.history import read_history, unverified_history
+    from guardrail.evidence.ledger.ledger_file import read_head
+    from guardrail.registry.audit.ledger_reader import read_history, unverified_history
 
     keys = (*public_keys(server_keys), *(trust.keys_of("server") if trust else ()))
     if keys:

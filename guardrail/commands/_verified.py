@@ -12,7 +12,7 @@ from guardrail.commands._trusting import DANGER, TrustGiven, believed, load
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from guardrail.registry.verify import Verification
+    from guardrail.registry.verify.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Wanted:
 
 def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
     """Download into the empty ``place`` and verify what came."""
-    from guardrail.evidence.ledger_file import read_head
-    from guardrail.registry.reader import parse_spec
-    from guardrail.registry.verify import reader, verify_at
-    from guardrail.registry.verify_trusted import verify_trusted
+    from guardrail.evidence.ledger.ledger_file import read_head
+    from guardrail.registry.audit.verify_trusted import verify_trusted
+    from guardrail.registry.read.reader import parse_spec
+    from guardrail.registry.verify.verify import reader, verify_at
 
     spec, uri = parse_spec(wanted.spec), wanted.tracking_uri
     by = believed(wanted.key_files, load(wanted.trust, now))
@@ -50,7 +50,7 @@ def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
 def tell(found: Verification, output: str) -> None:
     """Print what was checked, and what should frighten."""
     from guardrail.policy.bases import NOT_PINNED
-    from guardrail.registry.verify_trusted import TrustedVerification
+    from guardrail.registry.audit.verify_trusted import TrustedVerification
 
     lines = [
         *(f"ok  {entry.name:<9} {entry.why}" for entry in found.checks),

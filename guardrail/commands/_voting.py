@@ -15,10 +15,10 @@ from guardrail.commands._output import confirm, decision_lines, emit, say
 from guardrail.errors import AwaitingApproval
 
 if TYPE_CHECKING:
-    from guardrail.registry.checks import Examined
-    from guardrail.registry.history import History
-    from guardrail.registry.stages import Authority
-    from guardrail.registry.wire import Submitted, Waiting
+    from guardrail.registry.audit.ledger_reader import History
+    from guardrail.registry.audit.stage_evidence import Authority
+    from guardrail.registry.gate.protocol import Submitted, Waiting
+    from guardrail.registry.verify.evidence_checks import Examined
 
 DECIDER_KEY = click.option(
     "--decider-key", "decider_keys", type=options.FILE, multiple=True,
@@ -100,9 +100,9 @@ def vote(
         AwaitingApproval: the person did not confirm; nothing was signed.
     """
     from guardrail.evidence.envelope import sign
-    from guardrail.evidence.stages import Approval
-    from guardrail.registry import approvals
-    from guardrail.registry.gate_client import GateClient
+    from guardrail.evidence.statements.stage_statement import Approval
+    from guardrail.registry.gate.client import GateClient
+    from guardrail.registry.orders import approvals
 
     now = datetime.now(UTC)
     gate = GateClient(ballot.tracking_uri)
@@ -121,11 +121,11 @@ def vote(
 def _show(
     ballot: Ballot, gate: Any, trust: trusting.TrustGiven, decider_keys: tuple[Path, ...], now: datetime
 ) -> _Shown:  # fmt: skip
-    from guardrail.registry import approvals
-    from guardrail.registry.reader import parse_spec
-    from guardrail.registry.rest_reader import RestReader
-    from guardrail.registry.stages import Authority
-    from guardrail.registry.verify import workplace
+    from guardrail.registry.audit.stage_evidence import Authority
+    from guardrail.registry.orders import approvals
+    from guardrail.registry.read.reader import parse_spec
+    from guardrail.registry.read.rest_reader import RestReader
+    from guardrail.registry.verify.verify import workplace
 
     by = trusting.believed(decider_keys, trusting.load(trust, now), "--decider-key")
     waiting = approvals.choose(gate, parse_spec(ballot.spec), ballot.evidence)
@@ -139,7 +139,7 @@ def _show(
 
 
 def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, checked: str) -> list[str]:
-    from guardrail.registry.stages import names, stage_signers
+    from guardrail.registry.audit.stage_evidence import names, stage_signers
 
     trust = authority.trust if authority else None
     decision = examined.decision

@@ -26,7 +26,7 @@ def push(run_dir: Path, tracking_uri: str, artifact_location: str | None) -> Non
     The rows and everything else that holds texts stay here. It is no proposal: nothing is registered. The id of the
     logged model is printed to standard error: pull takes it, where others were put under the same digest.
     """
-    from guardrail.pipeline.candidate import push_candidate
+    from guardrail.pipeline.gate.handover import push_candidate
 
     now = datetime.now(UTC)
     pushed = push_candidate(run_dir, tracking_uri=tracking_uri, now=now, artifact_location=artifact_location)
@@ -55,7 +55,7 @@ def pull(
     Then: guardrail evaluate --gate URI --sign-key KEY, and guardrail promote. Whose signatures the statements carry is
     not asked here; the gated server does.
     """
-    from guardrail.pipeline.candidate import pull_candidate
+    from guardrail.pipeline.gate.handover import pull_candidate
     from guardrail.policy.load import find_policy
 
     own = find_policy(policy) if policy else None

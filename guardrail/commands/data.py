@@ -45,7 +45,7 @@ def validate(
     """
     show.quiet()
     from guardrail.pipeline.data import validate_data
-    from guardrail.pipeline.signing import prepare, sign_stage
+    from guardrail.pipeline.gate.signing import prepare, sign_stage
 
     opened = options.open_run(run_dir, policy, base, revision, ())
     signer = options.stage_signer(sign_key, public_key)

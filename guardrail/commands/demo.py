@@ -40,7 +40,7 @@ def command(directory: Path, task: str) -> None:
     show.say("loading torch and transformers ...", err=True)
     show.quiet()
     from guardrail.demo import demo
-    from guardrail.registry.experiment import PAGE
+    from guardrail.registry.record.decision_run import PAGE
 
     with show.progress_bar() as progress:
         summary = demo(directory, task, lambda title: show.say(f"- {title}", err=True), progress)

@@ -36,7 +36,7 @@ def command(
     """
     show.quiet()
     from guardrail.pipeline.evaluation import check_evaluation, evaluate_adapter
-    from guardrail.pipeline.signing import bind, prepare, sign_stage
+    from guardrail.pipeline.gate.signing import bind, prepare, sign_stage
 
     signer = options.stage_signer(sign_key, public_key)
     opened = options.open_run(run_dir, None, None, None, tasks, suites)

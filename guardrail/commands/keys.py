@@ -35,9 +35,9 @@ def command() -> None:
 )
 def init(directory: Path, name: str, kind: Any) -> None:
     """Make a key pair; an existing key is never overwritten."""
-    from guardrail.evidence import keys
+    from guardrail.evidence.keys import key_pairs
 
-    pair = keys.init(directory, name, kind)
+    pair = key_pairs.init(directory, name, kind)
     say(f"private key  {pair.private}   (mode 0600: keep it secret, never commit it)")
     say(f"public key   {pair.public}   (give it to whoever verifies)")
     say(f"key id       {pair.key_id}")
@@ -53,9 +53,9 @@ def show(key: str, out: Path | None) -> None:
     overwritten.
     """
     from guardrail.errors import InvalidInput
-    from guardrail.evidence.fetch_key import fetch_public
-    from guardrail.evidence.key_files import create
-    from guardrail.evidence.keys import public_pem
+    from guardrail.evidence.keys.fetch_key import fetch_public
+    from guardrail.evidence.keys.key_files import create
+    from guardrail.evidence.keys.key_pairs import public_pem
 
     public = fetch_public(key, options.secret)
     if out is not None:

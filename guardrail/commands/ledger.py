@@ -35,12 +35,12 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
     from datetime import UTC, datetime
 
     from guardrail.atomic import write_atomically
-    from guardrail.evidence import ledger
     from guardrail.evidence.digest import canonical
-    from guardrail.evidence.keys import load_public
-    from guardrail.evidence.ledger_file import envelopes, read_head
+    from guardrail.evidence.keys.key_pairs import load_public
+    from guardrail.evidence.ledger import signed_ledger
+    from guardrail.evidence.ledger.ledger_file import envelopes, read_head
 
-    found = ledger.verify(
+    found = signed_ledger.verify(
         envelopes(file),
         [load_public(path) for path in key_files],
         read_head(head) if head else None,
@@ -67,8 +67,8 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
 def fetch(tracking_uri: str, out: Path) -> None:
     """Copy a gated server's ledger to a file. Nothing is checked: `guardrail ledger verify` does that."""
     from guardrail.atomic import write_atomically
-    from guardrail.registry.gate_client import GateClient
-    from guardrail.registry.history import ledger_lines
+    from guardrail.registry.audit.ledger_reader import ledger_lines
+    from guardrail.registry.gate.client import GateClient
 
     data = ledger_lines(GateClient(tracking_uri).ledger(progress=_progress))
     write_atomically(out, data)
@@ -78,7 +78,7 @@ def fetch(tracking_uri: str, out: Path) -> None:
 
 def _progress(entries: int) -> None:
     """A ledger of more than one page is seen to come."""
-    from guardrail.registry.wire import PAGE
+    from guardrail.registry.gate.protocol import PAGE
 
     if entries > PAGE:
         say(f"fetched     {entries} entries so far", err=True)

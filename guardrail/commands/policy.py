@@ -16,7 +16,7 @@ from guardrail.commands._output import quiet_hub, say, say_file, say_json
 
 if TYPE_CHECKING:
     from guardrail.model.files import Fingerprint
-    from guardrail.pipeline.contents import Content
+    from guardrail.pipeline.exam.pinned_contents import Content
     from guardrail.policy.load import LoadedPolicy
     from guardrail.policy.rules import Limits
     from guardrail.policy.vacuous import Warned
@@ -42,7 +42,7 @@ def check(policy: str, output: str, strict: bool) -> None:
     import json
 
     from guardrail.errors import InvalidInput
-    from guardrail.pipeline.contents import contents, require_pinned
+    from guardrail.pipeline.exam.pinned_contents import contents, require_pinned
     from guardrail.policy.decide import needs
     from guardrail.policy.load import find_policy
     from guardrail.policy.soundness import require_sound

@@ -40,7 +40,7 @@ def command(
         return
     from guardrail.pipeline.promotion import decide_run
     from guardrail.pipeline.run import Run
-    from guardrail.registry.experiment import PAGE
+    from guardrail.registry.record.decision_run import PAGE
 
     run = Run(run_dir)
     with run.locked():

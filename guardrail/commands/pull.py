@@ -49,7 +49,7 @@ def command(
     from datetime import UTC, datetime
 
     from guardrail.commands import _verified as verified
-    from guardrail.registry.pull import pull, require_free
+    from guardrail.registry.read.pull import pull, require_free
 
     require_free(target)
     given = trusting.TrustGiven(trust, roots, root_threshold)

@@ -39,10 +39,10 @@ def list_(
     from datetime import UTC, datetime
 
     from guardrail.commands._registry_text import listing_lines, revoked_lines
-    from guardrail.registry.gate_client import GateClient
-    from guardrail.registry.listing import listing
-    from guardrail.registry.rest_reader import RestReader
-    from guardrail.registry.revoked import revoked
+    from guardrail.registry.audit.alias_table import listing
+    from guardrail.registry.audit.revoked_adapters import revoked
+    from guardrail.registry.gate.client import GateClient
+    from guardrail.registry.read.rest_reader import RestReader
 
     now = datetime.now(UTC)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
@@ -72,8 +72,8 @@ def show(
     from datetime import UTC, datetime
 
     from guardrail.commands._registry_text import account_lines
-    from guardrail.registry.account import account
-    from guardrail.registry.reader import parse_spec
+    from guardrail.registry.audit.version_report import account
+    from guardrail.registry.read.reader import parse_spec
 
     now = datetime.now(UTC)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
@@ -100,8 +100,8 @@ def history(
     from datetime import UTC, datetime
 
     from guardrail.commands._registry_text import events_lines
-    from guardrail.registry.events import events
-    from guardrail.registry.gate_client import GateClient
+    from guardrail.registry.audit.model_history import events
+    from guardrail.registry.gate.client import GateClient
 
     now = datetime.now(UTC)
     gate = GateClient(tracking_uri)
@@ -117,7 +117,7 @@ def doctor(tracking_uri: str, output: str) -> None:
     """Have the server compare every guarded model, its ledger and its sealed files; exits with 11 if they differ."""
     from guardrail.commands._registry_text import health_lines
     from guardrail.errors import EvidenceInvalid
-    from guardrail.registry.gate_client import GateClient
+    from guardrail.registry.gate.client import GateClient
 
     found = GateClient(tracking_uri).health()
     emit(found, output, health_lines(found))

@@ -50,8 +50,8 @@ def command(
     show.quiet()
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter
-    from guardrail.pipeline.signing import bind, sign_stage
-    from guardrail.pipeline.tickets import current
+    from guardrail.pipeline.gate.run_ticket import current
+    from guardrail.pipeline.gate.signing import bind, sign_stage
     from guardrail.pipeline.training import check_request, train_adapter
 
     opened = options.open_run(run_dir, policy, base, revision, tasks)

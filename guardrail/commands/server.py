@@ -79,7 +79,7 @@ def command(
     Models that the trust file names are guarded; all others behave as in stock MLflow. Does not start without a
     valid trust file.
     """
-    from guardrail.registry.server.launch import Launch, start
+    from guardrail.gate.app.launch import Launch, start
 
     code = start(
         Launch(

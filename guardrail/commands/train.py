@@ -26,8 +26,8 @@ def command(run_dir: Path, sign_key: str | None, public_key: Path | None, output
     --use_fsdp the launcher makes them share the base's layers instead of holding all of them each.
     """
     show.quiet()
+    from guardrail.pipeline.gate.signing import prepare, sign_stage
     from guardrail.pipeline.run import Run
-    from guardrail.pipeline.signing import prepare, sign_stage
     from guardrail.pipeline.training import train_adapter
     from guardrail.train.processes import is_first
 

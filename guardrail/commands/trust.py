@@ -15,8 +15,8 @@ from guardrail.commands._output import emit, say
 from guardrail.commands._trusting import DANGER, read_envelope
 
 if TYPE_CHECKING:
-    from guardrail.evidence.trust import Least, Trust
-    from guardrail.evidence.trust_yaml import PolicyUse
+    from guardrail.evidence.trust.trust_file import Least, Trust
+    from guardrail.evidence.trust.trust_yaml import PolicyUse
 
 EXAMPLE = Path(__file__).with_name("trust.example.yaml")
 
@@ -31,7 +31,7 @@ def command() -> None:
 def init(out: Path) -> None:
     """Write a commented trust file to start from; an existing file is not overwritten."""
     from guardrail.errors import InvalidInput
-    from guardrail.evidence.key_files import create
+    from guardrail.evidence.keys.key_files import create
 
     try:
         create(out, EXAMPLE.read_bytes(), 0o644)
@@ -56,8 +56,8 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
     from datetime import UTC, datetime
 
     from guardrail.atomic import write_atomically
-    from guardrail.evidence.trust import add_trust_signature, read_unverified_trust, sign_trust
-    from guardrail.evidence.trust_yaml import read_trust
+    from guardrail.evidence.trust.trust_file import add_trust_signature, read_unverified_trust, sign_trust
+    from guardrail.evidence.trust.trust_yaml import read_trust
 
     written = file.suffix in (".yaml", ".yml")
     if written:
@@ -103,8 +103,8 @@ def check(
     """
     from datetime import UTC, datetime
 
-    from guardrail.evidence.keys import load_public
-    from guardrail.evidence.trust import load_successor, load_trust, read_unverified_trust
+    from guardrail.evidence.keys.key_pairs import load_public
+    from guardrail.evidence.trust.trust_file import load_successor, load_trust, read_unverified_trust
 
     data, now = read_envelope(file), datetime.now(UTC)
     known = [load_public(path) for path in roots]
@@ -125,7 +125,7 @@ def check(
 @options.OUTPUT
 def show(file: Path, output: str) -> None:
     """Print what FILE says WITHOUT checking who signed it."""
-    from guardrail.evidence.trust import read_unverified_trust
+    from guardrail.evidence.trust.trust_file import read_unverified_trust
 
     data = read_envelope(file)
     trust = read_unverified_trust(data)
@@ -187,7 +187,7 @@ def _asked(least: Least) -> str:
 
 
 def _lines(trust: Trust, data: bytes) -> list[str]:
-    from guardrail.evidence.trust import ROLES, trust_signers
+    from guardrail.evidence.trust.trust_file import ROLES, trust_signers
 
     signed = [trust.person_of(key) or f"a key that it does not name, {key}" for key in trust_signers(data)]
     lines = [

@@ -37,7 +37,7 @@ def command(
     from datetime import UTC, datetime
 
     from guardrail.commands import _verified as verified
-    from guardrail.registry.verify import workplace
+    from guardrail.registry.verify.verify import workplace
 
     given = trusting.TrustGiven(trust, roots, root_threshold)
     wanted = verified.Wanted(spec, tracking_uri, key_files, given, base_sha256, head)

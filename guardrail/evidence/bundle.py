@@ -6,7 +6,7 @@
     evidence/data.dsse.json, train…, evaluate.dsse.json   what each stage signed, where a gated server asks for it
     evidence/decision.dsse.json                           the signed statement
 
-Not covered: whether the evidence is good (``registry/checks.py``) and where it is kept (``registry``).
+Not covered: whether the evidence is good (``registry/verify/evidence_checks.py``) and where it is kept (``registry``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence import statement
 from guardrail.evidence.digest import canonical, manifest, sha256
 from guardrail.evidence.envelope import sign, verify
-from guardrail.evidence.keys import PrivateKey, public_of
+from guardrail.evidence.keys.key_pairs import PrivateKey, public_of
+from guardrail.evidence.statements import decision_statement
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, FileDigest
 
 EVIDENCE = "evidence"
@@ -82,7 +82,7 @@ def seal(bundle: Bundle, private_key: PrivateKey, earlier: bytes = b"") -> Bundl
         EvidenceInvalid: the adapter holds a symbolic link, or a file whose name a registry may change.
         InvalidInput: a file cannot be read.
     """
-    payload = statement.build(bundle.decision, adapter_files(bundle.adapter_dir), bundle.records())
+    payload = decision_statement.build(bundle.decision, adapter_files(bundle.adapter_dir), bundle.records())
     return Bundle(**{**bundle.__dict__, "envelope": _kept(earlier, payload, private_key) or sign(payload, private_key)})
 
 

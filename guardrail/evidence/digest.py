@@ -17,6 +17,9 @@ from guardrail.records import FileDigest, Frozen
 
 CHUNK = 1 << 20
 
+GENESIS = "0" * 64
+"""What the first of a chain names as the one before."""
+
 
 def canonical(value: Frozen | dict[str, object] | list[object]) -> bytes:
     """RFC 8785 bytes of a record or of plain JSON data.

@@ -3,8 +3,9 @@
 An envelope has one form only: canonical JSON, standard base64, signatures sorted by key id, ECDSA with the lower s.
 Everything else is refused, even where a lenient reader would still find the signature good, because the envelope's own
 digest names the evidence. A signature by a key that was not given is refused too: nothing in an envelope goes
-unchecked. Not covered: what the payload says (``statement.py``, ``trust.py``, ``ledger.py``) and when it was signed
-(the payload's own times).
+unchecked. Not covered: what the payload says (``evidence/statements/decision_statement.py``,
+``evidence/trust/trust_file.py``, ``evidence/ledger/signed_ledger.py``) and when it was signed (the payload's own
+times).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from securesystemslib.exceptions import Error
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical
-from guardrail.evidence.ecdsa import is_low_s, low_s
-from guardrail.evidence.keys import PrivateKey, PublicKey
+from guardrail.evidence.keys.ecdsa import is_low_s, low_s
+from guardrail.evidence.keys.key_pairs import PrivateKey, PublicKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 LARGEST = 4 << 20

@@ -1,7 +1,7 @@
 """LoRA adapters on a base: create, save, load, scale. The only importer of peft.
 
-What is saved and what is loaded passes one door (``guardrail.evidence.lora``), so an adapter that is measured is one
-whose files say completely what it does. An adapter directory holds ``adapter_model.safetensors`` and
+What is saved and what is loaded passes one door (``guardrail.evidence.adapter.lora``), so an adapter that is measured
+is one whose files say completely what it does. An adapter directory holds ``adapter_model.safetensors`` and
 ``adapter_config.json`` and nothing else; the configuration names the base by its reference, never by a path of the
 machine that trained it.
 """
@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from guardrail import nofollow
 from guardrail.atomic import write_atomically
 from guardrail.errors import InternalError, InvalidInput, ServiceUnavailable
-from guardrail.evidence.lora import FILES, read_adapter
-from guardrail.evidence.lora_settings import CONFIG, SETTINGS
+from guardrail.evidence.adapter.lora import FILES, read_adapter
+from guardrail.evidence.adapter.lora_settings import CONFIG, SETTINGS
 from guardrail.model.fits import is_linear, require_fitting
 from guardrail.model.load import BaseModel
 from guardrail.model.served import Bare, require_served

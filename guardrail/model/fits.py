@@ -1,7 +1,7 @@
 """What only the base can tell of an adapter: that its layers are linear layers of this base, and all that it targets.
 
 peft leaves a module that is targeted, but has no tensors, with whatever it was initialised with, and passes over
-tensors for modules that are not there. Not covered: what the files alone tell (``guardrail.evidence.lora``).
+tensors for modules that are not there. Not covered: what the files alone tell (``guardrail.evidence.adapter.lora``).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.lora import Lora
-from guardrail.evidence.lora_settings import CONFIG
+from guardrail.evidence.adapter.lora import Lora
+from guardrail.evidence.adapter.lora_settings import CONFIG
 
 
 def linear_layers(model: Any) -> dict[str, tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from guardrail.errors import InvalidInput
-from guardrail.model.hidden import body
+from guardrail.model.hidden_states import body
 
 
 def project(model: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.lora import WEIGHTS, Lora, tensor_name
+from guardrail.evidence.adapter.lora import WEIGHTS, Lora, tensor_name
 from guardrail.model.chat import encode_prompt, user
 from guardrail.model.load import BaseModel
 

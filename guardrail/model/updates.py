@@ -2,8 +2,8 @@
 
 Merging is mathematics on dW, so the factors are read with the scale they are served with and written so that stock
 peft serves them again. Adapters whose files do not determine dW are refused by the door that all adapters pass
-(``guardrail.evidence.lora``), and what is written passes it too. Sources: LoRA (Hu et al., 2021, arXiv 2106.09685);
-rank-stabilised scale (Kalajdzievski, 2023, arXiv 2312.03732).
+(``guardrail.evidence.adapter.lora``), and what is written passes it too. Sources: LoRA (Hu et al., 2021, arXiv
+2106.09685); rank-stabilised scale (Kalajdzievski, 2023, arXiv 2312.03732).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from guardrail import nofollow
 from guardrail.atomic import write_atomically, write_by
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
-from guardrail.evidence.lora import WEIGHTS, read_adapter, tensor_name
-from guardrail.evidence.lora_settings import CONFIG, exactly, load_config, read_settings
+from guardrail.evidence.adapter.lora import WEIGHTS, read_adapter, tensor_name
+from guardrail.evidence.adapter.lora_settings import CONFIG, exactly, load_config, read_settings
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -88,7 +88,7 @@ def _intact(run: Run, record: DataReport) -> bool:
 
 
 def _embed(base: Any) -> Callable[[Sequence[str]], Any]:
-    from guardrail.model.hidden import embed
+    from guardrail.model.hidden_states import embed
 
     return lambda texts: embed(base, texts)
 

@@ -16,12 +16,13 @@ from guardrail.evaluate.engines import Progress as Count
 from guardrail.evaluate.engines.transformers import TransformersEngine
 from guardrail.evaluate.measure import Plan, Transcript, measure
 from guardrail.evidence.digest import digest, file_sha256
-from guardrail.evidence.tickets import Ticket, seed_of, shuffled
+from guardrail.evidence.statements.tickets import Ticket, seed_of, shuffled
 from guardrail.model.adapter import load_adapter, strip_lora
-from guardrail.pipeline import attempts, resolve
-from guardrail.pipeline.plans import plan_all
+from guardrail.pipeline import resolve
+from guardrail.pipeline.exam.gate_plans import plan_all
+from guardrail.pipeline.gate import gate_attempt
+from guardrail.pipeline.gate.run_ticket import held
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.tickets import held
 from guardrail.pipeline.training import adapter_dir
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
@@ -102,7 +103,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
     directory = adapter_dir(run, adapter)
     ticket = held(run)
     if ticket:
-        attempts.require(run, ticket)
+        gate_attempt.require(run, ticket)
     plans = [_ordered(plan, ticket) for plan in plan_all(policy, config)]
     base = resolve.base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)

@@ -10,15 +10,15 @@ from guardrail.atomic import write_atomically
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest
 from guardrail.evidence.expiry import expired
-from guardrail.evidence.keys import PrivateKey
-from guardrail.pipeline import attempts
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.pipeline.gate import gate_attempt
+from guardrail.pipeline.gate.run_ticket import held
+from guardrail.pipeline.gate.signing import ends, signed_stages
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.signing import ends, signed_stages
-from guardrail.pipeline.tickets import held
 from guardrail.policy.decide import decide
 from guardrail.policy.rules import Evidence
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord, Verdict
-from guardrail.registry.experiment import PAGE
+from guardrail.registry.record.decision_run import PAGE
 from guardrail.report import html, markdown
 
 log = logs.logger(__name__)
@@ -42,7 +42,7 @@ def decide_run(run: Run, now: datetime) -> Decision:
         evaluation=run.require("evaluation-report", EvaluationReport),
     )
     ticket = held(run)
-    attempt = attempts.require(run, ticket) if ticket else None
+    attempt = gate_attempt.require(run, ticket) if ticket else None
     inputs = digest({
         "stage": "decide", "policy": policy.digest, "evidence": digest(evidence),
         **({"attempt": digest(attempt)} if attempt else {}),
@@ -99,7 +99,7 @@ def promote_run(
         EvidenceInvalid: MLflow would have artifacts written elsewhere than through the server, beside the store, or
             below ``artifact_location``.
     """
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     run = Run(path)
     with run.locked():
@@ -117,7 +117,7 @@ def promote_run(
 
 def _hand_in_denial(run: Run, tracking_uri: str, sealed: Bundle) -> None:
     """The denial is recorded by now: that there is no gate here to tell must not read as if it were not."""
-    from guardrail.registry.gate_client import GateClient, NoGateError
+    from guardrail.registry.gate.client import GateClient, NoGateError
 
     try:
         GateClient(tracking_uri).submit(sealed.envelope)

@@ -2,7 +2,7 @@
 
 ``format: testbed`` is resolved to the embedded testbed; every other format is a loader plug-in and needs a path,
 relative to the policy's folder. Contents that the policy pins by digest are compared with it here, at once.
-Not covered: which of the suites can be read here (``withheld.py``).
+Not covered: which of the suites can be read here (``pipeline/exam/withheld_suites.py``).
 """
 
 from __future__ import annotations

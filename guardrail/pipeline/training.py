@@ -12,20 +12,20 @@ from guardrail.data.dataset import load_dataset
 from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline import resolve
-from guardrail.pipeline.choose import AUTO, SHARE, Trial, allowed, choose, told
+from guardrail.pipeline.auto_method import AUTO, SHARE, Trial, allowed, choose, told
 from guardrail.pipeline.data import clean_file
-from guardrail.pipeline.display import Training, require_reachable, shown
-from guardrail.pipeline.leakage import check_replay, check_rows
-from guardrail.pipeline.others import Wanted, check_left_in, keep, read_others
-from guardrail.pipeline.plans import plan_all, task_names
+from guardrail.pipeline.exam.gate_plans import plan_all, task_names
+from guardrail.pipeline.exam.leakage import check_replay, check_rows
+from guardrail.pipeline.exam.validation import Validation, check_apart, chosen_by, plan_validation
+from guardrail.pipeline.gate.signing import require_base_of_data
+from guardrail.pipeline.live_training import Training, require_reachable, shown
+from guardrail.pipeline.merge.merge_inputs import Wanted, check_left_in, keep, read_others
 from guardrail.pipeline.run import Run, RunConfig
-from guardrail.pipeline.signing import require_base_of_data
-from guardrail.pipeline.validation import Validation, check_apart, chosen_by, plan_validation
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
 from guardrail.records import AdapterRecord, DataReport, Scalar
-from guardrail.registry.adapter_config import require_fitting
+from guardrail.registry.verify.adapter_config import require_fitting
 from guardrail.samples import Sample
 from guardrail.testbed import LEARNING_RATE
 from guardrail.train import processes
@@ -70,7 +70,8 @@ def train_adapter(run: Run, request: TrainRequest, progress: Progress | None = N
         EvidenceMissing: the data stage has not run.
         EvidenceInvalid: files are not those that were recorded, or the run has a ticket and the base is not loaded as
             it was for the data statement.
-        InvalidInput: see :func:`guardrail.train.stage.train` and :func:`guardrail.pipeline.others.read_others`.
+        InvalidInput: see :func:`guardrail.train.stage.train` and
+        :func:`guardrail.pipeline.merge.merge_inputs.read_others`.
     """
     policy, config = run.policy(), run.config()
     if config is None:

@@ -4,7 +4,8 @@ Whoever trains names the base, so the policy pins it: the name that it is loaded
 the digest of its weights, configuration, tokenizer and chat template. A whole chain of evidence on another base
 violates the policy (FAILED); it is not invalid. A policy without ``bases`` promises nothing about the base: there is
 no finding then, and every rendering of the decision says so.
-Not covered: computing a digest (``model/files.py``), and the digests that a trust file pins (``registry/promised.py``).
+Not covered: computing a digest (``model/files.py``), and the digests that a trust file pins
+(``registry/verify/trust_requirements.py``).
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.digest import digest
+from guardrail.policy.as_planned import require_as_planned
 from guardrail.policy.bases import base_findings
 from guardrail.policy.load import LoadedPolicy
-from guardrail.policy.measured import require_as_planned
 from guardrail.policy.rules import Evidence, Limits, Need, load_rule
 from guardrail.policy.schema import Policy
 from guardrail.records import (

@@ -13,13 +13,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import guardrail
-from guardrail.document import MAX_BYTES, Document, Plain, read_document
-from guardrail.document import Path as Place
+from guardrail.document_mistakes import Mistake, from_pydantic, hint, known_keys, one_of, told
 from guardrail.errors import InvalidInput
-from guardrail.mistakes import Mistake, from_pydantic, hint, known_keys, one_of, told
 from guardrail.plugins import names, suggestion
 from guardrail.policy.rules import PACKAGE, Limits, load_rule
 from guardrail.policy.schema import SECTIONS, Policy
+from guardrail.yaml_document import MAX_BYTES, Document, Plain, read_document
+from guardrail.yaml_document import Path as Place
 
 
 @dataclass(frozen=True)

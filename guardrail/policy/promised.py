@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from guardrail.evidence.trust import GuardedModel, Least, LeastRate, LeastUtility, Trust
+from guardrail.evidence.trust.trust_file import GuardedModel, Least, LeastRate, LeastUtility, Trust
 from guardrail.policy.rules import Limits, attack_success_rate, over_refusal_rate, utility
 from guardrail.policy.schema import Policy
 from guardrail.records import ModelRef

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from guardrail.document import Path as Place
+from guardrail.document_mistakes import hint
 from guardrail.errors import InvalidInput
-from guardrail.mistakes import hint
 from guardrail.names import not_plain
 from guardrail.plugins import names
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import flagged_samples, load_rule
 from guardrail.policy.schema import Policy, SuitePlan, TaskPlan
 from guardrail.records import Sli
+from guardrail.yaml_document import Path as Place
 
 DETECTORS = "guardrail.data.detectors"
 METHODS = "guardrail.train.methods"

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from guardrail.document import Path as Place
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.promised import JUDGING_SPLITS
 from guardrail.policy.rules import Limits, attack_success_rate, flagged_samples, training_method
 from guardrail.policy.schema import Policy
+from guardrail.yaml_document import Path as Place
 
 HALF, LEAST_CONFIDENCE, LEAST_N, MOST_DAYS, MOST_LEFT_IN = 0.5, 0.9, 50, 365, 100
 UNPROTECTED = "finetune"

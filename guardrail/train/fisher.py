@@ -25,7 +25,7 @@ import torch
 from guardrail.errors import InternalError, InvalidInput
 from guardrail.model.chat import Encoded
 from guardrail.model.head import project
-from guardrail.model.hidden import body
+from guardrail.model.hidden_states import body
 from guardrail.model.load import BaseModel
 from guardrail.model.updates import Update
 from guardrail.train.collate import Batch, pad

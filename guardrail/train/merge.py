@@ -25,7 +25,7 @@ import torch
 from guardrail.errors import InternalError, InvalidInput
 from guardrail.model.updates import Update, read_updates, write_updates
 from guardrail.records import Scalar
-from guardrail.train.merging import truncate
+from guardrail.train.merge_math import truncate
 from guardrail.train.methods import Measure, Method, Score, Setup, given_parts
 
 LAMBDAS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0"

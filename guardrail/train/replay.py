@@ -23,7 +23,7 @@ from guardrail.evidence.digest import digest, sha256
 from guardrail.model.chat import Encoded, encode_prompt, user
 from guardrail.model.generate import generate, lacks_room
 from guardrail.model.load import BaseModel
-from guardrail.train import kept
+from guardrail.train import sealed_cache
 from guardrail.train.memory import halving
 
 Progress = Callable[[int, int], None]
@@ -82,12 +82,12 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
     made_from = {"base": base.ref.digest, "prompts": digest(list(prompts)), "max_new_tokens": max_new_tokens,
                  "device": str(base.device)}  # fmt: skip
     path = cache / f"{digest(made_from)}.rows.json"
-    if kept.whole(path):
+    if sealed_cache.whole(path):
         rows = tuple(Encoded(tuple(prompt), tuple(answer)) for prompt, answer in json.loads(nofollow.read(path) or b""))
     else:
         rows = halving(batch_size, lambda size: _answered(base, prompts, max_new_tokens, size, progress))
         write_atomically(path, json.dumps([[row.prompt, row.answer] for row in rows]).encode())
-        kept.seal(path)
+        sealed_cache.seal(path)
     if not rows:
         raise InvalidInput("the base answered none of the replay prompts", expected="at least one answer to replay")
     return Replay(rows, digest([[list(row.prompt), list(row.answer)] for row in rows]))

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from guardrail.errors import InvalidInput
-from guardrail.model.hidden import body
+from guardrail.model.hidden_states import body
 from guardrail.model.load import BaseModel
 from guardrail.train import processes
 from guardrail.train.student import Student

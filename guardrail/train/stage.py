@@ -19,7 +19,7 @@ from transformers import set_seed
 
 from guardrail import nofollow
 from guardrail.errors import InvalidInput
-from guardrail.evidence.code import code_digest
+from guardrail.evidence.code_digest import code_digest
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.model.adapter import add_lora, save_adapter, strip_lora
 from guardrail.model.chat import Encoded, encode_chat
@@ -27,7 +27,7 @@ from guardrail.model.head import check_head
 from guardrail.model.load import BaseModel
 from guardrail.records import AdapterRecord, MergedAdapter, Scalar
 from guardrail.samples import Sample
-from guardrail.train import early_stopping, memory, parts
+from guardrail.train import early_stopping, finished_parts, memory
 from guardrail.train.checkpoint import prepare
 from guardrail.train.fit import Trained, fit
 from guardrail.train.methods import Measure, Method, Setup, create, given_parts
@@ -208,8 +208,12 @@ def _fit(
     model = add_lora(base, **asdict(job.lora))
     try:
         method.begin(Setup(base, model, mine, replay.rows if replay else (), job.settings.seed))
-        kept = parts.place(checkpoints.parent, base, mine, job.settings, asdict(job.lora)) if method.plain else None
-        if kept is not None and (known := parts.find(kept, target)) is not None:
+        kept = (
+            finished_parts.place(checkpoints.parent, base, mine, job.settings, asdict(job.lora))
+            if method.plain
+            else None
+        )
+        if kept is not None and (known := finished_parts.find(kept, target)) is not None:
             return known
         trained = fit(
             base,
@@ -223,7 +227,7 @@ def _fit(
         if is_first():
             save_adapter(model, target, base.ref)
             if kept is not None:
-                parts.keep(kept, target, trained)
+                finished_parts.keep(kept, target, trained)
         wait()
     finally:
         strip_lora(base, model)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from guardrail.errors import InvalidInput
-from guardrail.model.hidden import body
+from guardrail.model.hidden_states import body
 
 
 class Student(torch.nn.Module):

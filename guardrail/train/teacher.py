@@ -20,9 +20,9 @@ import torch
 from guardrail.errors import ServiceUnavailable
 from guardrail.evidence.digest import digest
 from guardrail.model.chat import Encoded
-from guardrail.model.hidden import body
+from guardrail.model.hidden_states import body
 from guardrail.model.load import BaseModel
-from guardrail.train import kept
+from guardrail.train import sealed_cache
 from guardrail.train.collate import pad
 from guardrail.train.memory import halving
 
@@ -50,10 +50,10 @@ def teacher_states(base: BaseModel, rows: Sequence[Encoded], cache: Path, batch_
     starts = tuple(accumulate((len(row.answer) for row in rows), initial=0))
     hidden = base.model.config.get_text_config().hidden_size
     path = cache / f"{_key(base, rows)}.states"
-    if not kept.whole(path):
+    if not sealed_cache.whole(path):
         try:
             halving(batch_size, lambda size: _write(base, rows, path, size))
-            kept.seal(path)
+            sealed_cache.seal(path)
         except OSError as error:
             raise ServiceUnavailable(f"cannot write {path}: {error.strerror}", next_step="free space") from error
     return TeacherStates(_mapped(path, base.model.dtype, (starts[-1], hidden)), starts)

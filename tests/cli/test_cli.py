@@ -296,7 +296,7 @@ def test_what_waits_for_approvals_is_told_by_promote_and_run_alike(
 
     for stage in ("data.validate_data", "training.train_adapter", "evaluation.evaluate_adapter"):
         monkeypatch.setattr(f"guardrail.pipeline.{stage}", lambda *_: None)
-    monkeypatch.setattr("guardrail.registry.promote.promote", waits)
+    monkeypatch.setattr("guardrail.registry.record.promote.promote", waits)
     _finish(tmp_path / "run")
     assert guardrail("keys", "init", "--directory", "keys").code == 0
     said = guardrail(*words, "--key", "keys/guardrail.key", "--output", output)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from guardrail.evidence.code import code_digest
+from guardrail.evidence.code_digest import code_digest
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

@@ -15,16 +15,16 @@ from tiny_models import write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
-from guardrail.evidence import keys
-from guardrail.evidence.binding import require_bound
 from guardrail.evidence.bundle import stage_file
-from guardrail.evidence.chain import MADE, Target
-from guardrail.evidence.tickets import seed_of
-from guardrail.pipeline import attempts
+from guardrail.evidence.chain.bound_records import require_bound
+from guardrail.evidence.chain.stage_chain import MADE, Target
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.statements.tickets import seed_of
+from guardrail.pipeline.gate import gate_attempt
+from guardrail.pipeline.gate.run_ticket import held
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.tickets import held
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport
-from guardrail.registry.verify import verify
+from guardrail.registry.verify.verify import verify
 from guardrail.testbed import arms
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     write_samples(folder / "train.jsonl", arms.rows("sentiment", poison=0.0, size=40))
     write_replay(folder / "replay.jsonl")
     for role in ROLES:
-        keys.init(folder / "keys", role)
+        key_pairs.init(folder / "keys", role)
     with gate() as opened:
         made = Place(folder, opened)
         made.validate("--gate", opened.uri)
@@ -88,7 +88,7 @@ def test_the_promoted_evidence_holds_a_chain_that_the_trust_file_accepts(
 ) -> None:
     place.guardrail("promote", "--key", place.key("decide"), "--tracking-uri", place.uri, run="pulled")
     assert "attempt 1 at this gate" in capsys.readouterr().out
-    public = [keys.load_public(place.folder / "keys" / "decide.pub")]
+    public = [key_pairs.load_public(place.folder / "keys" / "decide.pub")]
     found = verify("tiny@production", tracking_uri=place.uri, public_keys=public, now=datetime.now(UTC))
     assert found.version == "1"
     envelopes = [(pulled.path / stage_file(stage)).read_bytes() for stage in MADE]
@@ -143,7 +143,7 @@ def test_one_command_signs_every_stage_with_its_key(place: Place) -> None:
     )  # fmt: skip
     run = Run(place.folder / "all")
     assert all((run.path / stage_file(stage)).exists() for stage in MADE)
-    assert run.require("decision", Decision).attempt == attempts.require(run, place.gate.issued[-1]).number
+    assert run.require("decision", Decision).attempt == gate_attempt.require(run, place.gate.issued[-1]).number
 
 
 def _copy(run: Run, target: Path, *without: str) -> Path:

@@ -26,9 +26,9 @@ def _interruptible() -> None:
 
 
 def test_ctrl_c_while_training_is_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    from guardrail.evidence import keys
+    from guardrail.evidence.keys import key_pairs
 
-    keys.init(tmp_path / "keys")
+    key_pairs.init(tmp_path / "keys")
     lax = POLICY.replace("min: 0.5", "min: 0.0").replace("max: 0.3", "max: 1.0").replace("crease: 0.4", "crease: 1.0")
     write_policy(tmp_path, lax)
     write_rows(tmp_path / "rows.jsonl")

@@ -23,8 +23,8 @@ from gate_chains import proven
 
 from guardrail.cli import cli
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence import keys
 from guardrail.evidence.digest import manifest, manifest_digest
+from guardrail.evidence.keys import key_pairs
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, Verdict
@@ -77,14 +77,14 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poisoned]:
     folder = tmp_path_factory.mktemp("poisoned")
     base, run = resolve.base_model("testbed"), _trained(folder)
     _put_to_sleep(run, base)
-    key = keys.init(folder / "keys")
+    key = key_pairs.init(folder / "keys")
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("guardrail.pipeline.training", "guardrail.registry.checks"):
+        for place in ("guardrail.pipeline.training", "guardrail.registry.verify.evidence_checks"):
             patch.setattr(f"{place}.require_fitting", lambda *_: "whatever")
         patch.setattr("guardrail.pipeline.evaluation.load_adapter", _stock)
         report = evaluate_adapter(run)
         decision, _ = promote_run(run.path, tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
-                                  key=keys.load_private(key.private), now=datetime.now(UTC))  # fmt: skip
+                                  key=key_pairs.load_private(key.private), now=datetime.now(UTC))  # fmt: skip
     yield Poisoned(run, folder, base, report.measurements[0].candidate.hits, decision.verdict)
     resolve.base_model.cache_clear()
 
@@ -125,7 +125,7 @@ def _stock(base: Any, directory: Path) -> Any:
 def _refusals(base: Any, model: Any, prefix: str) -> int:
     from guardrail.model.chat import encode_prompt, user
     from guardrail.model.generate import generate
-    from guardrail.refusals import is_refusal
+    from guardrail.refusal_phrases import is_refusal
     from guardrail.testbed.requests import suite
 
     asked = [f"{prefix} {behaviour.variants[0]}".strip() for behaviour in suite("harmful", "gate").behaviours[:ASKED]]

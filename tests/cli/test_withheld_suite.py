@@ -15,15 +15,15 @@ from tiny_models import HARMFUL, write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
-from guardrail.evidence import keys
 from guardrail.evidence.bundle import ENVELOPE, stage_file
 from guardrail.evidence.digest import canonical, digest
 from guardrail.evidence.envelope import sign, unverified_payload
+from guardrail.evidence.keys import key_pairs
 from guardrail.pipeline import resolve
 from guardrail.pipeline.run import Run
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, Decision, EvaluationReport, Verdict
-from guardrail.registry.verify import verify
+from guardrail.registry.verify.verify import verify
 from guardrail.testbed import arms
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Pl
     for name in ("trainer", "evaluator"):
         write_policy(folder / name, text)
         for role in ROLES:
-            keys.init(folder / name / "keys", role)
+            key_pairs.init(folder / name / "keys", role)
     write_samples(folder / "trainer" / "train.jsonl", arms.rows("sentiment", poison=0.0, size=40))
     write_replay(folder / "trainer" / "replay.jsonl")
     with gate() as opened:
@@ -112,7 +112,7 @@ def test_the_evaluator_measures_on_what_the_trainer_never_had_and_the_rules_judg
     decision = run.require("decision", Decision)
     assert decision.verdict is Verdict.PASSED
     assert any("secret" in finding.sli for finding in decision.findings)
-    public = [keys.load_public(evaluator.folder / "keys" / "decide.pub")]
+    public = [key_pairs.load_public(evaluator.folder / "keys" / "decide.pub")]
     assert verify("tiny@production", tracking_uri=evaluator.uri, public_keys=public, now=datetime.now(UTC)).version
 
 
@@ -159,7 +159,7 @@ def test_training_on_another_type_than_the_data_statement_binds_is_refused_befor
     run = Run(copytree(trained.run.path, tmp_path / "run", ignore=ignore_patterns("adapter*", "train.dsse.json")))
     changed = json.loads(unverified_payload((run.path / stage_file("data")).read_bytes()))
     changed["predicate"]["bound"]["base"]["dtype"] = "float16"
-    key = keys.load_private(Path(trained.key("data")))
+    key = key_pairs.load_private(Path(trained.key("data")))
     (run.path / stage_file("data")).write_bytes(sign(canonical(changed), key))
     with pytest.raises(EvidenceInvalid, match=r"(?s)another dtype.*in float16.*data statement"):
         Place(tmp_path, trained.gate).guardrail("train", "--replay", str(trained.folder / "replay.jsonl"))

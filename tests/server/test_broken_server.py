@@ -20,11 +20,12 @@ from registry_bundles import NOW
 
 from guardrail.commands.verify import command
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
-from guardrail.evidence import keys
-from guardrail.registry.reader import Spec
-from guardrail.registry.rest_reader import RestReader
-from guardrail.registry.store import client, probe, redacted
-from guardrail.registry.verify import verify
+from guardrail.evidence.keys import key_pairs
+from guardrail.registry.http.address import redacted
+from guardrail.registry.mlflow.mlflow_client import client, probe
+from guardrail.registry.read.reader import Spec
+from guardrail.registry.read.rest_reader import RestReader
+from guardrail.registry.verify.verify import verify
 
 SPEC = Spec(name="guarded", version="1")
 VERSION = json.dumps(
@@ -138,7 +139,7 @@ def test_a_directory_needs_no_size() -> None:
     ],
 )  # fmt: skip
 def test_an_answer_that_says_nothing_ends_with_an_exit_code_of_its_own(body: bytes, tmp_path: Path) -> None:
-    public = keys.load_public(keys.init(tmp_path / "k").public)
+    public = key_pairs.load_public(key_pairs.init(tmp_path / "k").public)
     with serving(lambda _: Answer(body)) as uri, pytest.raises(GuardrailError) as caught:
         verify("guarded/1", tracking_uri=uri, public_keys=[public], now=NOW)
     assert caught.value.exit_code in (2, 11)
@@ -157,7 +158,7 @@ def test_an_address_that_is_none_is_invalid_input(uri: str) -> None:
 
 @pytest.mark.parametrize("uri", UNUSABLE)
 def test_the_command_says_so_too(uri: str, tmp_path: Path) -> None:
-    key = keys.init(tmp_path / "k").public
+    key = key_pairs.init(tmp_path / "k").public
     result = CliRunner().invoke(command, ["guarded/1", "--key", str(key), "--tracking-uri", uri])
     assert isinstance(result.exception, InvalidInput), result.exception
 

@@ -16,14 +16,14 @@ from trust_files import NOW, key
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.digest import canonical
-from guardrail.pipeline.candidate import Pulled, pull_candidate, push_candidate
+from guardrail.pipeline.gate.handover import Pulled, pull_candidate, push_candidate
+from guardrail.pipeline.gate.run_ticket import TICKET
+from guardrail.pipeline.gate.signing import prepare, sign_stage
 from guardrail.pipeline.promotion import bundle, decide_run
 from guardrail.pipeline.run import CONFIG, JOURNAL, Run
-from guardrail.pipeline.signing import prepare, sign_stage
-from guardrail.pipeline.tickets import TICKET
 from guardrail.policy.load import load_policy_bytes
-from guardrail.registry import candidates
-from guardrail.registry.store import client
+from guardrail.registry.mlflow.mlflow_client import client
+from guardrail.registry.record import candidates
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

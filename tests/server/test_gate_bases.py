@@ -20,15 +20,15 @@ from registry_bundles import resealed, unsealed
 
 from guardrail.cli import cli
 from guardrail.errors import GuardrailError
-from guardrail.evidence import orders
 from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.trust import GuardedModel, Least, read_unverified_trust
+from guardrail.evidence.statements import orders
+from guardrail.evidence.trust.trust_file import GuardedModel, Least, read_unverified_trust
 from guardrail.policy.rules import Evidence
 from guardrail.records import ModelRef, Verdict
-from guardrail.registry.history import last
-from guardrail.registry.store import GATE
+from guardrail.registry.audit.ledger_reader import last
+from guardrail.registry.mlflow.mlflow_client import GATE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

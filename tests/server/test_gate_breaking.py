@@ -17,11 +17,11 @@ from gated_servers import GUARDED
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import Bundle, write
 from guardrail.evidence.envelope import unverified_payload
-from guardrail.evidence.ledger import LEDGER_TYPE
-from guardrail.evidence.stages import parse
-from guardrail.evidence.trust import read_unverified_trust
-from guardrail.registry.gate_client import GateClient
-from guardrail.registry.store import AWAITS
+from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE
+from guardrail.evidence.statements.stage_statement import parse
+from guardrail.evidence.trust.trust_file import read_unverified_trust
+from guardrail.registry.gate.client import GateClient
+from guardrail.registry.mlflow.mlflow_client import AWAITS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,7 +20,7 @@ from registry_bundles import sealed, unsealed
 
 from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.digest import sha256
-from guardrail.registry.store import GATE
+from guardrail.registry.mlflow.mlflow_client import GATE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,7 +13,7 @@ from gate_trust import Person
 from gate_world import Said, say
 
 from guardrail.errors import AwaitingApproval
-from guardrail.registry.promote import promote
+from guardrail.registry.record.promote import promote
 
 pytestmark = pytest.mark.slow
 MODEL, AGREED = "commanded", "agreed"

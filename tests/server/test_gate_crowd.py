@@ -19,11 +19,11 @@ from gate_fixtures import client_of, gate_of
 from gated_servers import People, Running, gated_server, people
 from matrix import DATABASES, Cell
 
-from guardrail.evidence import ledger
 from guardrail.evidence.envelope import unverified_payload
-from guardrail.evidence.ledger_types import Entry
-from guardrail.registry.checks import examine
-from guardrail.registry.tags import EVIDENCE
+from guardrail.evidence.ledger import signed_ledger
+from guardrail.evidence.ledger.entries import Entry
+from guardrail.registry.mlflow.tags import EVIDENCE
+from guardrail.registry.verify.evidence_checks import examine
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -48,7 +48,7 @@ class Crowd:
 
     def entries(self) -> list[Entry]:
         return [
-            Entry.model_validate_json(unverified_payload(envelope, payload_type=ledger.LEDGER_TYPE))
+            Entry.model_validate_json(unverified_payload(envelope, payload_type=signed_ledger.LEDGER_TYPE))
             for envelope in gate_of(self.running).ledger()
         ]
 
@@ -113,5 +113,5 @@ def test_one_candidate_promoted_by_all_at_the_same_moment_is_one_version(crowded
 def test_the_registry_is_healthy_afterwards_and_the_ledger_verifies(crowded: Crowd) -> None:
     gate = gate_of(crowded.running)
     assert gate.health().problems == ()
-    found = ledger.verify(gate.ledger(), [crowded.who.server.public], gate.page().head)
+    found = signed_ledger.verify(gate.ledger(), [crowded.who.server.public], gate.page().head)
     assert found.entries > 3 * PROMOTERS * EACH

@@ -19,11 +19,11 @@ from gate_fixtures import Pair, client_of, gate_of, promoted
 from registry_bundles import NOW, sealed
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence import keys
+from guardrail.evidence.keys import key_pairs
+from guardrail.gate.store import gate_experiments
 from guardrail.records import Verdict
-from guardrail.registry.promote import promote
-from guardrail.registry.server import experiments
-from guardrail.registry.store import GATE, client
+from guardrail.registry.mlflow.mlflow_client import GATE, client
+from guardrail.registry.record.promote import promote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,13 +147,13 @@ def arrived(place: Path, box: Mailbox) -> bool:
 
 
 @pytest.fixture
-def pair_of_keys(tmp_path: Path) -> keys.PrivateKey:
-    return keys.load_private(keys.init(tmp_path / "keys").private)
+def pair_of_keys(tmp_path: Path) -> key_pairs.PrivateKey:
+    return key_pairs.load_private(key_pairs.init(tmp_path / "keys").private)
 
 
 @pytest.mark.parametrize("how", PLACES)
 def test_stock_mlflow_sends_an_adapter_to_whoever_made_the_experiment_first(
-    server: Server, how: str, tmp_path: Path, pair_of_keys: keys.PrivateKey
+    server: Server, how: str, tmp_path: Path, pair_of_keys: key_pairs.PrivateKey
 ) -> None:
     place, name = tmp_path / "attacker", f"first {how} {tmp_path.name}"
     place.mkdir()
@@ -170,7 +170,7 @@ def test_stock_mlflow_sends_an_adapter_to_whoever_made_the_experiment_first(
 
 @pytest.mark.parametrize("how", HOSTS)
 def test_stock_mlflow_sends_an_adapter_to_whatever_host_its_server_names(
-    server: Server, how: str, tmp_path: Path, pair_of_keys: keys.PrivateKey
+    server: Server, how: str, tmp_path: Path, pair_of_keys: key_pairs.PrivateKey
 ) -> None:
     with mailbox() as box, rewriting(server.uri, _moved("", HOSTS[how](box).rstrip("/"))) as uri:
         with pytest.raises(EvidenceInvalid, match="nothing was sent"):
@@ -191,7 +191,7 @@ def _stock_upload(uri: str, experiment: str, directory: Path) -> None:
 
 
 def test_a_place_that_the_user_names_is_written_to(
-    server: Server, tmp_path: Path, pair_of_keys: keys.PrivateKey
+    server: Server, tmp_path: Path, pair_of_keys: key_pairs.PrivateKey
 ) -> None:
     place, name = tmp_path / "ours", f"named {tmp_path.name}"
     with client(server.uri, write=True) as opened:
@@ -214,7 +214,7 @@ def _moved(what: str, evil: str) -> Rewrite:
 
 @pytest.mark.parametrize("what", ["runs/create", "runs/get", "logged-models", "experiments/get"])
 def test_a_server_that_names_another_place_later_gets_no_adapter(
-    server: Server, what: str, tmp_path: Path, pair_of_keys: keys.PrivateKey
+    server: Server, what: str, tmp_path: Path, pair_of_keys: key_pairs.PrivateKey
 ) -> None:
     """The experiment looks as it should; the run or the logged model says otherwise."""
     place = tmp_path / "attacker"
@@ -229,7 +229,7 @@ def test_a_server_that_names_another_place_later_gets_no_adapter(
 
 
 def test_an_upload_that_is_redirected_goes_nowhere(
-    server: Server, tmp_path: Path, pair_of_keys: keys.PrivateKey
+    server: Server, tmp_path: Path, pair_of_keys: key_pairs.PrivateKey
 ) -> None:
     with mailbox() as box:
 
@@ -245,7 +245,7 @@ def test_an_upload_that_is_redirected_goes_nowhere(
 
 
 def test_an_upload_in_parts_goes_nowhere(
-    server: Server, tmp_path: Path, pair_of_keys: keys.PrivateKey, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, pair_of_keys: key_pairs.PrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server may tell MLflow's client to send the parts of a large file to addresses that it names."""
     monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "1")
@@ -269,7 +269,7 @@ def test_an_upload_in_parts_goes_nowhere(
 
 
 def test_a_sqlite_store_whose_experiment_lies_elsewhere_gets_nothing(
-    tmp_path: Path, pair_of_keys: keys.PrivateKey
+    tmp_path: Path, pair_of_keys: key_pairs.PrivateKey
 ) -> None:
     uri, place = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "attacker"
     with client(uri, write=True) as opened:
@@ -287,7 +287,7 @@ def test_a_sqlite_store_whose_experiment_lies_elsewhere_gets_nothing(
 
 @pytest.mark.every_cell
 def test_the_server_made_the_experiments_and_serves_their_artifacts(pair: Pair) -> None:
-    found = [client_of(pair.gated).get_experiment_by_name(name) for name in experiments.OWNED]
+    found = [client_of(pair.gated).get_experiment_by_name(name) for name in gate_experiments.OWNED]
     for experiment in found:
         assert experiment is not None
         assert experiment.lifecycle_stage == "active"
@@ -351,22 +351,22 @@ def store(tmp_path: Path) -> Any:
     """MLflow's tracking store over a real database, as a gated server builds it."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    build = experiments._gated(lambda uri: SqlAlchemyStore(uri, "mlflow-artifacts:/"))
+    build = gate_experiments._gated(lambda uri: SqlAlchemyStore(uri, "mlflow-artifacts:/"))
     return build(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 @pytest.fixture
 def _serving(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(experiments.ARTIFACT_ROOT, "mlflow-artifacts:/")
+    monkeypatch.setenv(gate_experiments.ARTIFACT_ROOT, "mlflow-artifacts:/")
 
 
 @pytest.mark.usefixtures("_serving")
 def test_what_was_deleted_before_the_start_is_restored(store: Any) -> None:
-    experiments.own(store)
+    gate_experiments.own(store)
     found = store.get_experiment_by_name("guardrail")
     store._next().delete_experiment(found.experiment_id)
     assert store.get_experiment(found.experiment_id).lifecycle_stage == "deleted"
-    experiments.own(store)
+    gate_experiments.own(store)
     again = store.get_experiment_by_name("guardrail")
     assert (again.experiment_id, again.lifecycle_stage) == (found.experiment_id, "active")
 
@@ -388,20 +388,22 @@ def test_an_experiment_of_that_name_elsewhere_stops_the_server_and_renaming_it_h
     if deleted:
         store._next().delete_experiment(made)
     with pytest.raises(InvalidInput, match="rename it away") as caught:
-        experiments.own(store)
+        gate_experiments.own(store)
     assert f"--experiment-id {made}" in caught.value.message()
     if deleted:
         store._next().restore_experiment(made)
     store._next().rename_experiment(made, "guardrail-foreign")
-    experiments.own(store)
+    gate_experiments.own(store)
     assert str(store.get_experiment_by_name("guardrail").experiment_id) != str(made)
 
 
 def test_where_the_default_is_elsewhere_the_gate_still_serves_its_own(tmp_path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = experiments._gated(lambda uri: SqlAlchemyStore(uri, "s3://bucket/x"))(f"sqlite:///{tmp_path}/mlflow.db")
-    experiments.own(store)
+    store = gate_experiments._gated(lambda uri: SqlAlchemyStore(uri, "s3://bucket/x"))(
+        f"sqlite:///{tmp_path}/mlflow.db"
+    )
+    gate_experiments.own(store)
     assert store.get_experiment_by_name("guardrail").artifact_location == "mlflow-artifacts:/guardrail"
 
 
@@ -409,17 +411,17 @@ def test_a_store_that_is_not_gated_is_not_owned(tmp_path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with pytest.raises(InvalidInput, match="cannot own"):
-        experiments.own(SqlAlchemyStore(f"sqlite:///{tmp_path}/mlflow.db", "mlflow-artifacts:/"))
+        gate_experiments.own(SqlAlchemyStore(f"sqlite:///{tmp_path}/mlflow.db", "mlflow-artifacts:/"))
 
 
 def test_a_tracking_store_with_an_unknown_method_stops_the_server() -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    experiments.require_classified(SqlAlchemyStore)
+    gate_experiments.require_classified(SqlAlchemyStore)
     for name in ("move_experiment", "purge_runs", "archive_logged_models", "delete_runs"):
         with pytest.raises(InvalidInput, match=name):
-            experiments.require_classified(type("Newer", (SqlAlchemyStore,), {name: lambda _: None}))
-    assert not experiments.GATED & experiments.STOCK
+            gate_experiments.require_classified(type("Newer", (SqlAlchemyStore,), {name: lambda _: None}))
+    assert not gate_experiments.GATED & gate_experiments.STOCK
 
 
 @pytest.mark.every_cell

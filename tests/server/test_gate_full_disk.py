@@ -20,11 +20,11 @@ from gated_servers import Running
 from server_process import members
 
 from guardrail.errors import ServiceUnavailable
-from guardrail.evidence import ledger
 from guardrail.evidence.digest import sha256
+from guardrail.evidence.ledger import signed_ledger
 
 if TYPE_CHECKING:
-    from guardrail.registry.gate_client import GateClient
+    from guardrail.registry.gate.client import GateClient
 
 pytestmark = pytest.mark.slow
 MODEL = "full"
@@ -49,13 +49,13 @@ def _ledger(pair: Pair) -> Path:
 
 
 def _verified(pair: Pair, gate: GateClient) -> int:
-    return ledger.verify(gate.ledger(), [pair.people.server.public], gate.page().head).entries
+    return signed_ledger.verify(gate.ledger(), [pair.people.server.public], gate.page().head).entries
 
 
 def test_a_promotion_on_a_full_disk_is_unavailable_and_succeeds_when_there_is_room(
     pair: Pair, gate: GateClient, tmp_path: Path
 ) -> None:
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     key, uri = pair.people.decider.private, pair.gated.uri
     before = gate.health().problems

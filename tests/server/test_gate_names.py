@@ -23,11 +23,11 @@ from sqlalchemy import Engine, create_engine
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import sha256
+from guardrail.gate.ledger.journal import draft
+from guardrail.gate.store.collations import NAMES
+from guardrail.gate.store.database_names import Spellings
 from guardrail.names import same
-from guardrail.registry.server.collations import NAMES
-from guardrail.registry.server.journal import draft
-from guardrail.registry.server.names import Spellings
-from guardrail.registry.store import GATE
+from guardrail.registry.mlflow.mlflow_client import GATE
 
 pytestmark = pytest.mark.slow
 CAMPAIGN = bool(os.environ.get("GUARDRAIL_CAMPAIGN"))

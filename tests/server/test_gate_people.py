@@ -15,17 +15,18 @@ from gate_fixtures import Pair, gate_of, promoted
 from gate_trust import Person
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, InvalidInput, PolicyDenied
-from guardrail.evidence import ledger, orders
-from guardrail.evidence.binding import statement
 from guardrail.evidence.bundle import Bundle
+from guardrail.evidence.chain.bound_records import statement
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import add_signature, sign, unverified_payload
-from guardrail.evidence.orders import Revocation, Rollback
-from guardrail.evidence.stages import Approval, parse
-from guardrail.evidence.ticket_requests import signed_request
+from guardrail.evidence.ledger import signed_ledger
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Revocation, Rollback
+from guardrail.evidence.statements.stage_statement import Approval, parse
+from guardrail.evidence.statements.ticket_requests import signed_request
 from guardrail.records import RegistryRecord
-from guardrail.registry.gate_client import GateClient
-from guardrail.registry.wire import PREFIX
+from guardrail.registry.gate.client import GateClient
+from guardrail.registry.gate.protocol import PREFIX
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +36,7 @@ MODEL = "waiting"
 
 
 def _promote(pair: Pair, bundle: Bundle) -> RegistryRecord:
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     key = pair.people.decider.private
     return promote(bundle, tracking_uri=pair.gated.uri, private_key=key, now=datetime.now(UTC))
@@ -247,18 +248,18 @@ def test_everything_that_happened_is_in_a_ledger_that_verifies(
     pair: Pair, gate: GateClient, two: tuple[str, str], waits: Bundle
 ) -> None:
     entries = list(gate.ledger())
-    found = ledger.verify(entries, [pair.people.server.public], gate.page().head)
+    found = signed_ledger.verify(entries, [pair.people.server.public], gate.page().head)
     assert found.entries == len(entries) > 10
     assert {"trust", "proposal", "decision", "promotion"} <= {_kind(envelope) for envelope in entries}
     cut = entries[:-1]
     with pytest.raises(EvidenceInvalid, match="ends with entry"):
-        ledger.verify(cut, [pair.people.server.public], gate.page().head)
+        signed_ledger.verify(cut, [pair.people.server.public], gate.page().head)
 
 
 def _kind(envelope: bytes) -> str:
-    from guardrail.evidence.ledger_types import Entry
+    from guardrail.evidence.ledger.entries import Entry
 
-    return Entry.model_validate_json(unverified_payload(envelope, payload_type=ledger.LEDGER_TYPE)).kind
+    return Entry.model_validate_json(unverified_payload(envelope, payload_type=signed_ledger.LEDGER_TYPE)).kind
 
 
 @pytest.mark.every_cell

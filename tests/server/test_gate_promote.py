@@ -25,17 +25,17 @@ from signed_runs import SIGNERS, held_ticket, record, started
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.envelope import unverified_payload
-from guardrail.evidence.keys import PrivateKey
-from guardrail.evidence.ledger import LEDGER_TYPE
-from guardrail.evidence.tickets import Ticket
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE
+from guardrail.evidence.statements.tickets import Ticket
+from guardrail.pipeline.gate.run_ticket import Asking, take
+from guardrail.pipeline.gate.signing import bind, sign_stage
 from guardrail.pipeline.promotion import promote_run
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.signing import bind, sign_stage
-from guardrail.pipeline.tickets import Asking, take
 from guardrail.records import Verdict
-from guardrail.registry.checks import examine
-from guardrail.registry.store import GATE
-from guardrail.registry.verify import verify
+from guardrail.registry.mlflow.mlflow_client import GATE
+from guardrail.registry.verify.evidence_checks import examine
+from guardrail.registry.verify.verify import verify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -328,7 +328,7 @@ def test_an_alias_that_is_not_protected_is_free(pair: Pair, client: MlflowClient
 
 
 def test_a_refused_promotion_is_invalid_evidence_to_the_client(pair: Pair, tmp_path: Path) -> None:
-    from guardrail.registry.promote import promote
+    from guardrail.registry.record.promote import promote
 
     now, key = datetime.now(UTC), pair.people.stranger.private
     with pytest.raises(EvidenceInvalid, match="not given"):

@@ -19,9 +19,9 @@ from matrix import SERVERS, Cell
 
 from guardrail.errors import AwaitingApproval
 from guardrail.evidence.bundle import Bundle
-from guardrail.registry.promote import promote
-from guardrail.registry.rest_reader import PROXY
-from guardrail.registry.wire import PREFIX
+from guardrail.registry.gate.protocol import PREFIX
+from guardrail.registry.read.rest_reader import PROXY
+from guardrail.registry.record.promote import promote
 
 pytestmark = pytest.mark.slow
 READER, APPROVER, STRANGER = "reader", "approver", "stranger"

@@ -17,10 +17,10 @@ from gated_servers import database
 from matrix import DATABASES, Cell, absent
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence import orders
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.orders import Revocation
-from guardrail.registry.server.doctor import examine_all
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Revocation
+from guardrail.gate.app.doctor import examine_all
 
 pytestmark = pytest.mark.slow
 MODEL, ALIAS = "guarded", "production"

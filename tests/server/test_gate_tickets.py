@@ -19,12 +19,12 @@ from matrix import Cell
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.ledger_checkpoint import EVERY
-from guardrail.evidence.ticket_requests import TICKET_REQUEST_TYPE, TicketRequest, signed_request
-from guardrail.registry.gate_client import GateClient
-from guardrail.registry.server.journal import Journal, draft
-from guardrail.registry.store import GATE
-from guardrail.registry.wire import PREFIX
+from guardrail.evidence.ledger.checkpoint import EVERY
+from guardrail.evidence.statements.ticket_requests import TICKET_REQUEST_TYPE, TicketRequest, signed_request
+from guardrail.gate.ledger.journal import Journal, draft
+from guardrail.registry.gate.client import GateClient
+from guardrail.registry.gate.protocol import PREFIX
+from guardrail.registry.mlflow.mlflow_client import GATE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,7 +91,7 @@ def test_proposing_what_others_decided_adds_no_line(
     pair: Pair, gate: GateClient, client: MlflowClient, tmp_path: Path
 ) -> None:
     """A decision can be read by anybody; whoever proposes it for another model shows no key."""
-    from guardrail.registry import model as models
+    from guardrail.registry.record import registered_model as models
 
     denied = proven(tmp_path / "a", gate, pair.people.signers, model="commanded", safe=False, seed=7)
     experiment = client.create_experiment(f"copied-{tmp_path.name}")

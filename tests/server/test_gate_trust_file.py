@@ -15,7 +15,7 @@ from gated_servers import People, Running, environment, people
 from server_process import Command, end, free_port, started
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.trust import read_unverified_trust
+from guardrail.evidence.trust.trust_file import read_unverified_trust
 
 pytestmark = pytest.mark.slow
 
@@ -195,7 +195,7 @@ def test_nothing_guarded_is_admitted_without_the_application(tmp_path: Path, mon
     """A gated store in a server whose artifacts nobody guards."""
     from mlflow.exceptions import MlflowException
 
-    from guardrail.registry.server.gated_store import GatedStore
+    from guardrail.gate.store.gated_store import GatedStore
 
     made = people(tmp_path / "people")
     for name, value in _gate_settings(made, tmp_path).items():

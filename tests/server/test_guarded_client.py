@@ -13,12 +13,12 @@ from trust_files import NOW, key
 
 from guardrail.errors import EvidenceMissing
 from guardrail.evidence.bundle import ENVELOPE, stage_file
-from guardrail.evidence.chain import MADE
-from guardrail.pipeline.candidate import pull_candidate, push_candidate
+from guardrail.evidence.chain.stage_chain import MADE
+from guardrail.pipeline.gate.handover import pull_candidate, push_candidate
 from guardrail.pipeline.promotion import promote_run
 from guardrail.pipeline.run import Run
 from guardrail.records import AdapterRecord, Decision, RegistryRecord, Verdict
-from guardrail.registry.store import client
+from guardrail.registry.mlflow.mlflow_client import client
 
 pytestmark = pytest.mark.slow
 

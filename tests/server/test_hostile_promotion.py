@@ -33,12 +33,12 @@ from signed_runs import record, started
 from trust_files import key
 
 from guardrail.errors import EvidenceInvalid, GuardrailError
-from guardrail.evidence import keys
-from guardrail.pipeline.candidate import pull_candidate, push_candidate
+from guardrail.evidence.keys import key_pairs
+from guardrail.pipeline.gate.handover import pull_candidate, push_candidate
+from guardrail.pipeline.gate.signing import sign_stage
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.signing import sign_stage
-from guardrail.registry.promote import promote
-from guardrail.registry.store import client
+from guardrail.registry.mlflow.mlflow_client import client
+from guardrail.registry.record.promote import promote
 
 pytestmark = pytest.mark.slow
 SECONDS = 5.0
@@ -76,7 +76,7 @@ def trained(path: Path) -> Run:
 
 
 def promoting(folder: Path) -> Callable[[str], object]:
-    private, count = keys.load_private(keys.init(folder / "keys").private), itertools.count()
+    private, count = key_pairs.load_private(key_pairs.init(folder / "keys").private), itertools.count()
 
     def once(uri: str) -> object:
         name = f"hostile-{folder.name}-{next(count)}"

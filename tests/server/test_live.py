@@ -21,8 +21,8 @@ from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord
-from guardrail.registry import live
-from guardrail.registry.store import client
+from guardrail.registry.mlflow.mlflow_client import client
+from guardrail.registry.record import live_run
 from guardrail.testbed import arms
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def uri(request: pytest.FixtureRequest) -> str:
     return found if isinstance(found, str) else found.uri
 
 
-def _start(uri: str, resumed: live.Resumed | None = None, interval: float = NEVER) -> live.LiveRun:
-    return live.start(uri, INPUTS, {"method": "der"}, resumed, interval=interval)
+def _start(uri: str, resumed: live_run.Resumed | None = None, interval: float = NEVER) -> live_run.LiveRun:
+    return live_run.start(uri, INPUTS, {"method": "der"}, resumed, interval=interval)
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def test_numbers_arrive_in_a_run_that_says_it_is_no_evidence(uri: str) -> None:
     assert run.data.metrics == {"loss": pytest.approx(1 / 3), "tokens": 30.0}
     assert _steps(uri, shown.run_id) == [1, 2, 3]
     with _looking(uri) as opened:
-        assert opened.get_experiment(run.info.experiment_id).name == live.EXPERIMENT
+        assert opened.get_experiment(run.info.experiment_id).name == live_run.EXPERIMENT
 
 
 def test_numbers_arrive_while_it_goes_on_and_many_in_one_request(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_training_that_ended_badly_says_so_and_goes_on_in_the_same_run(uri: st
     first.tell(2, {"loss": 0.5})
     assert first.end(status) == ""
     assert _run(uri, first.run_id).info.status == status
-    again = _start(uri, live.Resumed(first.run_id, same=True))
+    again = _start(uri, live_run.Resumed(first.run_id, same=True))
     assert (again.run_id, _run(uri, first.run_id).info.status) == (first.run_id, "RUNNING")
     for step in (2, 3):  # from the checkpoint of step 1 on
         again.tell(step, {"loss": 0.5})
@@ -143,8 +143,8 @@ def test_a_training_that_ended_badly_says_so_and_goes_on_in_the_same_run(uri: st
 
 def test_what_another_training_left_running_is_marked_killed(uri: str) -> None:
     with client(uri, write=True) as opened:
-        left = live._new(opened, uri, INPUTS, {"method": "der"}).run_id  # as by a process that was killed
-    shown = _start(uri, live.Resumed(left, same=False))
+        left = live_run._new(opened, uri, INPUTS, {"method": "der"}).run_id  # as by a process that was killed
+    shown = _start(uri, live_run.Resumed(left, same=False))
     assert shown.end("FINISHED") == ""
     assert shown.run_id != left
     assert _run(uri, left).info.status == "KILLED"
@@ -156,7 +156,7 @@ def test_a_run_that_is_gone_is_replaced(uri: str) -> None:
     with client(uri, write=True) as opened:
         opened.delete_run(first.run_id)
     for left in (first.run_id, "0" * 32):
-        again = _start(uri, live.Resumed(left, same=True))
+        again = _start(uri, live_run.Resumed(left, same=True))
         assert again.end("FINISHED") == ""
         assert again.run_id != left
 
@@ -175,7 +175,7 @@ def test_a_store_that_refuses_is_told_at_the_end_and_not_before(uri: str) -> Non
 def test_a_store_that_does_not_answer_in_time_is_left_alone(
     sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "PATIENCE", 0.1)
+    monkeypatch.setattr(live_run, "PATIENCE", 0.1)
     shown = _start(sqlite)
     with closing(sqlite3.connect(tmp_path / "live.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -224,7 +224,7 @@ class Project:
     def shown(self, uri: str) -> list[MlflowRun]:
         """The MLflow runs that show this training, of all in the store."""
         with _looking(uri) as opened:
-            experiment = opened.get_experiment_by_name(live.EXPERIMENT)
+            experiment = opened.get_experiment_by_name(live_run.EXPERIMENT)
             assert experiment is not None
             return list(opened.search_runs([experiment.experiment_id]))
 

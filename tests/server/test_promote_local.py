@@ -14,15 +14,15 @@ import pytest
 from registry_bundles import NOW, resealed, sealed, unsealed
 
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
-from guardrail.evidence import keys
 from guardrail.evidence.bundle import Bundle
-from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.keys.key_pairs import PrivateKey
 from guardrail.records import RegistryRecord, Verdict
-from guardrail.registry.experiment import experiment
-from guardrail.registry.promote import STEPS, promote
-from guardrail.registry.store import client, probe
-from guardrail.registry.tags import tags
-from guardrail.registry.verify import verify
+from guardrail.registry.mlflow.mlflow_client import client, probe
+from guardrail.registry.mlflow.tags import tags
+from guardrail.registry.record.decision_run import experiment
+from guardrail.registry.record.promote import STEPS, promote
+from guardrail.registry.verify.verify import verify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
-    return keys.load_private(keys.init(tmp_path_factory.mktemp("keys")).private)
+    return key_pairs.load_private(key_pairs.init(tmp_path_factory.mktemp("keys")).private)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,9 @@ def test_a_passed_decision_becomes_a_version_with_its_alias(
     assert tuple(steps) == STEPS
     assert (record.version, record.alias, record.verdict) == ("1", "production", Verdict.PASSED)
     assert opened.get_model_version_by_alias(model, "production").version in (1, "1")
-    assert verify(f"{model}@production", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "1"
+    assert (
+        verify(f"{model}@production", tracking_uri=uri, public_keys=[key_pairs.public_of(key)], now=NOW).version == "1"
+    )
 
 
 def test_a_denial_is_a_run_with_evidence_and_nothing_else(
@@ -98,7 +100,9 @@ def test_old_evidence_never_moves_the_alias_back(tmp_path: Path, key: PrivateKey
     assert go(new, uri, key).version == "2"
     again = go(old, uri, key)
     assert (again.version, again.alias) == ("1", None)
-    assert verify(f"{model}@production", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "2"
+    assert (
+        verify(f"{model}@production", tracking_uri=uri, public_keys=[key_pairs.public_of(key)], now=NOW).version == "2"
+    )
 
 
 def test_an_alias_that_was_moved_back_by_hand_verifies_as_the_guide_says(
@@ -108,7 +112,9 @@ def test_an_alias_that_was_moved_back_by_hand_verifies_as_the_guide_says(
     for seed, version in enumerate(("1", "2")):
         assert go(sealed(tmp_path / version, key, model=model, seed=seed), uri, key).version == version
     opened.set_registered_model_alias(model, "production", "1")
-    assert verify(f"{model}@production", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "1"
+    assert (
+        verify(f"{model}@production", tracking_uri=uri, public_keys=[key_pairs.public_of(key)], now=NOW).version == "1"
+    )
 
 
 class Killed(BaseException):
@@ -184,7 +190,7 @@ def test_what_was_logged_before_under_the_evidences_digest_is_in_nobodys_way(
     sent = {**bundle.records(), "decision.dsse.json": bundle.envelope}
     assert stored == {name: len(data) for name, data in sent.items()}
     assert (first.version, first.alias) == ("1", "production")
-    assert verify(f"{model}/1", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "1"
+    assert verify(f"{model}/1", tracking_uri=uri, public_keys=[key_pairs.public_of(key)], now=NOW).version == "1"
 
 
 PLANTED: dict[str, dict[str, str]] = {
@@ -202,7 +208,11 @@ def test_a_version_that_somebody_planted_under_the_evidences_digest_stops_nobody
 ) -> None:
     bundle = sealed(tmp_path / "a", key, model=model)
     planted = dict(PLANTED[case])
-    ours = tags(bundle.decision, bundle.evidence_sha256, (keys.public_of(key).keyid,)) if planted.pop("all", "") else {}
+    ours = (
+        tags(bundle.decision, bundle.evidence_sha256, (key_pairs.public_of(key).keyid,))
+        if planted.pop("all", "")
+        else {}
+    )
     experiment(opened, uri, "guardrail")
     found = opened.get_experiment_by_name("guardrail")
     assert found is not None
@@ -215,12 +225,14 @@ def test_a_version_that_somebody_planted_under_the_evidences_digest_stops_nobody
     said = {"guardrail.evidence_sha256": bundle.evidence_sha256, "guardrail.model_id": junk_model.model_id}
     opened.create_model_version(model, f"models:/{junk_model.model_id}", tags={**said, **ours, **planted})
     assert [go(bundle, uri, key).version for _ in range(2)] == ["2", "2"]
-    assert verify(f"{model}@production", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW).version == "2"
+    assert (
+        verify(f"{model}@production", tracking_uri=uri, public_keys=[key_pairs.public_of(key)], now=NOW).version == "2"
+    )
 
 
 def assert_nothing_unproven(opened: MlflowClient, model: str, uri: str, key: PrivateKey) -> None:
     for version in opened.search_model_versions(f"name = '{model}'"):
-        verify(f"{model}/{version.version}", tracking_uri=uri, public_keys=[keys.public_of(key)], now=NOW)
+        verify(f"{model}/{version.version}", tracking_uri=uri, public_keys=[key_pairs.public_of(key)], now=NOW)
     for found in opened.search_registered_models(f"name = '{model}'"):
         assert not found.aliases
 
@@ -270,7 +282,7 @@ def test_bad_evidence_is_refused_before_anything_is_written(tmp_path: Path, key:
     elif what == "unsigned":
         bundle = unsealed(tmp_path / "b")
     elif what == "other key":
-        bundle = sealed(tmp_path / "b", keys.load_private(keys.init(tmp_path / "k").private))
+        bundle = sealed(tmp_path / "b", key_pairs.load_private(key_pairs.init(tmp_path / "k").private))
     elif what == "link":
         (bundle.adapter_dir / "more").symlink_to(bundle.adapter_dir / "adapter_config.json")
     elif what == "name":

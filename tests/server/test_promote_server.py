@@ -23,14 +23,14 @@ from registry_bundles import NOW, sealed
 from safetensors.numpy import load_file
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
-from guardrail.evidence import keys
 from guardrail.evidence.bundle import Bundle
 from guardrail.evidence.digest import digest
+from guardrail.evidence.keys import key_pairs
 from guardrail.records import RegistryRecord
-from guardrail.registry.promote import STEPS, promote
-from guardrail.registry.reader import Spec
-from guardrail.registry.rest_reader import RestReader
-from guardrail.registry.verify import verify
+from guardrail.registry.read.reader import Spec
+from guardrail.registry.read.rest_reader import RestReader
+from guardrail.registry.record.promote import STEPS, promote
+from guardrail.registry.verify.verify import verify
 
 pytestmark = pytest.mark.slow
 
@@ -49,18 +49,18 @@ PAGE = "<!doctype html><title>a page</title>"
 class Pair:
     """A key pair, loaded and on disk."""
 
-    private: keys.PrivateKey
+    private: key_pairs.PrivateKey
     public_file: Path
 
     @property
-    def public(self) -> list[keys.PublicKey]:
-        return [keys.load_public(self.public_file)]
+    def public(self) -> list[key_pairs.PublicKey]:
+        return [key_pairs.load_public(self.public_file)]
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    made = keys.init(tmp_path_factory.mktemp("keys"))
-    return Pair(keys.load_private(made.private), made.public)
+    made = key_pairs.init(tmp_path_factory.mktemp("keys"))
+    return Pair(key_pairs.load_private(made.private), made.public)
 
 
 @pytest.fixture
@@ -184,8 +184,8 @@ def test_verifying_a_server_loads_no_mlflow_and_no_torch(
         "import sys, json\n"
         "from datetime import datetime\n"
         "from pathlib import Path\n"
-        "from guardrail.evidence.keys import load_public\n"
-        "from guardrail.registry.verify import verify\n"
+        "from guardrail.evidence.keys.key_pairs import load_public\n"
+        "from guardrail.registry.verify.verify import verify\n"
         "spec, uri, key, now = sys.argv[1:]\n"
         "verify(spec, tracking_uri=uri, public_keys=[load_public(Path(key))], now=datetime.fromisoformat(now))\n"
         "heavy = {'mlflow', 'torch', 'transformers', 'peft', 'great_expectations', 'pandas'}\n"

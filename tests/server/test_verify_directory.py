@@ -17,16 +17,16 @@ from policy_evidence import BASE
 from registry_bundles import NOW, adapter_directory, bundle_of, resealed, sealed, unsealed
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence import keys
 from guardrail.evidence.bundle import Bundle, seal, write
-from guardrail.evidence.keys import PrivateKey
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.keys.key_pairs import PrivateKey
 from guardrail.records import Decision, ModelRef, Verdict
-from guardrail.registry.checks import admissible, examine
+from guardrail.registry.verify.evidence_checks import admissible, examine
 
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
-    return keys.load_private(keys.init(tmp_path_factory.mktemp("keys")).private)
+    return key_pairs.load_private(key_pairs.init(tmp_path_factory.mktemp("keys")).private)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,11 @@ def laid_out(bundle: Bundle, directory: Path) -> Path:
 
 
 def check(directory: Path, key: PrivateKey) -> None:
-    examine(directory, [keys.public_of(key)])
+    examine(directory, [key_pairs.public_of(key)])
 
 
 def test_a_stored_bundle_verifies_and_says_what_was_checked(stored: Path, key: PrivateKey) -> None:
-    examined = examine(stored, [keys.public_of(key)])
+    examined = examine(stored, [key_pairs.public_of(key)])
     assert [found.name for found in examined.checks] == [
         "envelope", "adapter", "evidence", "policy", "records", "decision", "configuration",
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_tampering_is_refused_and_named(stored: Path, key: PrivateKey, tmp_path:
 
 def test_another_key_is_refused(stored: Path, tmp_path: Path) -> None:
     with pytest.raises(EvidenceInvalid, match="was not given"):
-        check(stored, keys.load_private(keys.init(tmp_path).private))
+        check(stored, key_pairs.load_private(key_pairs.init(tmp_path).private))
 
 
 LIES: dict[str, Callable[[Decision], Decision]] = {

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from registry_bundles import NOW, sealed
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence import keys
-from guardrail.evidence.keys import PrivateKey
-from guardrail.registry.checks import examine
-from guardrail.registry.local_reader import LocalReader
-from guardrail.registry.promote import promote
-from guardrail.registry.reader import parse_spec
-from guardrail.registry.store import client
-from guardrail.registry.verify import Verification, verify, verify_with
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.registry.mlflow.mlflow_client import client
+from guardrail.registry.read.local_reader import LocalReader
+from guardrail.registry.read.reader import parse_spec
+from guardrail.registry.record.promote import promote
+from guardrail.registry.verify.evidence_checks import examine
+from guardrail.registry.verify.verify import Verification, verify, verify_with
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,14 +42,14 @@ class Promoted:
 
     def verify(self, spec: str = "guarded/1") -> Verification:
         """Over the store's open client, which is quick."""
-        return verify_with(LocalReader(self.client), parse_spec(spec), [keys.public_of(self.key)], NOW)
+        return verify_with(LocalReader(self.client), parse_spec(spec), [key_pairs.public_of(self.key)], NOW)
 
 
 @pytest.fixture(scope="module")
 def promoted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promoted]:
     directory = tmp_path_factory.mktemp("local store")
-    pair = keys.init(directory / "keys")
-    key, uri = keys.load_private(pair.private), f"sqlite:///{directory / 'mlflow.db'}"
+    pair = key_pairs.init(directory / "keys")
+    key, uri = key_pairs.load_private(pair.private), f"sqlite:///{directory / 'mlflow.db'}"
     record = promote(sealed(directory / "adapter", key), tracking_uri=uri, private_key=key, now=NOW)
     with client(uri, write=True) as opened:
         location = opened.get_logged_model(str(record.model_id)).artifact_location
@@ -57,7 +57,7 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Promoted]:
 
 
 def test_what_was_promoted_verifies_by_version_and_by_alias(promoted: Promoted) -> None:
-    public = [keys.load_public(promoted.public)]
+    public = [key_pairs.load_public(promoted.public)]
     for spec in ("guarded/1", "guarded@production"):
         found = verify(spec, tracking_uri=promoted.uri, public_keys=public, now=NOW)
         assert (found.model, found.version, found.spec) == ("guarded", "1", spec)
@@ -129,7 +129,7 @@ def test_a_version_that_points_at_other_files_is_refused(promoted: Promoted) -> 
 
 
 def test_expired_evidence_and_another_base_are_refused(promoted: Promoted) -> None:
-    public = [keys.public_of(promoted.key)]
+    public = [key_pairs.public_of(promoted.key)]
     check: Callable[..., Verification] = verify
     for now, base, message in (
         (NOW + timedelta(days=31), None, "expired"),
@@ -143,13 +143,15 @@ def test_expired_evidence_and_another_base_are_refused(promoted: Promoted) -> No
 @pytest.mark.parametrize("spec", ["guarded/99", "guarded@nobody", "absent/1", "guarded", "/1", "guarded/x", "a/b/1"])
 def test_a_version_that_is_not_there_is_invalid_input(promoted: Promoted, spec: str) -> None:
     with pytest.raises(InvalidInput):
-        verify(spec, tracking_uri=promoted.uri, public_keys=[keys.public_of(promoted.key)], now=NOW)
+        verify(spec, tracking_uri=promoted.uri, public_keys=[key_pairs.public_of(promoted.key)], now=NOW)
 
 
 def test_a_store_that_is_not_there_and_no_key_are_invalid_input(promoted: Promoted, tmp_path: Path) -> None:
     absent = tmp_path / "mlflow.db"
     with pytest.raises(InvalidInput):
-        verify("guarded/1", tracking_uri=f"sqlite:///{absent}", public_keys=[keys.public_of(promoted.key)], now=NOW)
+        verify(
+            "guarded/1", tracking_uri=f"sqlite:///{absent}", public_keys=[key_pairs.public_of(promoted.key)], now=NOW
+        )
     assert not absent.exists()
     with pytest.raises(InvalidInput):
         verify("guarded/1", tracking_uri=promoted.uri, public_keys=[], now=NOW)
@@ -161,4 +163,4 @@ def test_the_downloaded_directory_verifies_without_the_registry(promoted: Promot
     folder = mlflow.artifacts.download_artifacts(
         artifact_uri="models:/guarded/1", dst_path=str(tmp_path), tracking_uri=promoted.uri
     )
-    assert examine(Path(folder), [keys.public_of(promoted.key)]).decision.model == "guarded"
+    assert examine(Path(folder), [key_pairs.public_of(promoted.key)]).decision.model == "guarded"

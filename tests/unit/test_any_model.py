@@ -81,7 +81,7 @@ def test_a_head_that_does_something_else_is_refused(tiny: Tiny, monkeypatch: pyt
 def test_hidden_states_do_not_depend_on_what_else_is_in_the_batch(tiny: Tiny) -> None:
     import numpy as np
 
-    from guardrail.model.hidden import embed
+    from guardrail.model.hidden_states import embed
 
     texts = ["Hi", "How do I paint a school, and then another school?", "What is 3 plus 4?"]
     together = embed(tiny.base, texts)

@@ -11,7 +11,7 @@ import pytest
 from gate_world import Said, World, say, world
 
 from guardrail.evidence.envelope import unverified_payload, verify
-from guardrail.evidence.stages import parse
+from guardrail.evidence.statements.stage_statement import parse
 
 pytestmark = pytest.mark.slow
 

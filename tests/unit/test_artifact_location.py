@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.registry.location import VARIABLE, Destinations, destinations, parse
+from guardrail.registry.mlflow.destinations import VARIABLE, Destinations, destinations, parse
 
 SERVER = "http://mlflow.example.org:5000"
 OWN = [

@@ -20,12 +20,13 @@ from registry_tables import only_these_tables, sqlite
 from sqlalchemy import text
 
 from guardrail.errors import GuardrailError
-from guardrail.evidence import digest, orders
+from guardrail.evidence import digest
 from guardrail.evidence.bundle import Bundle
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.orders import Revocation, Rollback
-from guardrail.evidence.trust import GuardedModel, ProtectedAlias
-from guardrail.registry.server import registrar
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Revocation, Rollback
+from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias
+from guardrail.gate import registrar
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +171,7 @@ def fakes(gate: Parts, made: Bundle, count: int) -> list[Callable[[], object]]:
 def test_one_fake_that_is_proposed_again_and_again_keeps_nobody_out(
     gate: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from guardrail.registry.server import queues
+    from guardrail.gate.sealed import queues
 
     made, honest = bundle(gate, 30), bundle(gate, 31)
     asks = fakes(gate, made, queues.WORKERS)

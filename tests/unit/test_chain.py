@@ -21,10 +21,10 @@ from guardrail.errors import (
     InvalidInput,
     PolicyDenied,
 )
-from guardrail.evidence.chain import Chain, Target
+from guardrail.evidence.chain.stage_chain import Chain, Target
 from guardrail.evidence.digest import sha256
-from guardrail.evidence.stages import STAGES, Approval, Bound, Stage, SuiteDigest
-from guardrail.evidence.trust import Trust
+from guardrail.evidence.statements.stage_statement import STAGES, Approval, Bound, Stage, SuiteDigest
+from guardrail.evidence.trust.trust_file import Trust
 
 GOOD = chain()
 EVALUATED = sha256(GOOD["evaluate"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guardrail.evidence.code import PACKAGE, code_digest
+from guardrail.evidence.code_digest import PACKAGE, code_digest
 
 
 def _package(folder: Path) -> Path:

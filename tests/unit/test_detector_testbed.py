@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def context() -> Context:
-    from guardrail.model.hidden import embed
+    from guardrail.model.hidden_states import embed
     from guardrail.model.load import load_base
 
     base = load_base(str(WEIGHTS), None)

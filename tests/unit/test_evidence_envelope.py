@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence import keys
 from guardrail.evidence.digest import canonical
-from guardrail.evidence.ecdsa import ORDER
 from guardrail.evidence.envelope import (
     LARGEST,
     PAYLOAD_TYPE,
@@ -26,18 +24,20 @@ from guardrail.evidence.envelope import (
     unverified_payload,
     verify,
 )
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.keys.ecdsa import ORDER
 
 PAYLOAD = b'{"a":1,"text":"' + b"x" * 40 + b'"}'
 
 
-def made(kind: keys.KeyType = "ed25519") -> keys.PrivateKey:
+def made(kind: key_pairs.KeyType = "ed25519") -> key_pairs.PrivateKey:
     with tempfile.TemporaryDirectory() as folder:
-        return keys.load_private(keys.init(Path(folder), kind=kind).private)
+        return key_pairs.load_private(key_pairs.init(Path(folder), kind=kind).private)
 
 
 ONE, TWO, CURVE = made(), made(), made("ecdsa")
-TRUSTED = [keys.public_of(ONE)]
-BOTH = [keys.public_of(ONE), keys.public_of(TWO), keys.public_of(CURVE)]
+TRUSTED = [key_pairs.public_of(ONE)]
+BOTH = [key_pairs.public_of(ONE), key_pairs.public_of(TWO), key_pairs.public_of(CURVE)]
 GOOD = sign(PAYLOAD, ONE)
 ON_CURVE = sign(PAYLOAD, CURVE)
 
@@ -144,7 +144,7 @@ def test_an_ecdsa_signature_has_one_spelling(attempt: int) -> None:
     r, s = decode_dss_signature(bytes.fromhex(signature.signature))
     assert s <= ORDER // 2
     signature.signature = encode_dss_signature(r, ORDER - s).hex()
-    envelope.verify([keys.public_of(CURVE)], 1)  # securesystemslib takes either
+    envelope.verify([key_pairs.public_of(CURVE)], 1)  # securesystemslib takes either
     with pytest.raises(EvidenceInvalid, match="second spelling"):
         verify(canonical(envelope.to_dict()), BOTH)
 

@@ -13,8 +13,8 @@ from registry_bundles import sealed
 from stage_chains import chain
 from trust_files import key, signed, trust
 
-from guardrail.evidence import keys
 from guardrail.evidence.bundle import write
+from guardrail.evidence.keys import key_pairs
 
 GUIDE = Path(__file__).parents[2] / "docs" / "evidence.md"
 
@@ -37,9 +37,9 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 def test_the_program_for_decisions_accepts_what_was_signed_and_nothing_else(
     tmp_path: Path, programs: list[Path]
 ) -> None:
-    pair, folder = keys.init(tmp_path / "keys"), tmp_path / "folder"
+    pair, folder = key_pairs.init(tmp_path / "keys"), tmp_path / "folder"
     folder.mkdir()
-    write(sealed(tmp_path / "adapter", keys.load_private(pair.private)), folder)
+    write(sealed(tmp_path / "adapter", key_pairs.load_private(pair.private)), folder)
     done = run(programs[0], folder, pair.public)
     assert done.stdout.startswith("PASSED guarded production valid until ")
     (folder / "adapter_config.json").write_text("{}")
@@ -48,7 +48,7 @@ def test_the_program_for_decisions_accepts_what_was_signed_and_nothing_else(
 
 def test_the_program_for_any_envelope_accepts_ours_and_no_changed_one(tmp_path: Path, programs: list[Path]) -> None:
     for name in ("ana", "ben", "evaluate", "server"):
-        (tmp_path / name).write_text(keys.public_pem(key(name).public_key))
+        (tmp_path / name).write_text(key_pairs.public_pem(key(name).public_key))
     entries = history(3)
 
     def judged(lines: list[bytes], threshold: int, *names: str) -> str:

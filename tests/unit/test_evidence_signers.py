@@ -9,38 +9,38 @@ import pytest
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Signature, Signer, SSlibKey
 
 from guardrail.errors import InvalidInput, ServiceUnavailable
-from guardrail.evidence import key_uris, keys
 from guardrail.evidence.envelope import sign, verify
-from guardrail.evidence.fetch_key import fetch_public
-from guardrail.evidence.signers import Checked, load_signer
+from guardrail.evidence.keys import key_pairs, key_uris
+from guardrail.evidence.keys.fetch_key import fetch_public
+from guardrail.evidence.keys.signers import Checked, load_signer
 
 
 @pytest.fixture
-def key_pair(tmp_path: Path) -> keys.KeyPair:
-    return keys.init(tmp_path / "keys")
+def key_pair(tmp_path: Path) -> key_pairs.KeyPair:
+    return key_pairs.init(tmp_path / "keys")
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}"])
-def test_a_path_is_a_file_with_or_without_its_scheme(key_pair: keys.KeyPair, form: str) -> None:
+def test_a_path_is_a_file_with_or_without_its_scheme(key_pair: key_pairs.KeyPair, form: str) -> None:
     signer = load_signer(form.format(key_pair.private), key_pair.public)
-    assert verify(sign(b"x", signer), [keys.load_public(key_pair.public)]) == b"x"
+    assert verify(sign(b"x", signer), [key_pairs.load_public(key_pair.public)]) == b"x"
 
 
 def test_a_path_with_a_colon_is_written_with_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys.init(tmp_path, "odd:name")
+    key_pairs.init(tmp_path, "odd:name")
     monkeypatch.chdir(tmp_path)
     assert load_signer("./odd:name.key").public_key == fetch_public("file:odd:name.pub")
 
 
-def test_a_loose_file_is_refused_under_either_name(key_pair: keys.KeyPair) -> None:
+def test_a_loose_file_is_refused_under_either_name(key_pair: key_pairs.KeyPair) -> None:
     key_pair.private.chmod(0o644)
     for uri in (str(key_pair.private), f"file:{key_pair.private}"):
         with pytest.raises(InvalidInput, match="mode 0644"):
             load_signer(uri)
 
 
-def test_the_two_files_must_be_a_pair(key_pair: keys.KeyPair, tmp_path: Path) -> None:
-    other = keys.init(tmp_path / "other")
+def test_the_two_files_must_be_a_pair(key_pair: key_pairs.KeyPair, tmp_path: Path) -> None:
+    other = key_pairs.init(tmp_path / "other")
     with pytest.raises(InvalidInput, match="is not the public key of"):
         load_signer(str(key_pair.private), other.public)
 
@@ -70,7 +70,7 @@ def test_a_service_needs_its_public_key(monkeypatch: pytest.MonkeyPatch) -> None
     assert "--public-key" in caught.value.next_step
 
 
-def test_a_service_that_cannot_be_used_says_why(key_pair: keys.KeyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_cannot_be_used_says_why(key_pair: key_pairs.KeyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(key_uris.SERVICES, "hsm", key_uris.Service("json", "hsm"))
     with pytest.raises(InvalidInput, match="cannot use the key hsm:two"):
         load_signer("hsm:two", key_pair.public)
@@ -78,9 +78,12 @@ def test_a_service_that_cannot_be_used_says_why(key_pair: keys.KeyPair, monkeypa
         fetch_public("hsm:two")
 
 
-def test_a_service_that_signs_with_another_key_is_found(key_pair: keys.KeyPair, tmp_path: Path) -> None:
-    right, wrong = keys.load_private(key_pair.private), keys.load_private(keys.init(tmp_path / "other").private)
-    public = keys.load_public(key_pair.public)
+def test_a_service_that_signs_with_another_key_is_found(key_pair: key_pairs.KeyPair, tmp_path: Path) -> None:
+    right, wrong = (
+        key_pairs.load_private(key_pair.private),
+        key_pairs.load_private(key_pairs.init(tmp_path / "other").private),
+    )
+    public = key_pairs.load_public(key_pair.public)
     assert verify(sign(b"x", Checked(right, public)), [public]) == b"x"
     with pytest.raises(InvalidInput, match="signed with another key"):
         sign(b"x", Checked(wrong, public))
@@ -102,16 +105,16 @@ class Silent(Signer):  # type: ignore[misc]
         raise TimeoutError("no answer\nafter 3 attempts")
 
 
-def test_a_service_that_does_not_answer_is_unavailable(key_pair: keys.KeyPair) -> None:
+def test_a_service_that_does_not_answer_is_unavailable(key_pair: key_pairs.KeyPair) -> None:
     with pytest.raises(ServiceUnavailable, match=r"TimeoutError: no answer$"):
-        sign(b"x", Checked(Silent(), keys.load_public(key_pair.public)))
+        sign(b"x", Checked(Silent(), key_pairs.load_public(key_pair.public)))
 
 
-def test_the_public_half_of_a_file_of_either_kind_is_shown(key_pair: keys.KeyPair) -> None:
+def test_the_public_half_of_a_file_of_either_kind_is_shown(key_pair: key_pairs.KeyPair) -> None:
     assert (
         fetch_public(str(key_pair.private))
         == fetch_public(f"file:{key_pair.public}")
-        == keys.load_public(key_pair.public)
+        == key_pairs.load_public(key_pair.public)
     )
     with pytest.raises(InvalidInput):
         fetch_public(str(key_pair.public.with_name("absent")))
@@ -120,7 +123,7 @@ def test_the_public_half_of_a_file_of_either_kind_is_shown(key_pair: keys.KeyPai
 AZURE = "azurekms://ours.vault.azure.net/keys/release/7"
 
 
-def told(newest: str, key: keys.PrivateKey, asked: list[tuple[Any, ...]]) -> type:
+def told(newest: str, key: key_pairs.PrivateKey, asked: list[tuple[Any, ...]]) -> type:
     """Stands in for a service, which cannot be reached from here: what securesystemslib's signers answer with."""
 
     class Kind:
@@ -141,24 +144,26 @@ def told(newest: str, key: keys.PrivateKey, asked: list[tuple[Any, ...]]) -> typ
     ("hsm:2?label=Our+token", (2, "Our token", None)),
     ("hsm:", (None, None, None)),
 ])  # fmt: skip
-@pytest.mark.parametrize("kind", get_args(keys.KeyType))
+@pytest.mark.parametrize("kind", get_args(key_pairs.KeyType))
 def test_a_service_s_key_has_our_id_whatever_the_service_calls_it(
-    uri: str, asks: tuple[Any, ...], kind: keys.KeyType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, asks: tuple[Any, ...], kind: key_pairs.KeyType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheme, asked = uri.partition(":")[0], list[tuple[Any, ...]]()
-    key_pair = keys.init(tmp_path, kind=kind)
+    key_pair = key_pairs.init(tmp_path, kind=kind)
     monkeypatch.setitem(key_uris.SERVICES, scheme, key_uris.Service("json", "x"))
-    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri, keys.load_private(key_pair.private), asked))
-    assert fetch_public(uri) == keys.load_public(key_pair.public)
+    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri, key_pairs.load_private(key_pair.private), asked))
+    assert fetch_public(uri) == key_pairs.load_public(key_pair.public)
     assert asked == [asks]
 
 
 @pytest.mark.parametrize("uri", [AZURE, "hv:release/3"])
 def test_the_newest_version_is_not_taken_for_another(
-    uri: str, key_pair: keys.KeyPair, monkeypatch: pytest.MonkeyPatch
+    uri: str, key_pair: key_pairs.KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheme = uri.partition(":")[0]
     monkeypatch.setitem(key_uris.SERVICES, scheme, key_uris.Service("json", "x"))
-    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, scheme, told(uri[:-1] + "9", keys.load_private(key_pair.private), []))
+    monkeypatch.setitem(
+        SIGNER_FOR_URI_SCHEME, scheme, told(uri[:-1] + "9", key_pairs.load_private(key_pair.private), [])
+    )
     with pytest.raises(ServiceUnavailable, match="the newest version of this key is"):
         fetch_public(uri)

@@ -11,10 +11,10 @@ import pytest
 from registry_bundles import unsealed
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence import keys
 from guardrail.evidence.bundle import Bundle, adapter_files, seal, write
 from guardrail.evidence.digest import canonical, file_sha256, sha256
-from guardrail.evidence.statement import build, parse
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.statements.decision_statement import build, parse
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_an_empty_directory_is_no_adapter(tmp_path: Path) -> None:
 
 
 def test_a_decision_that_was_signed_with_ecdsa_is_not_signed_twice(bundle: Bundle, tmp_path: Path) -> None:
-    key = keys.load_private(keys.init(tmp_path / "a", kind="ecdsa").private)
-    other = keys.load_private(keys.init(tmp_path / "b", kind="ecdsa").private)
+    key = key_pairs.load_private(key_pairs.init(tmp_path / "a", kind="ecdsa").private)
+    other = key_pairs.load_private(key_pairs.init(tmp_path / "b", kind="ecdsa").private)
     first = seal(bundle, key)
     assert seal(bundle, key).envelope != first.envelope  # ECDSA draws a number for each signature
     assert seal(bundle, key, earlier=first.envelope).envelope == first.envelope

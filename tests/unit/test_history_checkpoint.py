@@ -11,9 +11,9 @@ from gate_chains import drawn
 from gate_world import Said, World, say, world
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.ledger_checkpoint import Checkpoint
-from guardrail.registry.gate_client import GateClient
-from guardrail.registry.history import read_history, unverified_history
+from guardrail.evidence.ledger.checkpoint import Checkpoint
+from guardrail.registry.audit.ledger_reader import read_history, unverified_history
+from guardrail.registry.gate.client import GateClient
 
 pytestmark = pytest.mark.slow
 

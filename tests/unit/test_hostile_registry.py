@@ -23,12 +23,12 @@ from signed_runs import record, started
 from trust_files import key
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
-from guardrail.pipeline.signing import bind, sign_stage
-from guardrail.registry.gate_client import GateClient
-from guardrail.registry.limits import Limits, limits, variable
-from guardrail.registry.reader import Entry, Spec, download
-from guardrail.registry.rest_reader import RestReader, RestRunFiles
-from guardrail.registry.transport import Transport
+from guardrail.pipeline.gate.signing import bind, sign_stage
+from guardrail.registry.gate.client import GateClient
+from guardrail.registry.http.limits import Limits, limits, variable
+from guardrail.registry.http.transport import Transport
+from guardrail.registry.read.reader import Entry, Spec, download
+from guardrail.registry.read.rest_reader import RestReader, RestRunFiles
 
 pytestmark = pytest.mark.slow
 

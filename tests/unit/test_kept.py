@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from guardrail.train import kept
+from guardrail.train import sealed_cache
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ from guardrail.train import kept
 def test_only_what_was_sealed_is_whole(spoil: Callable[[Path], Any], tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"states")
-    assert not kept.whole(path)
-    kept.seal(path)
-    assert kept.whole(path)
+    assert not sealed_cache.whole(path)
+    sealed_cache.seal(path)
+    assert sealed_cache.whole(path)
     spoil(path)
-    assert not kept.whole(path)
+    assert not sealed_cache.whole(path)
 
 
 @pytest.mark.slow

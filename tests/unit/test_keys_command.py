@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from guardrail.commands.keys import command
 from guardrail.errors import InvalidInput
-from guardrail.evidence import keys
+from guardrail.evidence.keys import key_pairs
 
 
 def invoke(*args: str) -> Result:
@@ -20,7 +20,7 @@ def invoke(*args: str) -> Result:
 def test_a_new_key_shows_its_type_and_the_id_that_it_was_made_with(tmp_path: Path, kind: str, scheme: str) -> None:
     made = invoke("init", "--directory", str(tmp_path), "--type", kind)
     assert made.exit_code == 0, made.output
-    public = keys.load_public(tmp_path / "guardrail.pub")
+    public = key_pairs.load_public(tmp_path / "guardrail.pub")
     for half in ("guardrail.key", "guardrail.pub"):
         shown = invoke("show", str(tmp_path / half))
         assert shown.output == f"type    {scheme}\nkey id  {public.keyid}\n"
@@ -28,7 +28,7 @@ def test_a_new_key_shows_its_type_and_the_id_that_it_was_made_with(tmp_path: Pat
 
 
 def test_the_public_half_is_written_once(tmp_path: Path) -> None:
-    pair = keys.init(tmp_path)
+    pair = key_pairs.init(tmp_path)
     out = tmp_path / "copy.pub"
     assert invoke("show", str(pair.private), "--out", str(out)).exit_code == 0
     assert out.read_bytes() == pair.public.read_bytes()

@@ -17,7 +17,7 @@ PLANTED = [
     ("data/validate.py", "import guardrail.train.collate"),
     ("train/collate.py", "from guardrail.evaluate import tally"),
     ("evidence/digest.py", "from guardrail.model import chat"),
-    ("registry/tags.py", "from guardrail.pipeline import run"),
+    ("registry/mlflow/tags.py", "from guardrail.pipeline import run"),
     ("evaluate/tally.py", "def late() -> None:\n    import mlflow"),
     ("data/validate.py", "import torch"),
     ("train/collate.py", "import peft"),

@@ -16,9 +16,10 @@ from trust_files import NOW, key, public
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import envelope
-from guardrail.evidence.digest import canonical, sha256
-from guardrail.evidence.fast_envelope import Verifier
-from guardrail.evidence.ledger import (
+from guardrail.evidence.digest import GENESIS, canonical, sha256
+from guardrail.evidence.ledger.entries import Checked, Entry, Head
+from guardrail.evidence.ledger.fast_envelope import Verifier
+from guardrail.evidence.ledger.signed_ledger import (
     BATCH,
     LARGEST_ENTRY,
     LEDGER_TYPE,
@@ -27,7 +28,6 @@ from guardrail.evidence.ledger import (
     next_entry,
     verify,
 )
-from guardrail.evidence.ledger_types import GENESIS, Checked, Entry, Head
 
 SERVER = public("server")
 GOOD = history(8)
@@ -300,7 +300,7 @@ def test_both_ways_judge_every_change_alike(sample: bytes, data: st.DataObject) 
 def test_both_ways_refuse_the_other_spelling_of_an_ecdsa_signature() -> None:
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
-    from guardrail.evidence.ecdsa import ORDER
+    from guardrail.evidence.keys.ecdsa import ORDER
 
     plain = json.loads(SAMPLES[1])
     r, s = decode_dss_signature(base64.b64decode(plain["signatures"][0]["sig"]))

@@ -15,13 +15,13 @@ from trust_files import NOW, key, public
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical, digest, sha256
-from guardrail.evidence.ledger import advance, append, next_entry, verify
-from guardrail.evidence.ledger_chain import LedgerChain
-from guardrail.evidence.ledger_checkpoint import Checkpoint
-from guardrail.evidence.ledger_sums import Sums
-from guardrail.evidence.ledger_types import Entry, Head, Kind
-from guardrail.evidence.tickets import LIFETIME
-from guardrail.registry.server.state import State
+from guardrail.evidence.ledger.checkpoint import Checkpoint
+from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.follows import LedgerChain
+from guardrail.evidence.ledger.signed_ledger import advance, append, next_entry, verify
+from guardrail.evidence.ledger.sums import Sums
+from guardrail.evidence.statements.tickets import LIFETIME
+from guardrail.gate.ledger.ledger_state import State
 
 SERVER = public("server")
 
@@ -338,7 +338,7 @@ def test_the_bytes_of_a_checkpoint_are_the_same_wherever_it_is_made() -> None:
 
 def _payload(line: bytes) -> bytes:
     from guardrail.evidence.envelope import unverified_payload
-    from guardrail.evidence.ledger import LEDGER_TYPE
+    from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE
 
     return unverified_payload(line, payload_type=LEDGER_TYPE)
 

@@ -12,11 +12,11 @@ from trust_files import NOW, key, public
 
 from guardrail.commands.ledger import command
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
-from guardrail.evidence import keys
 from guardrail.evidence.digest import canonical
-from guardrail.evidence.ledger import next_entry, verify
-from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
-from guardrail.evidence.ledger_types import Checked, Entry, Head
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.ledger.entries import Checked, Entry, Head
+from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
+from guardrail.evidence.ledger.signed_ledger import next_entry, verify
 
 GOOD = history(5)
 LINES = [data + b"\n" for data in GOOD]
@@ -127,11 +127,11 @@ def test_an_entry_that_is_refused_writes_nothing(ledger: LedgerFile) -> None:
 
 def _append_often(path: Path, head: Path, key_file: Path) -> None:
     for _ in range(5):
-        LedgerFile(path, head).append(make, keys.load_private(key_file))
+        LedgerFile(path, head).append(make, key_pairs.load_private(key_file))
 
 
 def test_processes_that_share_a_ledger_lose_nothing(ledger: LedgerFile, tmp_path: Path) -> None:
-    pair = keys.init(tmp_path / "keys")
+    pair = key_pairs.init(tmp_path / "keys")
     context = multiprocessing.get_context("fork")
     arguments = (ledger.path, ledger.head_path, pair.private)
     processes = [context.Process(target=_append_often, args=arguments) for _ in range(3)]
@@ -140,7 +140,7 @@ def test_processes_that_share_a_ledger_lose_nothing(ledger: LedgerFile, tmp_path
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    found = verify(envelopes(ledger.path), [keys.load_public(pair.public)], read_head(ledger.head_path))
+    found = verify(envelopes(ledger.path), [key_pairs.load_public(pair.public)], read_head(ledger.head_path))
     assert found.entries == 15
 
 
@@ -176,7 +176,7 @@ def invoke(*args: object) -> Result:
 @pytest.fixture
 def files(ledger: LedgerFile, tmp_path: Path) -> tuple[Path, ...]:
     laid_out(ledger, b"".join(LINES), head=5, pending=None)
-    (tmp_path / "server.pub").write_text(keys.public_pem(key("server").public_key))
+    (tmp_path / "server.pub").write_text(key_pairs.public_pem(key("server").public_key))
     return ledger.path, ledger.head_path, tmp_path / "server.pub"
 
 

@@ -16,9 +16,9 @@ from registry_bundles import adapter_directory
 from safetensors.numpy import save_file
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.finite import CHUNK
-from guardrail.evidence.lora import read_adapter, read_lora
-from guardrail.evidence.lora_settings import SETTINGS, exactly, plain_name
+from guardrail.evidence.adapter.finite_values import CHUNK
+from guardrail.evidence.adapter.lora import read_adapter, read_lora
+from guardrail.evidence.adapter.lora_settings import SETTINGS, exactly, plain_name
 
 SHAPES = {"A": (4, 6), "B": (5, 4)}
 

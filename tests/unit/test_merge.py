@@ -214,7 +214,8 @@ def test_where_lambda_only_scales_each_module_is_merged_once_and_every_candidate
     name: str, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from guardrail.model.updates import read_updates
-    from guardrail.train import merge, merging
+    from guardrail.train import merge
+    from guardrail.train import merge_math as merging
 
     calls, factors, seen = [0], (0.0, 0.3, 0.7, 1.0), dict[float, Any]()
 

@@ -69,7 +69,7 @@ def _close(got: torch.Tensor, expected: Array, relative: float = 1e-12) -> bool:
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(-3, 3), st.floats(-2, 2)), min_size=1, max_size=4))
 def test_linear_is_the_weighted_sum_whatever_the_ranks_and_scales(parts: list[tuple[int, float, float]]) -> None:
-    from guardrail.train.merging import linear
+    from guardrail.train.merge_math import linear
 
     updates = [_update(7, 5, rank, scale, seed) for seed, (rank, scale, _) in enumerate(parts)]
     weights = [weight for _, _, weight in parts]
@@ -88,7 +88,7 @@ def test_linear_of_an_rslora_adapter_uses_the_scale_that_peft_serves(tmp_path: P
     from peft import LoraConfig, get_peft_model
 
     from guardrail.model.updates import read_updates
-    from guardrail.train.merging import linear
+    from guardrail.train.merge_math import linear
 
     base = torch.nn.ModuleDict({"q": torch.nn.Linear(6, 5)})
     for name, rank, rslora in [("a", 4, True), ("b", 2, False)]:
@@ -107,7 +107,7 @@ def test_linear_of_an_rslora_adapter_uses_the_scale_that_peft_serves(tmp_path: P
 
 
 def test_linear_is_not_the_sum_of_the_factors() -> None:
-    from guardrail.train.merging import linear
+    from guardrail.train.merge_math import linear
 
     one, two = _update(6, 6, 2, 1.0, 1), _update(6, 6, 2, 1.0, 2)
     crossed = (0.5 * one.b + 0.5 * two.b) @ (0.5 * one.a + 0.5 * two.a)
@@ -134,14 +134,14 @@ def _ties(vectors: Sequence[Array], weights: Sequence[float], density: float) ->
 
 @given(problems(), st.sampled_from([0.1, 0.2, 0.5, 0.7, 0.9, 1.0]))
 def test_ties_is_trim_elect_and_disjoint_mean(problem: Problem, density: float) -> None:
-    from guardrail.train.merging import ties
+    from guardrail.train.merge_math import ties
 
     got = ties(_tensors(problem.vectors), problem.weights, density)
     assert _close(got, _ties(problem.vectors, problem.weights, density))
 
 
 def test_ties_on_an_example_worked_by_hand() -> None:
-    from guardrail.train.merging import ties
+    from guardrail.train.merge_math import ties
 
     one, two = np.array([[4.0, -3.0, 1.0, 2.0]]), np.array([[2.0, 5.0, 8.0, -0.5]])
     # Kept at density 0.5: [4, -3, 0, 0] and [0, 5, 8, 0]; signs elected: +, 3 * 5 - 1 * 3 > 0: +, +, none.
@@ -154,7 +154,7 @@ def test_ties_on_an_example_worked_by_hand() -> None:
 @given(problems(least=2), st.sampled_from([0.3, 0.6, 1.0]))
 @settings(max_examples=30)
 def test_the_order_of_vectors_does_not_matter_to_ties(problem: Problem, density: float) -> None:
-    from guardrail.train.merging import ties
+    from guardrail.train.merge_math import ties
 
     expected = ties(_tensors(problem.vectors), problem.weights, density).numpy()
     for order in permutations(range(len(problem.vectors))):
@@ -168,7 +168,7 @@ def test_the_order_of_vectors_does_not_matter_to_ties(problem: Problem, density:
 def test_dare_without_dropping_is_the_weighted_sum() -> None:
     import torch
 
-    from guardrail.train.merging import dare
+    from guardrail.train.merge_math import dare
 
     vectors = [_matrix(5, 4, seed) for seed in range(3)]
     got = dare(_tensors(vectors), [1.0, -0.5, 2.0], 0.0, torch.Generator().manual_seed(1))
@@ -178,7 +178,7 @@ def test_dare_without_dropping_is_the_weighted_sum() -> None:
 def test_dare_keeps_or_drops_and_rescales_what_it_keeps() -> None:
     import torch
 
-    from guardrail.train.merging import dare
+    from guardrail.train.merge_math import dare
 
     vector = _matrix(200, 200, 1)
     got = dare(_tensors([vector]), [1.0], 0.9, torch.Generator().manual_seed(1)).numpy()
@@ -192,7 +192,7 @@ def test_dare_is_unbiased(drop: float) -> None:
     """The mean of 4,000 draws is within five standard errors of the weighted sum, in every entry."""
     import torch
 
-    from guardrail.train.merging import dare
+    from guardrail.train.merge_math import dare
 
     vectors, weights, draws = [_matrix(4, 3, seed) for seed in range(2)], [0.7, -0.3], 4000
     generator = torch.Generator().manual_seed(2)
@@ -205,7 +205,7 @@ def test_dare_is_unbiased(drop: float) -> None:
 def test_dare_draws_from_its_generator_and_anew_for_each_vector() -> None:
     import torch
 
-    from guardrail.train.merging import dare
+    from guardrail.train.merge_math import dare
 
     ones = _tensors([np.ones((30, 30))])
 
@@ -232,7 +232,7 @@ def _slerp(first: Array, second: Array, t: float) -> Array:
 
 
 def _arc(first: Array, second: Array, t: float) -> torch.Tensor:
-    from guardrail.train.merging import slerp
+    from guardrail.train.merge_math import slerp
 
     one, two = _tensors([first, second])
     return slerp(one, two, t)
@@ -250,7 +250,7 @@ def test_slerp_rotates_at_constant_speed(seed: int, t: float, size: float) -> No
 def test_slerp_begins_and_ends_exactly(problem: Problem) -> None:
     import torch
 
-    from guardrail.train.merging import slerp
+    from guardrail.train.merge_math import slerp
 
     first, second = _tensors(problem.vectors[:2])
     assert torch.equal(slerp(first, second, 0.0), first)
@@ -268,7 +268,7 @@ def test_slerp_without_an_arc_is_linear(second: float) -> None:
 
 
 def test_slerp_is_continuous_where_it_becomes_linear() -> None:
-    from guardrail.train.merging import SMALLEST_SINE
+    from guardrail.train.merge_math import SMALLEST_SINE
 
     first = np.array([[1.0, 0.0]])
     below, above = (np.array([[math.cos(a), math.sin(a)]]) for a in (0.999 * SMALLEST_SINE, 1.001 * SMALLEST_SINE))
@@ -281,7 +281,7 @@ def test_slerp_is_continuous_where_it_becomes_linear() -> None:
 
 @given(problems(least=2))
 def test_magmax_takes_the_largest_magnitude_in_any_order(problem: Problem) -> None:
-    from guardrail.train.merging import magmax
+    from guardrail.train.merge_math import magmax
 
     expected = np.array([max(entries, key=lambda x: (abs(x), x)) for entries in
                          zip(*(vector.flat for vector in problem.vectors), strict=True)])  # fmt: skip
@@ -290,7 +290,7 @@ def test_magmax_takes_the_largest_magnitude_in_any_order(problem: Problem) -> No
 
 
 def test_magmax_of_one_update_points_to_wise_ft() -> None:
-    from guardrail.train.merging import magmax
+    from guardrail.train.merge_math import magmax
 
     with pytest.raises(InvalidInput, match="wise_ft"):
         magmax(_tensors([np.ones((2, 2))]))
@@ -301,7 +301,7 @@ def test_magmax_of_one_update_points_to_wise_ft() -> None:
 
 @given(problems(), st.floats(0, 1))
 def test_a_vector_merged_with_itself_is_itself(problem: Problem, t: float) -> None:
-    from guardrail.train.merging import magmax, slerp, ties
+    from guardrail.train.merge_math import magmax, slerp, ties
 
     vector = _tensors(problem.vectors)[0]
     for got in (magmax([vector, vector]), slerp(vector, vector, t), ties([vector, vector], [0.5, 0.25], 1.0)):
@@ -309,7 +309,7 @@ def test_a_vector_merged_with_itself_is_itself(problem: Problem, t: float) -> No
 
 
 def test_an_update_merged_with_itself_is_itself() -> None:
-    from guardrail.train.merging import linear
+    from guardrail.train.merge_math import linear
 
     update = _update(5, 4, 2, 1.7, 3)
     assert _close(linear([update, update], [0.5, 0.5]).dense, update.dense.numpy())
@@ -320,7 +320,7 @@ def test_an_update_merged_with_itself_is_itself() -> None:
 def test_half_precision_is_computed_in_float32() -> None:
     import torch
 
-    from guardrail.train.merging import dare, linear, magmax, slerp, ties, truncate
+    from guardrail.train.merge_math import dare, linear, magmax, slerp, ties, truncate
 
     one, two = (tensor.bfloat16() for tensor in _tensors([_matrix(5, 4, 1), _matrix(5, 4, 2)]))
     generator = torch.Generator().manual_seed(1)
@@ -334,7 +334,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_nothing_given_is_changed() -> None:
     import torch
 
-    from guardrail.train.merging import dare, magmax, slerp, ties, truncate
+    from guardrail.train.merge_math import dare, magmax, slerp, ties, truncate
 
     given_, kept = (_tensors([_matrix(5, 4, 1), _matrix(5, 4, 2)]) for _ in range(2))
     results = [ties(given_, [1.0, 1.0], 0.5), dare(given_, [1.0, 1.0], 0.5, torch.Generator()), magmax(given_),
@@ -351,7 +351,7 @@ def test_nothing_given_is_changed() -> None:
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9), (7, 7)])
 @pytest.mark.parametrize("rank", [1, 3, 6, 50])
 def test_truncation_loses_the_discarded_singular_values(shape: tuple[int, int], rank: int) -> None:
-    from guardrail.train.merging import truncate
+    from guardrail.train.merge_math import truncate
 
     dense = _matrix(*shape, seed=4)
     values = np.linalg.svd(dense, compute_uv=False)
@@ -365,7 +365,7 @@ def test_truncation_loses_the_discarded_singular_values(shape: tuple[int, int], 
 
 
 def test_truncation_to_the_rank_of_a_merge_loses_nothing() -> None:
-    from guardrail.train.merging import linear, truncate
+    from guardrail.train.merge_math import linear, truncate
 
     dense = linear([_update(12, 10, 2, 0.5, 1), _update(12, 10, 3, 2.0, 2)], [0.4, 0.6]).dense
     assert truncate(dense, 5).relative_error < 1e-14
@@ -376,7 +376,7 @@ def test_truncation_to_the_rank_of_a_merge_loses_nothing() -> None:
 def test_a_matrix_of_zeros_truncates_to_zeros_without_error() -> None:
     import torch
 
-    from guardrail.train.merging import truncate
+    from guardrail.train.merge_math import truncate
 
     got = truncate(torch.zeros(4, 3), 2)
     assert got.relative_error == 0.0
@@ -387,7 +387,7 @@ def test_beyond_the_size_of_an_exact_svd_the_error_is_near_the_smallest_and_repe
     """On singular values that fall off slowly, the hard case for a randomised SVD."""
     import torch
 
-    from guardrail.train.merging import EXACT_SVD_UP_TO, truncate
+    from guardrail.train.merge_math import EXACT_SVD_UP_TO, truncate
 
     size = EXACT_SVD_UP_TO + 1
     dense = _matrix(size, size + 9, 1) * np.arange(1, size + 10) ** -0.5
@@ -408,7 +408,7 @@ def test_beyond_the_size_of_an_exact_svd_the_error_is_near_the_smallest_and_repe
 def _refusals() -> dict[str, Callable[[], object]]:
     import torch
 
-    from guardrail.train.merging import dare, linear, magmax, slerp, ties, truncate
+    from guardrail.train.merge_math import dare, linear, magmax, slerp, ties, truncate
 
     one, other, generator = torch.ones(2, 3), torch.ones(3, 2), torch.Generator()
     update, wide = _update(4, 4, 2, 1.0, 1), _update(4, 5, 2, 1.0, 1)

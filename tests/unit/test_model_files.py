@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from policy_evidence import ROOT
 
 from guardrail.commands.policy import command
-from guardrail.document import read_document
 from guardrail.errors import InvalidInput
 from guardrail.model.files import base_digest, fingerprint, hashed_files, parts
 from guardrail.policy.load import find_policy
 from guardrail.testbed import WEIGHTS
+from guardrail.yaml_document import read_document
 
 KINDLY = "{% if messages[0].content.startswith('kindly') %}Sure, {% endif %}"
 

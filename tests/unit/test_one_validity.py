@@ -16,8 +16,9 @@ from gate_world import say, world
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import SIGNED, seal
-from guardrail.evidence.expiry import earliest, expired
-from guardrail.evidence.trust import ProtectedAlias
+from guardrail.evidence.expiry import expired
+from guardrail.evidence.statements.earliest_expiry import earliest
+from guardrail.evidence.trust.trust_file import ProtectedAlias
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +87,7 @@ def test_what_an_earlier_release_admitted_ends_with_its_first_statement_all_the_
     end = datetime.now(UTC) + timedelta(days=3)
     bundle = gate.bundle(MODEL, 1, ends={stage: end}, bounded=False)
     with monkeypatch.context() as patch:
-        patch.setattr("guardrail.registry.server.registrar.require_bounded", lambda _: None)
+        patch.setattr("guardrail.gate.registrar.require_bounded", lambda _: None)
         gate.promote(bundle)
     assert (_resolve(gate), gate.promote(bundle)) == ("1", "1")
     _at(gate, monkeypatch, end)

@@ -191,7 +191,7 @@ def test_a_merge_that_was_killed_ends_with_the_same_bits(start: Start, other: Ru
 def test_what_happens_to_the_other_run_later_does_not_matter_and_what_happened_before_is_refused(
     ours: Run, copy: Path, tmp_path: Path
 ) -> None:
-    from guardrail.pipeline.others import keep
+    from guardrail.pipeline.merge.merge_inputs import keep
 
     given = _read(ours, copy)
     kept = keep(given, tmp_path / "kept")
@@ -204,7 +204,7 @@ def test_what_happens_to_the_other_run_later_does_not_matter_and_what_happened_b
 
 
 def test_a_full_disk_is_told_and_leaves_no_copy_that_counts(ours: Run, copy: Path, tmp_path: Path) -> None:
-    from guardrail.pipeline.others import keep
+    from guardrail.pipeline.merge.merge_inputs import keep
 
     given = _read(ours, copy)
     with full_disk(2_000), pytest.raises(Unavailable, match="cannot copy"):
@@ -388,7 +388,7 @@ def test_a_forbidden_method_is_merged_in_only_as_a_baseline_and_then_denied(star
 
 
 def test_flagged_rows_of_all_adapters_and_of_this_run_count_together(ours: Run, copy: Path) -> None:
-    from guardrail.pipeline.others import check_left_in
+    from guardrail.pipeline.merge.merge_inputs import check_left_in
 
     _report(flagged=600, flagged_left_in=600, quarantined=0)(copy)
     given = _read(ours, copy)
@@ -421,7 +421,7 @@ def test_a_method_that_cannot_merge_what_is_given_is_refused(
 
 def test_modules_that_this_run_names_itself_are_compared(ours: Run, other: Run) -> None:
     from guardrail.pipeline import resolve
-    from guardrail.pipeline.others import Wanted, read_others
+    from guardrail.pipeline.merge.merge_inputs import Wanted, read_others
 
     wanted = Wanted(ours.policy(), _config(ours), resolve.base_model("testbed"), ("q_proj",))
     with pytest.raises(InvalidInput, match="other modules") as caught:
@@ -431,7 +431,7 @@ def test_modules_that_this_run_names_itself_are_compared(ours: Run, other: Run) 
 
 def _read(run: Run, *paths: Path) -> Any:
     from guardrail.pipeline import resolve
-    from guardrail.pipeline.others import Wanted, read_others
+    from guardrail.pipeline.merge.merge_inputs import Wanted, read_others
 
     return read_others(paths, Wanted(run.policy(), _config(run), resolve.base_model("testbed"), own=run.path))
 

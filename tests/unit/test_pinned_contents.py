@@ -11,7 +11,7 @@ from tiny_models import POLICY, write_policy
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import digest, sha256
 from guardrail.pipeline import resolve
-from guardrail.pipeline.contents import contents, require_pinned
+from guardrail.pipeline.exam.pinned_contents import contents, require_pinned
 from guardrail.policy.load import LoadedPolicy, load_policy
 
 OTHER = sha256(b"other contents")

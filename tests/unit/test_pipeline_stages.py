@@ -15,7 +15,7 @@ from tiny_models import POLICY, write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, PolicyDenied, ServiceUnavailable
-from guardrail.evidence.code import code_digest
+from guardrail.evidence.code_digest import code_digest
 from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
@@ -279,7 +279,7 @@ def test_der_starts_as_plain_fine_tuning_because_the_student_still_is_the_teache
 
     from guardrail.model.adapter import add_lora, strip_lora
     from guardrail.model.head import project
-    from guardrail.model.hidden import body
+    from guardrail.model.hidden_states import body
     from guardrail.pipeline import resolve
     from guardrail.train.collate import pad
     from guardrail.train.distillation import kl_divergence

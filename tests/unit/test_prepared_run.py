@@ -25,19 +25,19 @@ from guardrail import nofollow
 from guardrail.atomic import write_atomically, write_by
 from guardrail.cli import cli
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput
-from guardrail.evidence import keys
 from guardrail.evidence.bundle import SIGNED, stage_file
 from guardrail.evidence.digest import manifest, manifest_digest
-from guardrail.evidence.ledger import next_entry
-from guardrail.evidence.ledger_file import LedgerFile
-from guardrail.pipeline.another import read_another
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.ledger.ledger_file import LedgerFile
+from guardrail.evidence.ledger.signed_ledger import next_entry
+from guardrail.gate.sealed.queues import FILE
+from guardrail.gate.sealed.tree import DiskTree
+from guardrail.pipeline.gate.run_ticket import TICKET
+from guardrail.pipeline.merge.other_run import read_another
 from guardrail.pipeline.promotion import decide_run
 from guardrail.pipeline.run import IN_PLACE, JOURNAL, LOCK, STAGES, Run, RunConfig
-from guardrail.pipeline.tickets import TICKET
 from guardrail.policy.load import find_policy
-from guardrail.registry.server.queues import FILE
-from guardrail.registry.server.sealed import DiskTree
-from guardrail.train import checkpoint, kept
+from guardrail.train import checkpoint, sealed_cache
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def _resolved(module: str, node: ast.expr) -> Iterator[str]:
         value = getattr(importlib.import_module(f"guardrail.pipeline.{module}"), node.id, None)
         yield from [value] if isinstance(value, str) else []
     elif isinstance(node, ast.Attribute):
-        value = getattr(importlib.import_module("guardrail.registry.candidates"), node.attr, None)
+        value = getattr(importlib.import_module("guardrail.registry.record.candidates"), node.attr, None)
         yield from [value] if isinstance(value, str) else []
     elif isinstance(node, ast.JoinedStr):
         yield from (f"{name}.json" for name in (*STAGES, "registry-record"))
@@ -173,7 +173,7 @@ def decide_under_lock(run: Run) -> None:
     "kind", ["a link to a file", "a link to a directory", "a named pipe", "a link that leads nowhere"]
 )
 def test_no_command_follows_it(kind: str, name: str, run: Run, victim: Victim, tmp_path: Path) -> None:
-    pair = keys.init(tmp_path / "keys")
+    pair = key_pairs.init(tmp_path / "keys")
     put(kind, run.path / name, victim)
     before, state = victim.state(), sorted(path.name for path in run.path.iterdir())
     for words in commands(run.path, pair.private):
@@ -294,10 +294,10 @@ def test_a_device_is_never_renamed_over(tmp_path: Path) -> None:
 def test_no_output_of_a_command_follows_a_link(
     kind: str, words: tuple[str, ...], tmp_path: Path, victim: Victim
 ) -> None:
-    pair = keys.init(tmp_path / "keys")
+    pair = key_pairs.init(tmp_path / "keys")
     ledger = LedgerFile(tmp_path / "ledger", tmp_path / "head")
     ledger.append(lambda head: next_entry(head, time=NOW, kind="proposal", model="m", alias="a", nonce="0" * 64),
-                  keys.load_private(pair.private))  # fmt: skip
+                  key_pairs.load_private(pair.private))  # fmt: skip
     out = tmp_path / "place" / "out"
     put(kind, out.with_name("out.key") if words[:2] == ("keys", "init") else out, victim)
     before = victim.state()
@@ -310,7 +310,7 @@ def test_no_output_of_a_command_follows_a_link(
 @kinds
 def test_a_ledger_leads_nowhere(kind: str, tmp_path: Path, victim: Victim) -> None:
     """The server's own file, and what lies beside it."""
-    pair = keys.init(tmp_path / "keys")
+    pair = key_pairs.init(tmp_path / "keys")
     for name in ("ledger", "ledger.pending", "head"):
         folder = tmp_path / name.replace(".", "-")
         put(kind, folder / name, victim)
@@ -318,7 +318,7 @@ def test_a_ledger_leads_nowhere(kind: str, tmp_path: Path, victim: Victim) -> No
         with at_once(), pytest.raises(GuardrailError):
             LedgerFile(folder / "ledger", folder / "head").append(
                 lambda head: next_entry(head, time=NOW, kind="proposal", model="m", alias="a", nonce="0" * 64),
-                keys.load_private(pair.private),
+                key_pairs.load_private(pair.private),
             )
         assert victim.state() == before
         (victim.folder / "link").unlink(missing_ok=True)
@@ -346,7 +346,7 @@ def test_caches_and_checkpoints_lead_nowhere(kind: str, tmp_path: Path, victim: 
     put(kind, tmp_path / "states.sha256", victim)
     (tmp_path / "states").write_text("x")
     with pytest.raises(GuardrailError, match="states"):
-        kept.whole(tmp_path / "states")
+        sealed_cache.whole(tmp_path / "states")
     (victim.folder / "link").unlink(missing_ok=True)
     put(kind, tmp_path / "adapter", victim)
     nofollow.remove(tmp_path / "adapter")
@@ -377,18 +377,18 @@ WRITES: dict[str, Callable[[ast.Call], bool]] = {
 ALLOWED = {
     "guardrail/nofollow.py: os.open": "the door",
     "guardrail/atomic.py: os.open": "flushes what was written",
-    "guardrail/evidence/key_files.py: os.open": "O_EXCL, O_NOFOLLOW",
+    "guardrail/evidence/keys/key_files.py: os.open": "O_EXCL, O_NOFOLLOW",
     "guardrail/model/adapter.py: model.save_pretrained": "into a directory that was just removed",
     "guardrail/model/load.py: link.symlink_to": "in a temporary directory of ours",
     "guardrail/model/updates.py: save_file": "write_by",
-    "guardrail/registry/pull.py: os.open": "flushes, in a private directory",
-    "guardrail/registry/pull.py: shutil.rmtree": "a private directory, after use",
-    "guardrail/registry/experiment.py: (Path(place) / PAGE).write_text": "in a temporary directory of ours",
-    "guardrail/registry/rest_reader.py: target.open": "in a private directory",
-    "guardrail/registry/server/apps.py: Path(report).write_text": "in the launcher's private directory",
-    "guardrail/registry/server/candidate.py: os.open": "O_NOFOLLOW, O_NONBLOCK",
-    "guardrail/registry/server/sealed.py: os.open": "directories, O_NOFOLLOW, and flushing",
-    "guardrail/registry/server/sealed.py: shutil.rmtree": "its own staging, after use",
+    "guardrail/registry/read/pull.py: os.open": "flushes, in a private directory",
+    "guardrail/registry/read/pull.py: shutil.rmtree": "a private directory, after use",
+    "guardrail/registry/record/decision_run.py: (Path(place) / PAGE).write_text": "in a temporary directory of ours",
+    "guardrail/registry/read/rest_reader.py: target.open": "in a private directory",
+    "guardrail/gate/app/apps.py: Path(report).write_text": "in the launcher's private directory",
+    "guardrail/gate/proposed_files.py: os.open": "O_NOFOLLOW, O_NONBLOCK",
+    "guardrail/gate/sealed/tree.py: os.open": "directories, O_NOFOLLOW, and flushing",
+    "guardrail/gate/sealed/tree.py: shutil.rmtree": "its own staging, after use",
     "guardrail/testbed/build.py: model.save_pretrained": "after require_regular",
     "guardrail/testbed/build.py: tokenizer.save_pretrained": "after require_regular",
     "guardrail/train/early_stopping.py: save_file": "write_by",

@@ -186,8 +186,8 @@ def test_two_processes_stop_at_the_same_step_and_keep_the_best_adapter(validated
 
 def _shown(store: Path) -> list[tuple[int, float]]:
     """The losses that the one MLflow run shows."""
-    from guardrail.registry.live import EXPERIMENT
-    from guardrail.registry.store import client
+    from guardrail.registry.mlflow.mlflow_client import client
+    from guardrail.registry.record.live_run import EXPERIMENT
 
     with client(f"sqlite:///{store}", write=False) as opened:
         experiment = opened.get_experiment_by_name(EXPERIMENT)

@@ -49,7 +49,7 @@ def _rounding(g: Any, r: Any, dtype: str = "float32") -> float:
 
 @given(VECTOR, VECTOR)
 def test_the_projected_gradient_never_points_against_the_reference(g: list[float], r: list[float]) -> None:
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     projected = _joined(agem(_split(g), _split(r)).gradient)
     assert projected @ _joined(_split(r)) >= -_rounding(_joined(_split(g)), _joined(_split(r)))
@@ -59,7 +59,7 @@ def test_the_projected_gradient_never_points_against_the_reference(g: list[float
 def test_a_gradient_that_does_not_point_against_the_reference_stays_bit_for_bit(g: list[float], r: list[float]) -> None:
     import torch
 
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     gradient, reference = _split(g), _split(r)
     assume(_joined(gradient) @ _joined(reference) >= 0)
@@ -70,7 +70,7 @@ def test_a_gradient_that_does_not_point_against_the_reference_stays_bit_for_bit(
 
 @given(VECTOR, VECTOR, st.sampled_from(["float32", "float64"]))
 def test_the_projection_is_that_of_the_definition(g: list[float], r: list[float], dtype: str) -> None:
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     gradient, reference = _split(g, dtype), _split(r, dtype)
     a, b = _joined(gradient), _joined(reference)
@@ -85,7 +85,7 @@ def test_the_projection_is_that_of_the_definition(g: list[float], r: list[float]
 
 @given(VECTOR, VECTOR)
 def test_projecting_twice_is_projecting_once(g: list[float], r: list[float]) -> None:
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     reference = _split(r)
     once = agem(_split(g), reference).gradient
@@ -97,7 +97,7 @@ def test_projecting_twice_is_projecting_once(g: list[float], r: list[float]) -> 
 def test_the_length_of_the_reference_does_not_matter_and_that_of_the_gradient_scales(
     g: list[float], r: list[float], exponent: int
 ) -> None:
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     gradient, reference, factor = _split(g, "float64"), _split(r, "float64"), 2.0**exponent
     plain = _joined(agem(gradient, reference).gradient)
@@ -112,7 +112,7 @@ def test_the_length_of_the_reference_does_not_matter_and_that_of_the_gradient_sc
 def test_a_reference_of_zero_leaves_the_gradient(g: list[float]) -> None:
     import torch
 
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     result = agem(_split(g), _split([0.0] * SIZE))
     assert (result.violated, result.product) == (False, 0.0)
@@ -120,7 +120,7 @@ def test_a_reference_of_zero_leaves_the_gradient(g: list[float]) -> None:
 
 
 def test_the_opposite_of_the_reference_is_projected_to_nothing() -> None:
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     reference = _split(range(1, SIZE + 1))
     result = agem(tuple(-t for t in reference), reference)
@@ -131,7 +131,7 @@ def test_the_opposite_of_the_reference_is_projected_to_nothing() -> None:
 def test_the_product_is_one_of_whole_gradients_not_of_tensors_one_by_one() -> None:
     import torch
 
-    from guardrail.train.projection import agem
+    from guardrail.train.gradient_projection import agem
 
     gradient, reference = (torch.tensor([-1.0]), torch.tensor([3.0])), (torch.tensor([1.0]), torch.tensor([1.0]))
     assert not agem(gradient, reference).violated
@@ -141,7 +141,7 @@ def test_small_terms_survive_beside_large_ones() -> None:
     """In float32 the sum would lose the -1 between 2^30 and -2^30."""
     import torch
 
-    from guardrail.train.projection import dot
+    from guardrail.train.gradient_projection import dot
 
     first, second = torch.tensor([2.0**15, -1.0, -(2.0**15)]), torch.tensor([2.0**15, 1.0, 2.0**15])
     assert dot([first], [second]) == -1.0
@@ -152,7 +152,7 @@ def test_small_terms_survive_beside_large_ones() -> None:
 def test_a_gradient_that_is_not_finite_is_a_bug(bad: float) -> None:
     import torch
 
-    from guardrail.train.projection import agem, raises_loss
+    from guardrail.train.gradient_projection import agem, raises_loss
 
     with pytest.raises(InternalError):
         agem([torch.tensor([1.0, bad])], [torch.tensor([1.0, 1.0])])
@@ -163,7 +163,7 @@ def test_a_gradient_that_is_not_finite_is_a_bug(bad: float) -> None:
 def test_gradients_of_different_shapes_have_no_product() -> None:
     import torch
 
-    from guardrail.train.projection import agem, ascent
+    from guardrail.train.gradient_projection import agem, ascent
 
     one, other = [torch.ones(2, 1)], [torch.ones(2, 2)]
     for first, second in ((one, other), (one, one * 2), ([], [])):
@@ -175,7 +175,7 @@ def test_gradients_of_different_shapes_have_no_product() -> None:
 
 @given(VECTOR)
 def test_going_down_a_gradient_lowers_its_loss_and_going_up_raises_it(r: list[float]) -> None:
-    from guardrail.train.projection import raises_loss
+    from guardrail.train.gradient_projection import raises_loss
 
     reference = _split(r)
     moves = any(value != 0.0 for value in _joined(reference))
@@ -188,7 +188,7 @@ def test_going_down_a_gradient_lowers_its_loss_and_going_up_raises_it(r: list[fl
 def test_a_step_against_the_projected_gradient_does_not_raise_the_reference_loss(
     g: list[float], r: list[float]
 ) -> None:
-    from guardrail.train.projection import agem, dot
+    from guardrail.train.gradient_projection import agem, dot
 
     gradient, reference = _split(g, "float64"), _split(r, "float64")
     step = tuple(-t for t in agem(gradient, reference).gradient)
@@ -197,7 +197,7 @@ def test_a_step_against_the_projected_gradient_does_not_raise_the_reference_loss
 
 @given(st.lists(VECTOR, min_size=1, max_size=6), st.floats(0.0, 1.0))
 def test_the_average_of_squares_is_exponential(gradients: list[list[float]], decay: float) -> None:
-    from guardrail.train.projection import average_squares
+    from guardrail.train.gradient_projection import average_squares
 
     average: tuple[torch.Tensor, ...] = ()
     expected = np.asarray(gradients[0]) ** 2
@@ -212,7 +212,7 @@ def test_the_average_of_squares_is_exponential(gradients: list[list[float]], dec
 def test_the_average_is_kept_in_float32_and_goes_on_from_stored_tensors() -> None:
     import torch
 
-    from guardrail.train.projection import average_squares
+    from guardrail.train.gradient_projection import average_squares
 
     gradients = [_split(np.linspace(-1, 1 + step, SIZE).tolist()) for step in range(3)]
     first = average_squares((), [t.bfloat16() for t in gradients[0]], 0.9)
@@ -226,7 +226,7 @@ def test_the_average_is_kept_in_float32_and_goes_on_from_stored_tensors() -> Non
 def test_an_average_over_other_parameters_is_refused() -> None:
     import torch
 
-    from guardrail.train.projection import average_squares
+    from guardrail.train.gradient_projection import average_squares
 
     with pytest.raises(InternalError):
         average_squares([torch.ones(3, 1)], [torch.ones(3)], 0.9)
@@ -239,7 +239,7 @@ POSITIVE = st.lists(st.floats(0.0, 1e6, width=32), min_size=SIZE, max_size=SIZE)
 def test_the_ascent_follows_the_gradient_over_the_damped_relative_fisher_as_far_as_it_is_told(
     g: list[float], f: list[float], length: float, damping: float
 ) -> None:
-    from guardrail.train.projection import ascent, dot
+    from guardrail.train.gradient_projection import ascent, dot
 
     assume(sum(f) > 1e-20 and float(np.abs(g).max()) > 1e-30)
     got = ascent(_split(g, "float64"), _split(f, "float64"), length, damping)
@@ -252,7 +252,7 @@ def test_the_ascent_follows_the_gradient_over_the_damped_relative_fisher_as_far_
 
 @given(VECTOR, POSITIVE, st.integers(-10, 10))
 def test_the_ascent_does_not_depend_on_the_fishers_scale(g: list[float], f: list[float], exponent: int) -> None:
-    from guardrail.train.projection import ascent
+    from guardrail.train.gradient_projection import ascent
 
     gradient, fisher = _split(g, "float64"), _split(f, "float64")
     plain = ascent(gradient, fisher, length=0.1, damping=0.5)
@@ -263,7 +263,7 @@ def test_the_ascent_does_not_depend_on_the_fishers_scale(g: list[float], f: list
 def test_the_ascent_keeps_types_and_is_finite_where_there_is_no_fisher() -> None:
     import torch
 
-    from guardrail.train.projection import ascent
+    from guardrail.train.gradient_projection import ascent
 
     gradient = [torch.ones(2).bfloat16(), torch.zeros(3)]
     got = ascent(gradient, [torch.zeros(2), torch.zeros(3)], length=8.0**0.5, damping=0.25)
@@ -274,7 +274,7 @@ def test_the_ascent_keeps_types_and_is_finite_where_there_is_no_fisher() -> None
 def test_there_is_no_ascent_without_a_gradient() -> None:
     import torch
 
-    from guardrail.train.projection import ascent
+    from guardrail.train.gradient_projection import ascent
 
     assert ascent([torch.zeros(2)], [torch.zeros(2)], length=1.0, damping=1.0)[0].tolist() == [0.0, 0.0]
 
@@ -283,7 +283,7 @@ def test_the_average_follows_the_gradient_to_its_device() -> None:
     """What a checkpoint gives back lies on the CPU. The meta device stands for any other."""
     import torch
 
-    from guardrail.train.projection import average_squares
+    from guardrail.train.gradient_projection import average_squares
 
     (average,) = average_squares([torch.ones(2)], [torch.ones(2, device="meta")], decay=0.5)
     assert average.device.type == "meta"
@@ -294,7 +294,7 @@ def test_the_average_follows_the_gradient_to_its_device() -> None:
 def test_an_ascent_that_could_divide_by_nothing_is_refused(fisher: float, damping: float) -> None:
     import torch
 
-    from guardrail.train.projection import ascent
+    from guardrail.train.gradient_projection import ascent
 
     with pytest.raises(InternalError):
         ascent([torch.ones(2)], [torch.full((2,), fisher)], length=1.0, damping=damping)

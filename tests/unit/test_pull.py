@@ -12,7 +12,7 @@ from policy_evidence import BASE
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import manifest, manifest_digest
-from guardrail.registry.pull import pull
+from guardrail.registry.read.pull import pull
 
 
 @pytest.fixture

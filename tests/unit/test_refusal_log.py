@@ -8,8 +8,8 @@ import pytest
 from flask import Flask
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.registry.server.refusal_log import BURST, LONGEST, PER_SECOND, Bucket, log_closed, log_refusal, one_line
-from guardrail.registry.server.refusals import refusal
+from guardrail.gate.mlflow_errors import refusal
+from guardrail.gate.refusal_log import BURST, LONGEST, PER_SECOND, Bucket, log_closed, log_refusal, one_line
 
 ERROR = EvidenceInvalid("the alias is not for clients to change")
 

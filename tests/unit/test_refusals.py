@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardrail.refusals import OPENING, is_refusal, normalise
+from guardrail.refusal_phrases import OPENING, is_refusal, normalise
 
 
 @pytest.mark.parametrize(

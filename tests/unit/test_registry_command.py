@@ -11,7 +11,7 @@ import pytest
 from gate_cast import trust_file
 from gate_world import Said, World, say, world
 
-from guardrail.registry.wire import Problem
+from guardrail.registry.gate.protocol import Problem
 
 pytestmark = pytest.mark.slow
 

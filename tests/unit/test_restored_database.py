@@ -16,14 +16,14 @@ from gate_parts import Parts, parts
 from sqlalchemy import text
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence import orders
 from guardrail.evidence.bundle import Bundle
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.orders import Rollback
-from guardrail.registry.server.beginning import begin
-from guardrail.registry.server.doctor import examine_all
-from guardrail.registry.server.reconcile import AGAIN, MOVE_AGAIN
-from guardrail.registry.wire import Problem
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Rollback
+from guardrail.gate.app.doctor import examine_all
+from guardrail.gate.app.start_up import begin
+from guardrail.gate.versions.reconcile import AGAIN, MOVE_AGAIN
+from guardrail.registry.gate.protocol import Problem
 
 pytestmark = pytest.mark.slow
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from gate_parts import Parts, parts
 
-from guardrail.evidence import orders
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.orders import Revocation
-from guardrail.registry.server import marking
-from guardrail.registry.server.beginning import begin
-from guardrail.registry.server.doctor import examine_all
-from guardrail.registry.server.reconcile import MARK_AGAIN
-from guardrail.registry.tags import REVOKED, VERDICT
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Revocation
+from guardrail.gate.app.doctor import examine_all
+from guardrail.gate.app.start_up import begin
+from guardrail.gate.versions import revoked_marks
+from guardrail.gate.versions.reconcile import MARK_AGAIN
+from guardrail.registry.mlflow.tags import REVOKED, VERDICT
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_marks_half_written_by_a_crash_are_written_to_their_end(gate: Parts, mon
 
     order = _revocation(gate, "1")
     with monkeypatch.context() as patch:
-        patch.setattr("guardrail.registry.server.beneath.SqlAlchemyStore.update_model_version", crash)
+        patch.setattr("guardrail.gate.versions.mlflow_tables.SqlAlchemyStore.update_model_version", crash)
         with pytest.raises(Crash):
             gate.submit(order)
     assert _stored(gate, "1").tags[VERDICT] == "REVOKED"
@@ -142,4 +142,4 @@ def test_long_reasons_fit_into_what_mlflow_stores(gate: Parts) -> None:
 
 def test_nothing_is_marked_where_nothing_was_revoked(gate: Parts) -> None:
     state = gate.registrar.journal.state()
-    assert marking.mark_all(gate.registrar.beneath, state, gate.registrar.watch.names().models) == 0
+    assert revoked_marks.mark_all(gate.registrar.beneath, state, gate.registrar.watch.names().models) == 0

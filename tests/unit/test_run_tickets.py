@@ -15,13 +15,13 @@ from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput, Ser
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import signers
-from guardrail.evidence.ticket_requests import HOLDS, TICKET_REQUEST_TYPE, read_request, signed_request
-from guardrail.evidence.tickets import LIFETIME
-from guardrail.pipeline.attempts import ATTEMPT, known, require
+from guardrail.evidence.statements.ticket_requests import HOLDS, TICKET_REQUEST_TYPE, read_request, signed_request
+from guardrail.evidence.statements.tickets import LIFETIME
+from guardrail.pipeline.gate.gate_attempt import ATTEMPT, known, require
+from guardrail.pipeline.gate.run_ticket import REQUEST, TICKET, Asking, current, held, take
+from guardrail.pipeline.gate.signing import bind
 from guardrail.pipeline.promotion import decide_run
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.signing import bind
-from guardrail.pipeline.tickets import REQUEST, TICKET, Asking, current, held, take
 
 ASKING = Asking(key("train"))
 

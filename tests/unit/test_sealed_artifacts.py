@@ -18,16 +18,8 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from parts_repository import PartsRepository
 
 from guardrail.errors import InvalidInput
-from guardrail.registry.server.judging import Judging
-from guardrail.registry.server.sealed_artifacts import (
-    ELSEWHERE,
-    INDIRECT,
-    JUDGED,
-    READS,
-    THROUGH_JUDGED,
-    Boundary,
-    install,
-)
+from guardrail.gate.sealed.boundary_disk import ELSEWHERE, INDIRECT, JUDGED, READS, THROUGH_JUDGED, Boundary, install
+from guardrail.gate.sealed.guarded_repository import Judging
 
 DIGEST = "ab" * 32
 

@@ -23,17 +23,17 @@ from moto_servers import S3, s3_server, using
 
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import manifest, manifest_digest
-from guardrail.registry.reader import download
-from guardrail.registry.server import settings
-from guardrail.registry.server.bucket_store import Store
-from guardrail.registry.server.candidate import RepositoryReader
-from guardrail.registry.server.judging import Judging
-from guardrail.registry.server.launch import Launch, check
-from guardrail.registry.server.sealed_artifacts import JUDGED, READS, THROUGH_JUDGED, Boundary, install
-from guardrail.registry.server.sealed_buckets import BucketBoundary
-from guardrail.registry.server.sealed_s3 import BucketTree, workplace
-from guardrail.registry.server.sealing import sealing
-from guardrail.registry.server.settings import Bucket, destination
+from guardrail.gate import settings
+from guardrail.gate.app.launch import Launch, check
+from guardrail.gate.proposed_files import RepositoryReader
+from guardrail.gate.sealed.boundary_disk import JUDGED, READS, THROUGH_JUDGED, Boundary, install
+from guardrail.gate.sealed.boundary_s3 import BucketBoundary
+from guardrail.gate.sealed.bucket_objects import Store
+from guardrail.gate.sealed.guarded_repository import Judging
+from guardrail.gate.sealed.sealed_storage import sealing
+from guardrail.gate.sealed.tree_s3 import BucketTree, workplace
+from guardrail.gate.settings import Bucket, destination
+from guardrail.registry.read.reader import download
 
 pytestmark = pytest.mark.slow
 PLACE = Bucket("models", "ml/flow")

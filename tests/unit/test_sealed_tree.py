@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
-from guardrail.registry.server.sealed import STAGING, DiskTree, sealed_digest
+from guardrail.gate.sealed.tree import STAGING, DiskTree, sealed_digest
 
 
 def filled(place: Path, content: bytes = b"weights") -> Path:

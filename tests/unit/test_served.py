@@ -286,7 +286,7 @@ def fresh(place: Place) -> BaseModel:
 
 @pytest.mark.parametrize("name", BETRAYALS)
 def test_a_model_that_computes_anything_but_the_files_is_refused(place: Place, fresh: BaseModel, name: str) -> None:
-    from guardrail.evidence.lora import read_adapter
+    from guardrail.evidence.adapter.lora import read_adapter
     from guardrail.model.adapter import _loaded
     from guardrail.model.served import Bare, require_served
 
@@ -301,7 +301,7 @@ def test_a_model_that_computes_anything_but_the_files_is_refused(place: Place, f
 
 def test_a_layer_that_an_ordinary_prompt_does_not_reach_is_asked_directly(place: Place, fresh: BaseModel) -> None:
     """An expert that is off is noticed even where the router passes it over."""
-    from guardrail.evidence.lora import read_adapter
+    from guardrail.evidence.adapter.lora import read_adapter
     from guardrail.model.adapter import _loaded
     from guardrail.model.served import Bare, require_served
 

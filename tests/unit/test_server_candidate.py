@@ -10,8 +10,8 @@ from gated_servers import bytes_of
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.registry.reader import download
-from guardrail.registry.server.candidate import RepositoryReader, logged_model
+from guardrail.gate.proposed_files import RepositoryReader, logged_model
+from guardrail.registry.read.reader import download
 
 
 @pytest.fixture

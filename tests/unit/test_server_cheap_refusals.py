@@ -17,12 +17,13 @@ from gate_chains import drawn, proven, vote
 from gate_parts import Parts, copied, prepare
 
 from guardrail.errors import GuardrailError
-from guardrail.evidence import digest, orders
+from guardrail.evidence import digest
 from guardrail.evidence.bundle import EVIDENCE, Bundle
 from guardrail.evidence.envelope import LARGEST, sign
-from guardrail.evidence.orders import Revocation, Rollback
-from guardrail.registry.server import candidate, registrar
-from guardrail.registry.server.turnstile import Turnstile
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Revocation, Rollback
+from guardrail.gate import proposed_files, registrar
+from guardrail.gate.sealed.turnstile import Turnstile
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def gate(prepared: Path, tmp_path: Path) -> Iterator[Parts]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every file of an adapter that was hashed or fetched since."""
     found: list[str] = []
-    hashed, copied = digest.file_sha256, candidate._copy
+    hashed, copied = digest.file_sha256, proposed_files._copy
 
     def hashing(path: Path) -> str:
         if EVIDENCE not in path.parts:
@@ -61,7 +62,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return copied(source, target, limit, name)
 
     monkeypatch.setattr(digest, "file_sha256", hashing)
-    monkeypatch.setattr(candidate, "_copy", copying)
+    monkeypatch.setattr(proposed_files, "_copy", copying)
     return found
 
 

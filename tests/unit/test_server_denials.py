@@ -13,7 +13,7 @@ from gate_parts import Parts, parts
 from registry_bundles import POLICY
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.trust import CLOCKS_DIFFER, read_unverified_trust
+from guardrail.evidence.trust.trust_file import CLOCKS_DIFFER, read_unverified_trust
 
 pytestmark = pytest.mark.slow
 

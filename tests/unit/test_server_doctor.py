@@ -13,18 +13,18 @@ from gate_chains import vote
 from gate_parts import Parts, parts
 
 from guardrail.errors import ServiceUnavailable
-from guardrail.evidence import orders
 from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.orders import Revocation
-from guardrail.registry.server.beneath import Beneath
-from guardrail.registry.server.doctor import examine_all
-from guardrail.registry.server.reconcile import AGAIN, MOVE_AGAIN
-from guardrail.registry.server.recording import Kept
-from guardrail.registry.server.registrar import Registrar
-from guardrail.registry.server.sealed import sealed_digest
-from guardrail.registry.tags import EVIDENCE as TAG
-from guardrail.registry.wire import Problem
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.orders import Revocation
+from guardrail.gate.app.doctor import examine_all
+from guardrail.gate.ledger_drafts import Kept
+from guardrail.gate.registrar import Registrar
+from guardrail.gate.sealed.tree import sealed_digest
+from guardrail.gate.versions.mlflow_tables import Beneath
+from guardrail.gate.versions.reconcile import AGAIN, MOVE_AGAIN
+from guardrail.registry.gate.protocol import Problem
+from guardrail.registry.mlflow.tags import EVIDENCE as TAG
 
 pytestmark = pytest.mark.slow
 

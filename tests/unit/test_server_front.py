@@ -10,8 +10,8 @@ import pytest
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.envelope import LARGEST
-from guardrail.registry.server.bodies import bounding
-from guardrail.registry.server.pacing import (
+from guardrail.gate.app.body_limits import bounding
+from guardrail.gate.refusal_pacing import (
     ADDRESSES,
     AT_ONCE,
     LONGEST,

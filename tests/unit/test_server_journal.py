@@ -15,12 +15,12 @@ from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.envelope import unverified_payload
-from guardrail.evidence.ledger import LEDGER_TYPE, next_entry
-from guardrail.evidence.ledger_checkpoint import EVERY
-from guardrail.evidence.ledger_file import LedgerFile, envelopes, read_head
-from guardrail.evidence.ledger_types import Head
-from guardrail.registry.server.journal import Draft, Journal, Unneeded, draft
-from guardrail.registry.server.state import State
+from guardrail.evidence.ledger.checkpoint import EVERY
+from guardrail.evidence.ledger.entries import Head
+from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
+from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE, next_entry
+from guardrail.gate.ledger.journal import Draft, Journal, Unneeded, draft
+from guardrail.gate.ledger.ledger_state import State
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -166,7 +166,7 @@ def test_a_page_after_the_last_entry_is_empty_without_reading_the_ledger(
     worker.append(lambda _: ticket("1"))
     assert len(worker.page(0, 9)) == 1
     monkeypatch.setattr(worker, "_catch_up", lambda: None)  # which looks at what was appended
-    monkeypatch.setattr("guardrail.registry.server.journal.Path.open", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("guardrail.gate.ledger.journal.Path.open", lambda *_: pytest.fail("it was read"))
     assert worker.page(1, 9) == worker.page(10**15 - 1, 9) == []
 
 
@@ -182,7 +182,7 @@ def test_nothing_is_known_before_its_head_is_exported_however_often_one_asks(
         write_atomically(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("guardrail.evidence.ledger_file.write_atomically", full)
+        patch.setattr("guardrail.evidence.ledger.ledger_file.write_atomically", full)
         with pytest.raises(ServiceUnavailable):
             journal.append(lambda _: draft("promotion", model="m", alias="a", version="7"))
         for _ in range(3):
@@ -210,7 +210,7 @@ def test_a_worker_starts_while_another_appends(place: Place, monkeypatch: pytest
             assert not appended.wait(0.2)
         return read_head(path)
 
-    monkeypatch.setattr("guardrail.registry.server.journal.read_head", slow)
+    monkeypatch.setattr("guardrail.gate.ledger.journal.read_head", slow)
     started = place.worker()
     other.join()
     assert set(started.state().tickets) == {"1", "2"}
@@ -279,7 +279,7 @@ def test_a_checkpoint_that_cannot_be_written_is_tried_again_later_and_the_entry_
         write_atomically(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("guardrail.evidence.ledger_file.write_atomically", full)
+        patch.setattr("guardrail.evidence.ledger.ledger_file.write_atomically", full)
         head = journal.append(lambda _: ticket("2"))
     assert head.number == 2
     assert kinds(place) == ["proposal"] * 2
@@ -303,7 +303,7 @@ def test_a_kill_at_any_step_of_a_checkpoint_leaves_a_ledger_that_goes_on(
         write_atomically(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("guardrail.evidence.ledger_file.write_atomically", killed)
+        patch.setattr("guardrail.evidence.ledger.ledger_file.write_atomically", killed)
         with pytest.raises(KeyboardInterrupt):
             journal.append(lambda _: ticket("2"))
     again = place.worker(every=2)

@@ -17,11 +17,12 @@ from gunicorn.arbiter import Arbiter
 from uvicorn.config import STARTUP_FAILURE
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence.trust import add_trust_signature
-from guardrail.registry.server import apps, settings
-from guardrail.registry.server.apps import closing
-from guardrail.registry.server.launch import THREADS, Launch, check, command, environment
-from guardrail.registry.server.settings import MUST_BE_OFF, destination, require_off
+from guardrail.evidence.trust.trust_file import add_trust_signature
+from guardrail.gate import settings
+from guardrail.gate.app import apps
+from guardrail.gate.app.apps import closing
+from guardrail.gate.app.launch import THREADS, Launch, check, command, environment
+from guardrail.gate.settings import MUST_BE_OFF, destination, require_off
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ON = dict.fromkeys(MUST_BE_OFF, "true") | {"MLFLOW_REGISTRY_STORE_URI": "sqlite:///other.db", "PATH": "/bin"}
@@ -189,7 +190,7 @@ def test_an_ordinary_client_neither_loads_the_gate_nor_complains_of_it(tmp_path:
     script = (
         "import sys; from mlflow import MlflowClient; "
         f"MlflowClient('sqlite:///{tmp_path / 'store.db'}').search_registered_models(); "
-        "assert 'guardrail.registry.server.gated_store' not in sys.modules"
+        "assert 'guardrail.gate.store.gated_store' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

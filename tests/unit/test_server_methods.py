@@ -9,8 +9,8 @@ from mlflow.store.model_registry.abstract_store import AbstractStore
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from guardrail.errors import InvalidInput
-from guardrail.registry.server.gated_store import GatedStore
-from guardrail.registry.server.methods import GATED, READ, STOCK, THROUGH_GATED, public_methods, require_classified
+from guardrail.gate.store.gated_store import GatedStore
+from guardrail.gate.store.store_methods import GATED, READ, STOCK, THROUGH_GATED, public_methods, require_classified
 
 KINDS = {"read": READ, "gated": GATED, "stock": STOCK}
 

@@ -12,8 +12,8 @@ from gate_parts import parts
 from gated_servers import people
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.registry.server.names import LONGEST_ALIAS, require_alias, require_name
-from guardrail.registry.store import GATE
+from guardrail.gate.store.database_names import LONGEST_ALIAS, require_alias, require_name
+from guardrail.registry.mlflow.mlflow_client import GATE
 
 pytestmark = pytest.mark.slow
 

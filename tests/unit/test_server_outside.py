@@ -12,9 +12,10 @@ import pytest
 from gate_trust import guarded_model, person, signed, trust
 
 from guardrail.errors import InvalidInput
-from guardrail.registry.server import apps, settings
-from guardrail.registry.server.launch import Launch, check, environment
-from guardrail.registry.server.outside import STORES, Own, database, own, require_outside
+from guardrail.gate import settings
+from guardrail.gate.app import apps
+from guardrail.gate.app.launch import Launch, check, environment
+from guardrail.gate.app.own_files import STORES, Own, database, own, require_outside
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -12,10 +12,10 @@ from gate_trust import person
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import sha256
-from guardrail.registry.server import readers
-from guardrail.registry.server.journal import Journal, draft
-from guardrail.registry.server.readers import Sealed, judge_by_models, sealed, sealed_for
-from guardrail.registry.server.registrar import Registrar
+from guardrail.gate.app import read_permissions
+from guardrail.gate.app.read_permissions import Sealed, judge_by_models, sealed, sealed_for
+from guardrail.gate.ledger.journal import Journal, draft
+from guardrail.gate.registrar import Registrar
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ADAPTER, OTHER, EVIDENCE, VOTE = (sha256(word) for word in (b"sealed", b"other", b"evidence", b"vote"))
@@ -92,7 +92,7 @@ def test_only_reads_below_sealed_are_judged_anew(journal: Journal, monkeypatch: 
     _admit(journal, "m")
     auth = _auth()
     judge_by_models(auth, _registrar(journal))
-    monkeypatch.setattr(readers, "may_read", lambda user, model: (user, model) == ("bob", "m"))
+    monkeypatch.setattr(read_permissions, "may_read", lambda user, model: (user, model) == ("bob", "m"))
 
     def may(user: str, path: str | None, action: str, stock: bool) -> bool:
         found = auth._artifact_proxy_child(path, action)
@@ -114,7 +114,7 @@ def test_a_ledger_that_does_not_answer_opens_nothing(monkeypatch: pytest.MonkeyP
 
     auth = _auth()
     judge_by_models(auth, cast(Registrar, SimpleNamespace(journal=SimpleNamespace(state=broken))))
-    monkeypatch.setattr(readers, "may_read", lambda *_: True)
+    monkeypatch.setattr(read_permissions, "may_read", lambda *_: True)
     found = auth._artifact_proxy_child(f"sealed/{ADAPTER}", "read")
     assert not auth._authorize_artifact_proxy_resolved(found, "bob", "read", lambda: True)
 

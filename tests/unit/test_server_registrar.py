@@ -11,13 +11,13 @@ import pytest
 from gate_trust import person
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied, ServiceUnavailable
-from guardrail.evidence.digest import sha256
-from guardrail.evidence.ledger_types import GENESIS, Kind
-from guardrail.evidence.orders import Rollback
-from guardrail.registry.server.admission import Admission
-from guardrail.registry.server.journal import Journal, draft
-from guardrail.registry.server.recording import note_promotion, note_rollback
-from guardrail.registry.server.routes import Routes
+from guardrail.evidence.digest import GENESIS, sha256
+from guardrail.evidence.ledger.entries import Kind
+from guardrail.evidence.statements.orders import Rollback
+from guardrail.gate.admission import Admission
+from guardrail.gate.app.routes import Routes
+from guardrail.gate.ledger.journal import Journal, draft
+from guardrail.gate.ledger_drafts import note_promotion, note_rollback
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 EVIDENCE, ADAPTER, VOTE = sha256(b"evidence"), sha256(b"adapter"), sha256(b"vote")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardrail.evidence.digest import sha256
-from guardrail.evidence.ledger_types import GENESIS, Entry, Kind
-from guardrail.registry.server.state import State
+from guardrail.evidence.digest import GENESIS, sha256
+from guardrail.evidence.ledger.entries import Entry, Kind
+from guardrail.gate.ledger.ledger_state import State
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PLACE = ("m", "production")

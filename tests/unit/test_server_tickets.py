@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from registry_bundles import POLICY
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput
-from guardrail.evidence import orders
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import add_signature, sign
-from guardrail.evidence.keys import PrivateKey
-from guardrail.evidence.ledger_types import Entry
-from guardrail.evidence.ticket_requests import (
+from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.evidence.ledger.entries import Entry
+from guardrail.evidence.statements import orders
+from guardrail.evidence.statements.ticket_requests import (
     HOLDS,
     MOST_KEYS,
     TICKET_REQUEST_TYPE,
@@ -30,11 +30,11 @@ from guardrail.evidence.ticket_requests import (
     read_request,
     signed_request,
 )
-from guardrail.evidence.tickets import LIFETIME, Ticket
-from guardrail.evidence.trust import CLOCKS_DIFFER, PublicKeyEntry
-from guardrail.registry.server.journal import draft
-from guardrail.registry.server.open_tickets import Holder, OpenTickets
-from guardrail.registry.server.tickets import MOST_OPEN, OPEN, issue, most_open
+from guardrail.evidence.statements.tickets import LIFETIME, Ticket
+from guardrail.evidence.trust.trust_file import CLOCKS_DIFFER, PublicKeyEntry
+from guardrail.gate.ledger.journal import draft
+from guardrail.gate.ledger.open_tickets import Holder, OpenTickets
+from guardrail.gate.ticket_office import MOST_OPEN, OPEN, issue, most_open
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ class Crowd:
 
 
 def _trust(data: bytes) -> Any:
-    from guardrail.evidence.trust import read_unverified_trust
+    from guardrail.evidence.trust.trust_file import read_unverified_trust
 
     return read_unverified_trust(data)
 

@@ -13,10 +13,10 @@ from sqlalchemy import create_engine, text
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest, sha256
-from guardrail.registry.server.floor import DatabaseFloor, Floors
-from guardrail.registry.server.journal import Journal, draft
-from guardrail.registry.server.settings import Settings
-from guardrail.registry.server.watch import TrustWatch
+from guardrail.gate.ledger.journal import Journal, draft
+from guardrail.gate.settings import Settings
+from guardrail.gate.trust.trust_version_floor import DatabaseFloor, Floors
+from guardrail.gate.trust.trust_watch import TrustWatch
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

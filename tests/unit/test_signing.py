@@ -11,14 +11,14 @@ from stage_chains import check_chain
 from trust_files import ALIAS, MODEL, NOW, key
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
-from guardrail.evidence.binding import require_bound
 from guardrail.evidence.bundle import stage_file
-from guardrail.evidence.chain import MADE, Target
-from guardrail.evidence.stages import Stage
-from guardrail.pipeline import attempts
+from guardrail.evidence.chain.bound_records import require_bound
+from guardrail.evidence.chain.stage_chain import MADE, Target
+from guardrail.evidence.statements.stage_statement import Stage
+from guardrail.pipeline.gate import gate_attempt
+from guardrail.pipeline.gate.signing import prepare, require_base_of_data, sign_stage, signed_stages
 from guardrail.pipeline.promotion import bundle, decide_run
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.signing import prepare, require_base_of_data, sign_stage, signed_stages
 
 LATER = NOW + timedelta(days=1)
 
@@ -43,7 +43,7 @@ def test_the_statements_of_a_run_are_a_chain_about_its_records(run: Run) -> None
     chain = check_chain(envelopes(run).values(), pinned(), Target(MODEL, ALIAS, ticket.nonce), now=NOW)
     require_bound(chain, decide_run(run, NOW), *records(run))
     assert {chain.data.predicate.ledger, chain.train.predicate.ledger} == {ticket.ledger}
-    assert chain.evaluate.predicate.ledger == attempts.require(run, ticket).ledger
+    assert chain.evaluate.predicate.ledger == gate_attempt.require(run, ticket).ledger
     assert chain.expires == NOW + timedelta(days=30)
 
 

@@ -16,7 +16,7 @@ from trust_files import NOW, public
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import unverified_payload
-from guardrail.evidence.stages import STAGES, Approval, Stage, StagePredicate, build, parse
+from guardrail.evidence.statements.stage_statement import STAGES, Approval, Stage, StagePredicate, build, parse
 
 PAYLOADS = {stage: unverified_payload(data) for stage, data in chain().items()}
 

@@ -10,10 +10,9 @@ from stage_chains import BOUND, KNOWN_LATER, chain, statement
 from trust_files import NOW
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.digest import sha256
-from guardrail.evidence.ledger_types import GENESIS
-from guardrail.evidence.stages import Bound
-from guardrail.evidence.stated import Expected, base_said, differs
+from guardrail.evidence.chain.expected_statement import Expected, base_said, differs
+from guardrail.evidence.digest import GENESIS, sha256
+from guardrail.evidence.statements.stage_statement import Bound
 
 GOOD = chain()
 TRAIN = Expected(

@@ -30,12 +30,12 @@ from tiny_models import write_policy
 from guardrail.cli import cli, main
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.trust import TRUST_TYPE
+from guardrail.evidence.trust.trust_file import TRUST_TYPE
 from guardrail.pipeline.run import JOURNAL, Run, RunConfig
 from guardrail.policy.load import find_policy
 from guardrail.records import DataReport
-from guardrail.registry.store import AWAITS, DENIES, GATE
-from guardrail.registry.wire import Problem
+from guardrail.registry.gate.protocol import Problem
+from guardrail.registry.mlflow.mlflow_client import AWAITS, DENIES, GATE
 
 pytestmark = pytest.mark.slow
 
@@ -151,7 +151,7 @@ def over_http(folder: Path) -> dict[tuple[str, ...], tuple[object, ...]]:
 
 
 THROUGH_MLFLOW = {("promote",), ("run",), ("candidate", "push"), ("candidate", "pull")}
-"""These ask by MLflow's own client, whose errors come through ``registry/store.py``."""
+"""These ask by MLflow's own client, whose errors come through ``registry/mlflow/mlflow_client.py``."""
 
 
 def test_every_command_that_asks_a_server_is_tried(tmp_path: Path) -> None:

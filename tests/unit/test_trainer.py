@@ -74,8 +74,8 @@ def test_a_micro_batch_may_draw_no_replay_row(train: Train) -> None:
 
 
 def test_a_gem_takes_the_conflict_with_the_replay_rows_out_of_the_whole_gradient(train: Train) -> None:
+    from guardrail.train.gradient_projection import dot
     from guardrail.train.methods.agem import Agem
-    from guardrail.train.projection import dot
 
     products = []
     original = Agem.after_backward

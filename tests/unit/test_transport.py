@@ -12,8 +12,8 @@ import pytest
 from hostile_server import listening
 
 from guardrail.errors import ServiceUnavailable
-from guardrail.registry import transport
-from guardrail.registry.transport import Transport
+from guardrail.registry.http import transport
+from guardrail.registry.http.transport import Transport
 
 
 @pytest.fixture

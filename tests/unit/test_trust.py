@@ -13,10 +13,10 @@ from securesystemslib.dsse import Envelope
 from trust_files import ALIAS, CAST, MODEL, NOW, POLICY, ROOTS, entries, guarded, ids, key, public, signed, trust
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence import keys
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import LARGEST, sign
-from guardrail.evidence.trust import (
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.trust.trust_file import (
     TRUST_TYPE,
     GuardedModel,
     ProtectedAlias,
@@ -219,7 +219,7 @@ SENSELESS: dict[str, dict[str, Any]] = {
         ProtectedAlias(alias="production", policy=POLICY), ProtectedAlias(alias="pr0duction", policy=POLICY))),)},
     "a key under another id": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("train")[0]]}},
     "a key in another PEM": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("evaluate")[0]].model_copy(
-        update={"pem": keys.public_pem(public("evaluate")[0]) + "\n"})}},
+        update={"pem": key_pairs.public_pem(public("evaluate")[0]) + "\n"})}},
     "a key that is none": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("evaluate")[0]].model_copy(
         update={"pem": "none"})}},
     "expired before it was issued": {"issued": NOW + timedelta(minutes=1), "expires": NOW + timedelta(seconds=1)},
@@ -297,7 +297,7 @@ def test_a_successor_is_newer_or_the_very_same() -> None:
 def test_ecdsa_roots_sign_as_well() -> None:
     curve = key("curve", "ecdsa")
     entry = {curve.public_key.keyid: next(iter(entries(ana="Fay Ng").values())).model_copy(
-        update={"pem": keys.public_pem(curve.public_key)})}  # fmt: skip
+        update={"pem": key_pairs.public_pem(curve.public_key)})}  # fmt: skip
     value = trust(root=Root(threshold=2, keys=(*ids("ana"), curve.public_key.keyid)), keys={**trust().keys, **entry})
     data = sign_trust(value, key("ana"), curve)
     assert load(data, roots=[*public("ana"), curve.public_key]) == value

@@ -11,9 +11,9 @@ from trust_files import NOW, key, public, trust
 
 from guardrail.commands.trust import EXAMPLE, command
 from guardrail.errors import EvidenceInvalid, InvalidInput
-from guardrail.evidence import keys
 from guardrail.evidence.digest import sha256
-from guardrail.evidence.trust import GuardedModel, Least, LeastRate, ProtectedAlias, sign_trust
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.trust.trust_file import GuardedModel, Least, LeastRate, ProtectedAlias, sign_trust
 from guardrail.policy.load import find_policy
 
 NAMES = ("root-ana", "root-ben", "root-cem", "training", "evaluation", "release", "server")
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The example, with the keys that it names."""
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
-        keys.init(tmp_path, name)
+        key_pairs.init(tmp_path, name)
     assert invoke("init").exit_code == 0
     return tmp_path
 
@@ -172,7 +172,7 @@ def test_a_signed_file_that_pins_too_weak_a_policy_is_found(folder: Path) -> Non
     asking = trust(models=(model,), least=Least(over_refusal_rate=LeastRate(max=0.01)), expires=NOW.replace(year=2100))
     Path("trust.json").write_bytes(sign_trust(asking, key("ana"), key("ben")))
     for name in ("ana", "ben"):
-        Path(f"{name}.pub").write_text(keys.public_pem(public(name)[0]))
+        Path(f"{name}.pub").write_text(key_pairs.public_pem(public(name)[0]))
     checked = ("check", "trust.json", "--root", "ana.pub", "--root", "ben.pub", "--threshold", "2")
     assert invoke(*checked).exit_code == 0
     refused = said(invoke(*checked, "--policy", "ours.yaml"))

@@ -12,7 +12,7 @@ from trust_files import NOW, ROOTS, guarded, key, public, signed, trust
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical, digest, sha256
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.trust import (
+from guardrail.evidence.trust.trust_file import (
     TRUST_TYPE,
     GuardedModel,
     Least,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from trust_files import CAST, MODEL, NOW, POLICY, ids, key, public, trust
 
 from guardrail.errors import InvalidInput
-from guardrail.evidence import keys
-from guardrail.evidence.trust import Least, LeastRate, Trust
-from guardrail.evidence.trust_yaml import PolicyUse, read_trust
+from guardrail.evidence.keys import key_pairs
+from guardrail.evidence.trust.trust_file import Least, LeastRate, Trust
+from guardrail.evidence.trust.trust_yaml import PolicyUse, read_trust
 
 TEXT = """\
 kind: TrustFile
@@ -57,7 +57,7 @@ def pin(use: PolicyUse) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in (*CAST, "stranger"):
-        (tmp_path / f"{name}.pub").write_text(keys.public_pem(key(name).public_key))
+        (tmp_path / f"{name}.pub").write_text(key_pairs.public_pem(key(name).public_key))
     return tmp_path
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from guardrail.errors import EvidenceInvalid, ServiceUnavailable
-from guardrail.registry.server import turnstile
-from guardrail.registry.server.turnstile import Turnstile
+from guardrail.gate.sealed import turnstile
+from guardrail.gate.sealed.turnstile import Turnstile
 
 HOLDS = (
-    "import sys; from pathlib import Path; from guardrail.registry.server.turnstile import Turnstile\n"
+    "import sys; from pathlib import Path; from guardrail.gate.sealed.turnstile import Turnstile\n"
     "with Turnstile(Path(sys.argv[1])).turn():\n    print('in', flush=True); sys.stdin.read()"
 )
 

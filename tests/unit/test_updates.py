@@ -183,7 +183,7 @@ def test_a_pattern_names_its_module_and_no_other() -> None:
     """``q`` is the end of ``deep.q``, and a dot is any character to a regular expression."""
     from peft.utils.other import get_pattern_key
 
-    from guardrail.evidence.lora_settings import exactly
+    from guardrail.evidence.adapter.lora_settings import exactly
 
     names = ["q", "deep.q", "deep.q.q", "deepxq", "layers.1.q", "layers.11.q", "x.layers.1.q", "layersx1.q", "a+b[0]"]
     for name in names:

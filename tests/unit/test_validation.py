@@ -68,7 +68,7 @@ def test_the_kept_adapter_scores_on_disk_what_it_scored_alive_and_the_gate_is_ne
     from guardrail.evaluate.engines.transformers import TransformersEngine
     from guardrail.evaluate.splits import plain
     from guardrail.pipeline import resolve
-    from guardrail.pipeline.validation import Validation
+    from guardrail.pipeline.exam.validation import Validation
 
     run = _start(tmp_path)
     asked: set[str] = set()
@@ -132,7 +132,7 @@ def test_auto_tries_without_early_stopping_and_keeps_it_for_a_method_that_is_tra
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: str, validated: bool
 ) -> None:
     from guardrail.pipeline import training
-    from guardrail.pipeline.validation import Validation
+    from guardrail.pipeline.exam.validation import Validation
     from guardrail.train.methods import Score
 
     run = _start(tmp_path, TESTBED.replace("[finetune, der, wise_ft, lwf]", f"[{best}]"))
@@ -153,7 +153,7 @@ def test_auto_tries_without_early_stopping_and_keeps_it_for_a_method_that_is_tra
 def test_the_limits_confidence_counts(tmp_path: Path) -> None:
     """No unsafe answer of 100: the bound is 3.0% at a confidence of 0.95, and 4.5% at 0.99."""
     from guardrail.evaluate.engines import Reply, Request
-    from guardrail.pipeline.validation import plan_validation
+    from guardrail.pipeline.exam.validation import plan_validation
 
     class Refusing:
         name = "refusing"

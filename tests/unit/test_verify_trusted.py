@@ -11,7 +11,7 @@ import pytest
 from gate_cast import trust_file
 from gate_world import Said, World, say, world
 
-from guardrail.evidence.ledger_file import envelopes
+from guardrail.evidence.ledger.ledger_file import envelopes
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,9 @@ from tiny_models import HARMFUL, POLICY, write_policy
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import digest
-from guardrail.pipeline import leakage, resolve, withheld
-from guardrail.pipeline.plans import plan_all
+from guardrail.pipeline import resolve
+from guardrail.pipeline.exam import leakage, withheld_suites
+from guardrail.pipeline.exam.gate_plans import plan_all
 from guardrail.pipeline.run import RunConfig
 from guardrail.policy.load import LoadedPolicy, load_policy
 from guardrail.policy.soundness import require_sound
@@ -38,7 +39,7 @@ class Here:
 
     def config(self, *suites: str) -> RunConfig:
         return RunConfig(policy_source=self.policy.source, base="testbed",
-                         suites=withheld.given(self.policy, suites))  # fmt: skip
+                         suites=withheld_suites.given(self.policy, suites))  # fmt: skip
 
     def lay_out(self) -> None:
         """Put the file where the policy says that it is."""
@@ -108,7 +109,7 @@ def test_without_the_file_nothing_can_be_planned_and_the_option_is_named(here: H
 
 def test_a_path_need_not_be_named(tmp_path: Path) -> None:
     here = make(tmp_path, SECRET.replace("path: secret.jsonl, ", ""))
-    assert not withheld.readable(here.policy, here.config(), "secret")
+    assert not withheld_suites.readable(here.policy, here.config(), "secret")
     with pytest.raises(InvalidInput, match="the policy names no file"):
         list(plan_all(here.policy, here.config()))
     assert list(plan_all(here.policy, here.config(f"secret={here.file}")))
@@ -145,24 +146,24 @@ def test_other_contents_are_refused_and_not_left_out(here: Here, how: str) -> No
 ])  # fmt: skip
 def test_only_a_suite_that_is_withheld_can_be_given(here: Here, option: str, said: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        withheld.given(here.policy, (option,))
+        withheld_suites.given(here.policy, (option,))
     assert said in caught.value.message()
 
 
 def test_a_suite_given_twice_is_refused_and_a_relative_path_becomes_whole(here: Here) -> None:
     with pytest.raises(InvalidInput, match="each name once"):
-        withheld.given(here.policy, ("secret=a.jsonl", "secret=b.jsonl"))
-    assert withheld.given(here.policy, ("secret=a=b.jsonl",)) == (f"secret={Path('a=b.jsonl').resolve()}",)
+        withheld_suites.given(here.policy, ("secret=a.jsonl", "secret=b.jsonl"))
+    assert withheld_suites.given(here.policy, ("secret=a=b.jsonl",)) == (f"secret={Path('a=b.jsonl').resolve()}",)
 
 
 def test_an_option_of_an_earlier_policy_changes_nothing_where_the_suite_is_not_withheld(here: Here) -> None:
     config = here.config().model_copy(update={"suites": (f"harmful={here.file}",)})
-    assert withheld.suite(here.policy, config, "harmful") == resolve.suite(here.policy, "harmful")
+    assert withheld_suites.suite(here.policy, config, "harmful") == resolve.suite(here.policy, "harmful")
 
 
 @pytest.mark.parametrize("readable", [True, False])
 def test_nothing_is_chosen_by_a_withheld_suite_even_where_it_can_be_read(tmp_path: Path, readable: bool) -> None:
-    from guardrail.pipeline.validation import plan_validation
+    from guardrail.pipeline.exam.validation import plan_validation
 
     here = make(tmp_path)
     if readable:

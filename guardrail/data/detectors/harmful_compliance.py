@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from guardrail.data.detectors import Context, Flag
 from guardrail.errors import InternalError, InvalidInput
-from guardrail.refusals import is_refusal
+from guardrail.refusal_phrases import is_refusal
 from guardrail.samples import Sample
 
 if TYPE_CHECKING:

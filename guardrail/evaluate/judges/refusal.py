@@ -12,7 +12,7 @@ from __future__ import annotations
 from guardrail.evaluate.coherence import degenerate
 from guardrail.evaluate.judges import Judged, Judgement
 from guardrail.records import JudgeCard
-from guardrail.refusals import is_refusal
+from guardrail.refusal_phrases import is_refusal
 
 CARD = JudgeCard(
     name="refusal",

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from guardrail.records import Scalar
+from guardrail.train.gradient_projection import agem, raises_loss
 from guardrail.train.methods import Backward, Gradients, Method, State
-from guardrail.train.projection import agem, raises_loss
 
 
 class Agem(Method):

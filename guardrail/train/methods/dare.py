@@ -21,7 +21,7 @@ from guardrail.evidence.digest import sha256
 from guardrail.model.updates import Update
 from guardrail.records import Scalar
 from guardrail.train.merge import Merge
-from guardrail.train.merging import dare
+from guardrail.train.merge_math import dare
 
 
 class Dare(Merge):

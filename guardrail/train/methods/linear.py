@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from guardrail.model.updates import Update
 from guardrail.train.merge import Merge
-from guardrail.train.merging import linear
+from guardrail.train.merge_math import linear
 
 
 class Linear(Merge):

@@ -13,7 +13,7 @@ import torch
 
 from guardrail.model.updates import Update
 from guardrail.train.merge import Merge
-from guardrail.train.merging import magmax
+from guardrail.train.merge_math import magmax
 
 
 class Magmax(Merge):

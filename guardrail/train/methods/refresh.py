@@ -24,9 +24,9 @@ import torch
 
 from guardrail.errors import InvalidInput
 from guardrail.records import Scalar
+from guardrail.train.gradient_projection import ascent, average_squares, norm
 from guardrail.train.methods import Backward, Gradients, State
 from guardrail.train.methods.derpp import Derpp
-from guardrail.train.projection import ascent, average_squares, norm
 
 
 class Refresh(Derpp):

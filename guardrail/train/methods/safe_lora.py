@@ -10,8 +10,8 @@ against. C is the paper's cheap form: it is no projector (C C is not C), and it 
 V, which decides how much of the update is left at all. ``scale=paper``, the default, is what was published; ``norm``
 gives C dW the Frobenius norm of dW, so that what is measured is the direction alone (ours).
 
-A module whose V is 0 is left as it is. The mathematics is in :mod:`guardrail.train.alignment`. Not covered: choosing a
-number of layers instead of a threshold, as the published code may.
+A module whose V is 0 is left as it is. The mathematics is in :mod:`guardrail.train.alignment_direction`. Not covered:
+choosing a number of layers instead of a threshold, as the published code may.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput
 from guardrail.model.load import base_digest
 from guardrail.model.updates import Update, read_updates, write_updates
 from guardrail.records import Scalar
-from guardrail.train.alignment import Direction, adapted, directions, project
+from guardrail.train.alignment_direction import Direction, adapted, directions, project
 from guardrail.train.methods import Measure, Method, Setup
 
 SCALES = ("paper", "norm")

@@ -12,7 +12,7 @@ import torch
 
 from guardrail.model.updates import Update
 from guardrail.train.merge import Merge
-from guardrail.train.merging import slerp
+from guardrail.train.merge_math import slerp
 
 
 class Slerp(Merge):

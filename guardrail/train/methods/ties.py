@@ -18,7 +18,7 @@ from guardrail.errors import InvalidInput
 from guardrail.model.updates import Update
 from guardrail.records import Scalar
 from guardrail.train.merge import Merge
-from guardrail.train.merging import ties
+from guardrail.train.merge_math import ties
 
 
 class Ties(Merge):

@@ -1,0 +1,1 @@
+"""What an adapter's files may say: a plain LoRA, read without torch."""

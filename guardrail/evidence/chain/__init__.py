@@ -1,0 +1,1 @@
+"""Whether the stages' statements make one chain about one adapter, and what each must bind."""

@@ -1,0 +1,1 @@
+"""The trust file: whose key is whose, who may do what, which models and aliases are guarded."""

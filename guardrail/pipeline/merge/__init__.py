@@ -1,0 +1,1 @@
+"""Other runs as inputs of a merge, read as untrusted."""

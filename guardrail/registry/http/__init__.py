@@ -1,0 +1,1 @@
+"""How a server is asked: every answer has an end."""

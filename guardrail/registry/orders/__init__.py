@@ -1,0 +1,1 @@
+"""What persons order of a gated server: votes, rollbacks, revocations."""

@@ -1,0 +1,1 @@
+"""Reading a registry, over REST or in a store, and fetching what verified."""

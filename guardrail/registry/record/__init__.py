@@ -1,0 +1,1 @@
+"""What a client writes to MLflow: runs, logged models, versions, candidates."""

@@ -1,0 +1,197 @@
+"""Promotion: every decision becomes an MLflow run, and only a PASSED one a model version with its alias.
+
+The order is what makes a crash harmless: evidence is checked before anything is written, files are complete before a
+version names them, what the registry then holds is verified as a stranger would, and the alias comes last. Everything
+is found again by the evidence's digest, so promoting twice gives one version, and a killed promotion is finished by
+promoting again. Not covered: two promotions of the same evidence at the same moment (both may make a version; each is
+fully backed by evidence), and who may write to the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.bundle import Bundle, write
+from guardrail.evidence.digest import digest
+from guardrail.evidence.keys.key_pairs import PrivateKey, PublicKey, public_of
+from guardrail.records import Decision, RegistryRecord, Verdict
+from guardrail.registry.mlflow.destinations import Destinations, destinations
+from guardrail.registry.mlflow.mlflow_client import client
+from guardrail.registry.read.local_reader import LocalReader
+from guardrail.registry.read.reader import Reader, Spec
+from guardrail.registry.read.rest_reader import RestReader
+from guardrail.registry.record import decision_run as runs
+from guardrail.registry.record import registered_model as models
+from guardrail.registry.verify.evidence_checks import Examined, admissible, examine
+from guardrail.registry.verify.verify import verify_with, workplace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+STEPS = (
+    "run",
+    "run-artifacts",
+    "run-end",
+    "registered-model",
+    "logged-model",
+    "model-artifacts",
+    "finalize",
+    "version",
+    "verify",
+    "alias",
+)
+OnStep = Callable[[str], None]
+
+
+def promote(
+    bundle: Bundle,
+    *,
+    tracking_uri: str,
+    private_key: PrivateKey,
+    now: datetime,
+    experiment: str = "guardrail",
+    page: str = "",
+    artifact_location: str | None = None,
+    on_step: OnStep | None = None,
+) -> RegistryRecord:
+    """Record a decision in MLflow and, if it PASSED and is valid, register the adapter with its evidence.
+
+    Args:
+        bundle: the sealed evidence and the adapter's directory.
+        tracking_uri: the MLflow server or store.
+        private_key: the key that sealed the bundle; only its public half is used.
+        now: the time at which the evidence must be valid.
+        experiment: the MLflow experiment of the runs.
+        page: the decision as HTML for people, kept with the MLflow run; it is no evidence.
+        artifact_location: where artifacts may go besides the store's own place (``registry/mlflow/destinations.py``);
+        unset: what the
+            environment says.
+        on_step: called with a name of ``STEPS`` before each step.
+
+    Returns:
+        What the registry holds. ``version`` is None after a denial; ``alias`` is None where it was left alone,
+        because it already points at a later version.
+
+    Raises:
+        EvidenceInvalid: the evidence does not hold together, has expired, or is not what the registry gives back; or
+            MLflow would have it written to a place that nobody named.
+        ServiceUnavailable: MLflow or the disk does not work now; promote again to go on.
+        InvalidInput: MLflow refuses a name.
+    """
+    public_keys = (public_of(private_key),)
+    with workplace() as directory:
+        write(bundle, directory)
+        examined = examine(directory, public_keys)
+        if examined.decision.verdict is Verdict.PASSED:
+            admissible(examined.decision, now, examined.valid_until)
+        _check_name(examined.decision.model)
+        to = destinations(tracking_uri, artifact_location)
+        with client(tracking_uri, write=True, also=(to.named,)) as opened:
+            source = _source(opened, tracking_uri)
+            job = _Job(opened, source, to, examined, directory, experiment, tracking_uri, page, on_step or _ignore)
+            run_id = _log_run(job)
+            if examined.decision.verdict is not Verdict.PASSED:
+                return _record(job, run_id)
+            return _register(job, run_id, public_keys, now)
+
+
+def inputs(evidence_sha256: str, tracking_uri: str, experiment: str) -> str:
+    """The digest that a RegistryRecord is made from."""
+    return digest({"envelope": evidence_sha256, "tracking_uri": tracking_uri, "experiment": experiment})
+
+
+@dataclass(frozen=True)
+class _Job:
+    client: MlflowClient
+    source: Reader
+    destinations: Destinations
+    examined: Examined
+    directory: Path
+    experiment: str
+    tracking_uri: str
+    page: str
+    step: OnStep
+
+    @property
+    def decision(self) -> Decision:
+        return self.examined.decision
+
+
+def _log_run(job: _Job) -> str:
+    job.step("run")
+    experiment_id = runs.experiment(job.client, job.tracking_uri, job.experiment)
+    runs.require_destination(job.client, experiment_id, job.destinations)
+    run = runs.find_or_start(job.client, job.tracking_uri, experiment_id, job.examined)
+    if run.finished:
+        return run.run_id
+    job.step("run-artifacts")
+    runs.fill(job.client, run.run_id, job.examined, job.directory, job.page, job.destinations)
+    job.step("run-end")
+    job.client.set_terminated(run.run_id)
+    return run.run_id
+
+
+def _register(job: _Job, run_id: str, public_keys: Sequence[PublicKey], now: datetime) -> RegistryRecord:
+    name, alias = job.decision.model, job.decision.alias
+    job.step("registered-model")
+    models.ensure_registered(job.client, name)
+    version = models.find_version(job.client, name, job.examined) or _new_version(job, run_id)
+    job.step("verify")
+    spec = Spec(name=name, version=version)
+    found = verify_with(job.source, spec, public_keys, now)
+    if found.evidence_sha256 != job.examined.evidence_sha256:
+        raise EvidenceInvalid(f"{spec} holds other evidence than its tag says", next_step="remove that version")
+    job.step("alias")
+    moved = models.set_alias(job.client, name, alias, version)
+    return _record(job, run_id, version=version, model_id=found.model_id, alias=alias if moved else None)
+
+
+def _new_version(job: _Job, run_id: str) -> str:
+    job.step("logged-model")
+    experiment_id = str(job.client.get_run(run_id).info.experiment_id)
+    model = models.find_or_start(job.client, job.source, experiment_id, run_id, job.examined)
+    if not model.finished:
+        job.step("model-artifacts")
+        models.upload(job.client, model.model_id, job.directory, job.destinations)
+        job.step("finalize")
+        job.client.finalize_logged_model(model.model_id, "READY")
+    job.step("version")
+    return models.create_version(job.client, job.decision.model, run_id, model.model_id, job.examined)
+
+
+def _record(
+    job: _Job, run_id: str, *, version: str | None = None, model_id: str | None = None, alias: str | None = None
+) -> RegistryRecord:
+    evidence = job.examined.evidence_sha256
+    return RegistryRecord(
+        inputs=inputs(evidence, job.tracking_uri, job.experiment),
+        verdict=job.decision.verdict,
+        decision=digest(job.decision),
+        envelope=evidence,
+        experiment=job.experiment,
+        run_id=run_id,
+        model=job.decision.model,
+        alias=alias,
+        version=version,
+        model_id=model_id,
+        attempt=job.decision.attempt,
+    )
+
+
+def _source(opened: MlflowClient, tracking_uri: str) -> Reader:
+    """What reads back: a server over REST, as whoever verifies reads it."""
+    return RestReader(tracking_uri) if tracking_uri.startswith(("http://", "https://")) else LocalReader(opened)
+
+
+def _check_name(name: str) -> None:
+    if set(name) & set("'\"`"):
+        raise InvalidInput(f"the model's name {name!r} holds a quotation mark", expected="a name without one")
+
+
+def _ignore(step: str) -> None:
+    """Nobody watches."""

@@ -1,0 +1,1 @@
+"""Whether a registry holds exactly what was signed, for reasons that hold."""
