@@ -27,6 +27,7 @@ from statistics import median
 from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.extend(map(str, (Path(__file__).parents[1] / "tests" / "helpers").iterdir()))
 
 from gate_chains import proven
 from gated_servers import People, Running, gated_server, people

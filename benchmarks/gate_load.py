@@ -34,6 +34,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.extend(map(str, (Path(__file__).parents[1] / "tests" / "helpers").iterdir()))
 
 from gate_chains import proven, vote
 from gate_fixtures import client_of

@@ -23,6 +23,7 @@ from pathlib import Path
 import requests
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.extend(map(str, (Path(__file__).parents[1] / "tests" / "helpers").iterdir()))
 
 from gated_servers import Running, gated_server, people, stock_server
 from matrix import Cell

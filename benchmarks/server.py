@@ -32,6 +32,7 @@ import requests
 from ledger import SECONDS, seconds, written
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.extend(map(str, (Path(__file__).parents[1] / "tests" / "helpers").iterdir()))
 
 from gate_chains import proven
 from gated_servers import HOSTILE, People, environment, gated_server, people

@@ -15,6 +15,7 @@ import pytest
 from full_disk import full_disk
 from policy_evidence import POLICIES, chain, forgetful_measurements
 from registry_bundles import adapter_directory
+from repository import ROOT
 from tiny_models import POLICY, write_policy, write_rows
 
 from guardrail import cli
@@ -25,7 +26,6 @@ from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import find_policy
 from guardrail.records import Measurement
 
-ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "peft", "mlflow", "great_expectations", "pydantic"}
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from guardrail.evidence.code_digest import code_digest
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 

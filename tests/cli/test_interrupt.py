@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 from tiny_models import POLICY, write_policy, write_replay, write_rows
 
 pytestmark = pytest.mark.slow
@@ -33,7 +34,7 @@ def test_ctrl_c_while_training_is_130_and_the_same_command_goes_on(tmp_path: Pat
     write_policy(tmp_path, lax)
     write_rows(tmp_path / "rows.jsonl")
     write_replay(tmp_path / "replay.jsonl")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     job = subprocess.Popen((*COMMAND, "--epochs", "100000"), cwd=tmp_path, env=environment, text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_interruptible)  # fmt: skip
     record = tmp_path / "run" / "data-report.json"

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 class Server(Protocol):
-    """The session's stock server (tests/mlflow_server.py)."""
+    """The session's stock server (tests/helpers/servers/mlflow_server.py)."""
 
     uri: str
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 from copied_databases import copied
-from gated_servers import ROOT, database, people
+from gated_servers import database, people
 from kill_work import WORKS, begun, prepare, summary
 from killed_servers import Place, Served, Step, killed, steps, told
 from matrix import DATABASES, Cell
+from repository import HELPERS
 
 pytestmark = pytest.mark.slow
 CAMPAIGN = bool(os.environ.get("GUARDRAIL_CAMPAIGN"))
@@ -81,7 +82,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([*HELPERS, os.environ.get("PYTHONPATH", "")]))
         folder = tmp_path_factory.mktemp("kills")
         people(folder / "people")
         (folder / "prepared").mkdir()

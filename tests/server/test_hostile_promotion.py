@@ -53,7 +53,7 @@ TAKEN = frozenset({deep, page_of_html, crowd})
 
 
 class Server(Protocol):
-    """The session's stock server (tests/mlflow_server.py)."""
+    """The session's stock server (tests/helpers/servers/mlflow_server.py)."""
 
     uri: str
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 
 class Server(Protocol):
-    """The session's server (tests/mlflow_server.py)."""
+    """The session's server (tests/helpers/servers/mlflow_server.py)."""
 
     uri: str
     artifacts: Path
