@@ -13,7 +13,7 @@ from repository import ROOT
 
 PAGE = ROOT / "docs" / "threat-model.md"
 BEGIN, END = "<!-- attempts:begin -->", "<!-- attempts:end -->"
-REFERENCE = re.compile(r"`((?:unit|server|cli)/test_\w+\.py)(?:::(\w+))?`")
+REFERENCE = re.compile(r"`((?:unit|server|cli)/(?:\w+/)*test_\w+\.py)(?:::(\w+))?`")
 SECTION = re.compile(r"^### (.+)$", re.MULTILINE)
 
 

@@ -57,5 +57,5 @@ def test_it_is_read_once_for_a_process(tmp_path: Path) -> None:
 
 def test_it_covers_this_package() -> None:
     assert PACKAGE.name == "guardrail"
-    assert (PACKAGE / "evidence" / "code.py").is_file()
+    assert (PACKAGE / "evidence" / "code_digest.py").is_file()
     assert len(code_digest()) == 64
