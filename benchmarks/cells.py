@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -32,9 +32,11 @@ from guardrail.train.stage import Job, Lora, Origin, train
 from guardrail.train.trainer import Settings
 
 CELLS = Path(__file__).with_name("cells.jsonl")
-"""The counts behind the tables, a line for each cell, kept with the code: a table that takes hours can be finished by
-somebody else, and figures can be looked at one by one."""
+"""The counts behind the published tables, a line for each cell, kept with the code: figures can be looked at one by
+one. Only ``--publish`` adds to them."""
 WORK = Path("build")
+MEASURED = WORK / "cells.jsonl"
+"""What was measured here and is not published."""
 UNALIGNED = WORK / "unaligned"
 SPLITS = ("gate", "poison", "replay", "aligned", "validation", "never_aligned")
 Counts = tuple[int, int]
@@ -85,18 +87,18 @@ class Cell:
         return digest(told)
 
 
-def fill(table: Sequence[Cell], jobs: int, fresh: bool = False) -> dict[Cell, dict[str, Any]]:
-    """Every cell's counts: from the file where they are, else measured, in ``jobs`` processes."""
+def fill(table: Sequence[Cell], arguments: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
+    """Every cell's counts: from where they are, else measured, in ``jobs`` processes; with ``fresh`` all measured."""
     WORK.mkdir(exist_ok=True)
-    if fresh:
-        CELLS.unlink(missing_ok=True)
-    lines = map(json.loads, CELLS.read_text().splitlines() if CELLS.exists() else [])
-    found = {row["key"]: row for row in lines}
+    if arguments.fresh:
+        MEASURED.unlink(missing_ok=True)
+    found = {} if arguments.fresh else {row["key"]: row for row in _known()}
+    target = CELLS if arguments.publish else MEASURED
     if any(cell.method == "safe_lora" for cell in table):
         _unalign(base_model("testbed"))
     keys = {cell: cell.key() for cell in table}
     missing = [cell for cell in table if keys[cell] not in found]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, CELLS.open("a") as out:
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool, target.open("a") as out:
         futures = {pool.submit(measure, cell): cell for cell in missing}
         for number, future in enumerate(as_completed(futures), start=1):
             cell = futures[future]
@@ -105,6 +107,11 @@ def fill(table: Sequence[Cell], jobs: int, fresh: bool = False) -> dict[Cell, di
             out.flush()
             print(f"{number}/{len(missing)} {cell.name}", file=sys.stderr, flush=True)
     return {cell: found[keys[cell]] for cell in table}
+
+
+def _known() -> Iterator[dict[str, Any]]:
+    for path in (CELLS, MEASURED):
+        yield from map(json.loads, path.read_text().splitlines() if path.exists() else ())
 
 
 def measure(cell: Cell) -> dict[str, Any]:
@@ -209,7 +216,8 @@ def options(about: str | None, quick: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write counts and targets here")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--seeds", type=int, default=3, help="of the full table")
-    parser.add_argument("--fresh", action="store_true", help="forget the cells measured so far")
+    parser.add_argument("--fresh", action="store_true", help="measure every cell again")
+    parser.add_argument("--publish", action="store_true", help="write into the repository's own files, not build/")
     return parser
 
 

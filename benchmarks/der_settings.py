@@ -1,6 +1,6 @@
 """DER's defaults on the testbed: learning rate and alpha, chosen on the validation split, never on the gate.
 
-    python benchmarks/der_settings.py [--quick] [--json FILE] [--jobs N] [--fresh]
+    python benchmarks/der_settings.py [--quick] [--json FILE] [--jobs N] [--fresh] [--publish]
 
 Exits 1 unless the defaults have the lowest pooled ASR among the settings whose utility lies within 1 point of the best
 on every task.
@@ -33,7 +33,7 @@ def main() -> int:
         for rate in rates
         for alpha in alphas
     }
-    known = fill([cell for row in grid.values() for cell in row], arguments.jobs, arguments.fresh)
+    known = fill([cell for row in grid.values() for cell in row], arguments)
     print("| learning rate | alpha | ASR | over-refusal | " + " | ".join(f"utility {t}" for t in tasks.NAMES) + " |")
     print("|---|---|---|---|" + "---|" * len(tasks.NAMES))
     figures: dict[tuple[float, float], dict[str, float]] = {}

@@ -1,6 +1,6 @@
 """Every method on the testbed: attack success, over-refusal, utility and seconds, over tasks, poison shares and seeds.
 
-    python benchmarks/methods.py [--quick] [--json FILE] [--jobs N] [--seeds N] [--fresh] [--methods NAME ...]
+    python benchmarks/methods.py [--quick] [--json FILE] [--jobs N] [--seeds N] [--fresh] [--publish] [--methods NAME…]
 
 The full table is about 500 training runs and takes hours; it goes on where it stopped (see cells.py). ``--quick`` is
 one task, one seed and p = 0.1. The full table also draws ASR against utility to ``benchmarks/methods.svg``.
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cells import Cell, fill, options, pool, ratio, shown
+from cells import WORK, Cell, fill, options, pool, ratio, shown
 from rival_settings import CHOSEN
 
 from guardrail import plugins
@@ -28,6 +28,7 @@ from guardrail.train.methods import FAMILY
 
 RIVALS = ("finetune", "safe_instruct", "lisa", "safe_lora")
 POISON = (0.1, 0.2, 0.0)
+PLOT = "methods.svg"
 Rows = list[dict[str, Any]]
 
 
@@ -55,12 +56,12 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=plugins.names(FAMILY), help="only these, finetune among them")
     arguments = parser.parse_args()
     cells = table(arguments.methods, arguments.quick, arguments.seeds)
-    known = fill(cells, arguments.jobs, arguments.fresh)
+    known = fill(cells, arguments)
     figures = summarise(cells, known)
     for poison in sorted({cell.poison for cell in cells}):
         show(figures, poison, [task for task in tasks.NAMES if any(cell.task == task for cell in cells)])
     if not arguments.quick:
-        draw(figures)
+        draw(figures, Path(__file__).with_name(PLOT) if arguments.publish else WORK / PLOT)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         rows = [{**asdict(cell), **known[cell]} for cell in cells]
@@ -119,7 +120,7 @@ def targets(figures: dict[tuple[str, float], dict[str, Any]], name: str) -> Iter
                    f"{100 * (own - plain):+.2f} points")  # fmt: skip
 
 
-def draw(figures: dict[tuple[str, float], dict[str, Any]]) -> None:
+def draw(figures: dict[tuple[str, float], dict[str, Any]], target: Path) -> None:
     """ASR against utility, one panel for each poison share."""
     import matplotlib as mpl
 
@@ -141,7 +142,7 @@ def draw(figures: dict[tuple[str, float], dict[str, Any]]) -> None:
         panel.set(title=f"p = {poison}", xlabel="utility, %", ylabel="attack success rate, %",
                   xlim=(-4, 148), ylim=(-4, 104), xticks=range(0, 101, 20))  # fmt: skip
     figure.tight_layout()
-    figure.savefig(Path(__file__).with_name("methods.svg"), metadata={"Date": None})
+    figure.savefig(target, metadata={"Date": None})
 
 
 def spread(heights: dict[str, float], least: float = 4.5) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The rivals' hyperparameters on the testbed, chosen on the validation split, so that they are compared at their best.
 
-    python benchmarks/rival_settings.py [--quick] [--json FILE] [--jobs N] [--fresh] [--methods NAME ...]
+    python benchmarks/rival_settings.py [--quick] [--json FILE] [--jobs N] [--fresh] [--publish] [--methods NAME ...]
 
 Two tasks, one seed, a tenth of the rows poisoned. A setting is worth what it keeps: utility minus attack success rate,
 a mean over the tasks. Exits 1 where the setting that ``methods.py`` compares a method at (``CHOSEN``, else its
@@ -60,7 +60,7 @@ def main() -> int:
         for method in arguments.methods
         for setting in GRIDS[method]
     }
-    known = fill([cell for row in cells.values() for cell in row], arguments.jobs, arguments.fresh)
+    known = fill([cell for row in cells.values() for cell in row], arguments)
     print("| method | setting | ASR | over-refusal | " + " | ".join(f"utility {t}" for t in tasks) + " | worth |")
     print("|---|---|---|---|" + "---|" * len(tasks) + "---|")
     worth: dict[tuple[str, Setting], float] = {}
