@@ -32,7 +32,6 @@ from guardrail.evidence.ledger.entries import Entry, Head, Kind
 from guardrail.evidence.ledger.fast_envelope import Verifier
 from guardrail.evidence.ledger.follows import LedgerChain
 from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
-from guardrail.evidence.ledger.sums import Sums
 from guardrail.gate.ledger.ledger_state import State
 
 STATEMENTS = ".statements"
@@ -77,7 +76,7 @@ class Journal:
         self._verifier = Verifier(self._keys, signed_ledger.LEDGER_TYPE)
         self._mutex = threading.RLock()
         self._state, self._chain, self._offset, self._unexported = State(), LedgerChain(None), 0, False
-        self._sums, self._starts, self._every, self._next_try = Sums(), array("Q"), every, 0
+        self._starts, self._every, self._next_try = array("Q"), every, 0
         with self._file.locked() if path.exists() else nullcontext():  # nobody appends between ledger and head
             self._read_on()
             self._require_exported()
@@ -136,7 +135,7 @@ class Journal:
         """The last one that the ledger names; None before the first."""
         with self._mutex:
             self._catch_up()
-            latest = self._sums.latest
+            latest = self._state.sums.latest
             return latest.checkpoint if latest else None
 
     def statement(self, digest: str) -> bytes:
@@ -221,8 +220,7 @@ class Journal:
 
     def _take(self, envelope: bytes) -> None:
         entry, digest = signed_ledger.read_entry(envelope, self._verifier), sha256(envelope)
-        self._sums.take(entry, self._chain.follow(entry, digest))
-        self._state.take(entry, digest)
+        self._state.take(entry, self._chain.follow(entry, digest))
 
     def _add_checkpoint(self) -> None:
         """Say what all entries add up to, where it is time to; the entry that was asked for is written already, so
@@ -234,7 +232,7 @@ class Journal:
             self._read_on()
             if not self._due():  # another worker was faster
                 raise Unneeded
-            data = canonical(self._sums.checkpoint())
+            data = canonical(self._state.sums.checkpoint())
             if len(data) > LARGEST_CHECKPOINT:
                 raise InvalidInput(f"a checkpoint would have {len(data)} bytes", expected=f"{LARGEST_CHECKPOINT}")
             return signed_ledger.next_entry(head, time=self._clock(), kind="checkpoint", subject=sha256(data))
@@ -245,12 +243,12 @@ class Journal:
         except Unneeded:
             return
         except GuardrailError as error:
-            self._next_try = self._sums.number + self._every
+            self._next_try = self._state.sums.number + self._every
             _logger.warning("no checkpoint was written: %s", error.message())
 
     def _due(self) -> bool:
         """A checkpoint costs what it keeps: one comes after so many entries, and as many as the last one kept."""
-        latest, number = self._sums.latest, self._sums.number
+        latest, number = self._state.sums.latest, self._state.sums.number
         kept = len(latest.checkpoint.entries) + len(latest.checkpoint.attempts) if latest else 0
         return number >= self._next_try and number - (latest.number if latest else 0) >= max(self._every, kept)
 

@@ -1,7 +1,8 @@
 """What the ledger's entries add up to: tickets and what became of them, votes, revocations, where each alias stands.
 
 Pure: entries go in, in order; questions are answered. The ledger is the only memory, so there is nothing to disagree
-with it. Not covered: reading and writing it (``journal.py``).
+with it; and attempts are counted by what auditors count them by (``evidence/ledger/sums.py``).
+Not covered: reading and writing it (``journal.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import datetime
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest
 from guardrail.evidence.ledger.entries import Entry, Head
+from guardrail.evidence.ledger.sums import Sums
 from guardrail.evidence.trust.trust_file import Trust
 from guardrail.gate.ledger.open_tickets import OpenTickets
 
@@ -77,6 +79,8 @@ class Position:
 class State:
     """Everything that was ever recorded, as far as it was read."""
 
+    sums: Sums = field(default_factory=Sums)
+    """What whoever verifies adds up."""
     tickets: dict[str, Issued] = field(default_factory=dict)
     open: OpenTickets = field(default_factory=OpenTickets)
     bound: dict[str, Bound] = field(default_factory=dict)
@@ -117,22 +121,27 @@ class State:
     """The number of the entry that last moved an alias."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Digest of an entry to its number."""
-    attempts: dict[Place, int] = field(default_factory=dict)
-    """Adapters that were bound since the last promotion."""
     trust_version: int = 0
     trust: str = ""
     """The digest of what the trust file of that version says."""
     trust_statement: str = ""
     """The digest of its envelope, which lies beside the ledger; empty where an older ledger did not keep it."""
-    latest: datetime | None = None
 
-    def take(self, entry: Entry, digest: str) -> None:
-        """The next entry."""
+    @property
+    def attempts(self) -> dict[Place, int]:
+        """Adapters that were bound since the last promotion."""
+        return self.sums.since
+
+    def take(self, entry: Entry, head: Head) -> None:
+        """The next entry; ``head`` is the ledger's after it.
+
+        Raises:
+            EvidenceInvalid: it is a checkpoint that does not say what the entries before it add up to.
+        """
         place = (entry.model, entry.alias)
-        self.numbers[digest] = entry.number
+        self.sums.take(entry, head)
+        self.numbers[head.digest] = entry.number
         self.open.take(entry)
-        self.latest = max(entry.time, self.latest) if self.latest else entry.time
-        head = Head(digest=digest, number=entry.number, time=self.latest)
         match entry.kind:
             case "proposal":
                 self._propose(entry, head)
@@ -148,8 +157,8 @@ class State:
                 self._move(entry)
                 self.moved_by[place] = entry.statement or ""
             case "revocation":
-                self.revoked[entry.subject] = entry.note
-                self.revoked_at[entry.subject] = entry.time
+                self.revoked.setdefault(entry.subject, entry.note)
+                self.revoked_at.setdefault(entry.subject, entry.time)
             case "trust":
                 self._trust(entry)
 
@@ -188,9 +197,8 @@ class State:
         place = (entry.model, entry.alias)
         if not entry.subject:
             self.tickets[entry.nonce] = Issued(*place, entry.time, head)
-        elif entry.nonce not in self.bound:
-            self.attempts[place] = self.attempts.get(place, 0) + 1
-            self.bound[entry.nonce] = Bound(entry.subject, head, self.attempts[place])
+        elif entry.nonce not in self.bound and (counted := self.sums.attempts.get(entry.nonce)) is not None:
+            self.bound[entry.nonce] = Bound(entry.subject, head, counted.number)
 
     def _admit(self, entry: Entry) -> None:
         if entry.evidence is None:
@@ -226,7 +234,6 @@ class State:
         self._move(entry)
         self.highest[place] = max(self.highest.get(place, 0), int(entry.version))
         self.moved_by.pop(place, None)
-        self.attempts[place] = 0
         if entry.evidence:
             self.promoted.add(entry.evidence)
             self.held[entry.evidence] = entry.time

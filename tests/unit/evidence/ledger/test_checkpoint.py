@@ -362,8 +362,9 @@ def test_what_a_verifier_adds_up_agrees_with_the_server(steps: list[tuple[Any, i
         number += 1
         kind = "proposal" if step == "bind" else step
         one = Entry(number=number, previous="0" * 64, time=NOW, kind=kind, **fields)
-        server.take(one, sha256(str(number).encode()))
-        sums.take(one, Head(digest=sha256(str(number).encode()), number=number, time=one.time))
+        head = Head(digest=sha256(str(number).encode()), number=number, time=one.time)
+        server.take(one, head)
+        sums.take(one, head)
     counted = {nonce: (attempt.manifest, attempt.number) for nonce, attempt in sums.attempts.items()}
     assert counted == {nonce: (server.bound[nonce].manifest, server.bound[nonce].attempt) for nonce in counted}
     assert {place: count for place, count in sums.since.items() if count} == {

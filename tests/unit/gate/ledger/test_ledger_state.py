@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.evidence.digest import GENESIS, sha256
-from guardrail.evidence.ledger.entries import Entry, Kind
+from guardrail.evidence.ledger.entries import Entry, Head, Kind
 from guardrail.gate.ledger.ledger_state import State
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -22,10 +22,14 @@ def entry(number: int, kind: Kind, **fields: Any) -> Entry:
     return Entry(number=number, previous=GENESIS, time=NOW, kind=kind, **given)
 
 
+def head_of(one: Entry) -> Head:
+    return Head(digest=sha256(str(one.number).encode()), number=one.number, time=one.time)
+
+
 def state(*told: tuple[Kind, dict[str, Any]]) -> State:
     made = State()
     for number, (kind, fields) in enumerate(told, start=1):
-        made.take(entry(number, kind, **fields), sha256(str(number).encode()))
+        made.take(one := entry(number, kind, **fields), head_of(one))
     return made
 
 
@@ -121,7 +125,7 @@ def test_evidence_held_when_it_was_last_admitted_agreed_to_or_promoted() -> None
     for day, (kind, fields) in enumerate(told):
         number = day + 1
         one = entry(number, kind, evidence=EVIDENCE, **fields).model_copy(update={"time": NOW + timedelta(days=day)})
-        made.take(one, sha256(str(number).encode()))
+        made.take(one, head_of(one))
         held.append((made.held[EVIDENCE] - NOW).days)
     assert held == [0, 1, 2, 2]
 
