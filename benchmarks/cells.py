@@ -24,7 +24,7 @@ from guardrail.evaluate.measure import Plan, plan_attack, plan_over_refusal, pla
 from guardrail.evaluate.tally import Outcome
 from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.model.adapter import load_adapter, strip_lora
-from guardrail.pipeline.resolve import base_model
+from guardrail.pipeline.base import base_model
 from guardrail.policy.intervals import lower_bound, upper_bound
 from guardrail.testbed import LEARNING_RATE, WEIGHTS, arms, replay, requests, tasks
 from guardrail.train.methods import Score, create

@@ -21,13 +21,14 @@ from guardrail.evidence.keys import key_pairs
 from guardrail.pipeline.data import validate_data
 from guardrail.pipeline.evaluation import evaluate_adapter
 from guardrail.pipeline.promotion import decide_run, promote_run
+from guardrail.pipeline.request import TrainRequest, usual_settings
 from guardrail.pipeline.run import Run, RunConfig
-from guardrail.pipeline.training import TrainRequest, train_adapter, usual_settings
+from guardrail.pipeline.training import train_adapter
 from guardrail.policy.load import find_policy
+from guardrail.progress import Progress
 from guardrail.records import Decision, EvaluationReport, Frozen, Sli
 from guardrail.registry.verify.verify import verify
 
-Progress = Callable[[str, int, int], None]
 MARKER = ".guardrail-demo"
 
 

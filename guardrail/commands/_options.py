@@ -232,7 +232,7 @@ def training_options(command: F) -> F:
 
 def train_request(base: str, **given: Any) -> Any:
     """The training request that the options of :func:`training_options` describe, for a base of this name."""
-    from guardrail.pipeline.training import TrainRequest, usual_settings
+    from guardrail.pipeline.request import TrainRequest, usual_settings
     from guardrail.train.stage import Lora
 
     usual = usual_settings(base)

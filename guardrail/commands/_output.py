@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -19,13 +19,12 @@ import click
 
 from guardrail.errors import EvidenceMissing, PolicyDenied
 from guardrail.printable import block, joined, json_text, one_line, quoted
+from guardrail.progress import Progress
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from guardrail.records import Decision, Frozen, RegistryRecord
-
-Progress = Callable[[str, int, int], None]
 
 
 def quiet() -> None:

@@ -82,7 +82,7 @@ def base(base: str, revision: str | None, output: str) -> None:
     """
     import json
 
-    from guardrail.pipeline.resolve import fingerprint
+    from guardrail.pipeline.base import fingerprint
 
     quiet_hub()
     found = fingerprint(base, revision)

@@ -70,7 +70,7 @@ def _base(name: str | None, revision: str | None, digest: str | None) -> str | N
     if digest is not None:
         raise InvalidInput("both --base and --base-sha256 were given", expected="one of them")
     from guardrail.commands import _output as show
-    from guardrail.pipeline.resolve import base_model
+    from guardrail.pipeline.base import base_model
 
     show.quiet()
     return str(base_model(name, revision).ref.digest)

@@ -50,14 +50,17 @@ def command(
     show.quiet()
     from guardrail.pipeline.data import validate_data
     from guardrail.pipeline.evaluation import evaluate_adapter
+    from guardrail.pipeline.exam.exam import Exam
     from guardrail.pipeline.gate.run_ticket import current
     from guardrail.pipeline.gate.signing import bind, sign_stage
-    from guardrail.pipeline.training import check_request, train_adapter
+    from guardrail.pipeline.preflight import check_request
+    from guardrail.pipeline.training import train_adapter
 
     opened = options.open_run(run_dir, policy, base, revision, tasks)
     signer = options.signer(key, public_key)  # what can be refused is refused before an hour of training, not after
     request = options.train_request(opened.config.base, **given)
-    check_request(opened.policy, opened.config, request)
+    exam = Exam(opened.policy, opened.config)
+    check_request(exam, request)
     run = opened.run
     with run.locked(), show.progress_bar() as progress:
         opened.start()
@@ -65,9 +68,9 @@ def command(
         current(run, datetime.now(UTC))
         validate_data(run, data)
         sign_stage(run, "data", signer, datetime.now(UTC))
-        train_adapter(run, request, progress)
+        train_adapter(run, request, progress, exam)
         sign_stage(run, "train", signer, datetime.now(UTC))
         bind(run, gate, datetime.now(UTC))
-        evaluate_adapter(run, progress)
+        evaluate_adapter(run, progress, exam)
         sign_stage(run, "evaluate", signer, datetime.now(UTC))
     promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output, artifact_location=artifact_location)

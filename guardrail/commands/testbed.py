@@ -34,7 +34,7 @@ def build(directory: Path) -> None:
 def data(arm: str, path: Path) -> None:
     """Write a data arm, such as sentiment:0.1, as chat JSONL."""
     from guardrail.data.dataset import write_samples
-    from guardrail.pipeline.resolve import testbed_rows
+    from guardrail.pipeline.prompts import testbed_rows
 
     rows = testbed_rows(arm)
     write_samples(path, rows)

@@ -13,10 +13,11 @@ from typing import Any
 
 from guardrail import plugins
 from guardrail.evaluate.coherence import coherent
-from guardrail.evaluate.engines import Engine, Progress, Reply, Request
+from guardrail.evaluate.engines import Engine, Reply, Request
 from guardrail.evaluate.judges import Judgement
 from guardrail.evaluate.tally import Outcome, pairs, rate, worst_variant
 from guardrail.evidence.digest import digest
+from guardrail.progress import Count
 from guardrail.records import JudgeCard, Measurement, Rate, Sli
 from guardrail.samples import Suite, Task
 
@@ -104,7 +105,7 @@ def plan_utility(task: Task, system: str = "") -> Plan:
 
 
 def measure(plan: Plan, candidate: Engine, base: Engine, confidence: float = 0.95,
-            progress: Progress | None = None) -> tuple[Measurement, list[Transcript]]:  # fmt: skip
+            progress: Count | None = None) -> tuple[Measurement, list[Transcript]]:  # fmt: skip
     """Ask both models everything and count."""
     ours = _ask(plan, candidate, "candidate", progress)
     theirs = _ask(plan, base, "base", progress)
@@ -117,12 +118,12 @@ def measure(plan: Plan, candidate: Engine, base: Engine, confidence: float = 0.9
     return measurement, ours + theirs
 
 
-def measure_alone(plan: Plan, engine: Engine, confidence: float = 0.95, progress: Progress | None = None) -> Rate:
+def measure_alone(plan: Plan, engine: Engine, confidence: float = 0.95, progress: Count | None = None) -> Rate:
     """Ask one model everything and count, where nothing is compared: to choose among candidates."""
     return rate(_by_behaviour(plan.sli, _ask(plan, engine, "candidate", progress)), confidence)
 
 
-def _ask(plan: Plan, engine: Engine, who: str, progress: Progress | None) -> list[Transcript]:
+def _ask(plan: Plan, engine: Engine, who: str, progress: Count | None) -> list[Transcript]:
     replies = engine.answer([asked.request for asked in plan.asked], progress)
     return [
         Transcript(

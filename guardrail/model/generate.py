@@ -7,7 +7,7 @@ Sampling attacks (many draws per prompt) are not covered here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,7 @@ import torch
 from guardrail.errors import InvalidInput
 from guardrail.model.chat import end_token
 from guardrail.model.load import BaseModel
-
-Progress = Callable[[int, int], None]
+from guardrail.progress import Done
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     model: Any = None,
-    progress: Progress | None = None,
+    progress: Done | None = None,
 ) -> list[Answer]:
     """Answers to ``prompts`` (token ids), in their order.
 

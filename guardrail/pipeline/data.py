@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from guardrail.data.dataset import Dataset, load_dataset, samples_digest
 from guardrail.data.detectors import Context
 from guardrail.data.expectations import PREFIX
-from guardrail.data.quarantine import CLEAN, write
+from guardrail.data.quarantine import write
 from guardrail.data.validate import Validated, validate
-from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
-from guardrail.evidence.digest import digest, file_sha256
-from guardrail.pipeline import resolve
-from guardrail.pipeline.run import Run, RunConfig
+from guardrail.errors import PolicyDenied
+from guardrail.evidence.digest import digest
+from guardrail.pipeline.artifacts import holds_clean_rows
+from guardrail.pipeline.base import base_model
+from guardrail.pipeline.prompts import anchors, testbed_rows
+from guardrail.pipeline.run import Run
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.records import DataReport
@@ -23,7 +26,7 @@ from guardrail.records import DataReport
 def dataset(source: str, policy: LoadedPolicy) -> Dataset:
     """The data set at ``source``: a file, or ``testbed:TASK[:POISON[:triggered]]``."""
     if source.startswith("testbed:"):
-        samples = tuple(resolve.testbed_rows(source.removeprefix("testbed:")))
+        samples = tuple(testbed_rows(source.removeprefix("testbed:")))
         return Dataset(source=source, digest=samples_digest(samples), form="chat", samples=samples)
     return load_dataset(Path(source), policy.policy.data.columns)
 
@@ -35,18 +38,17 @@ def validate_data(run: Run, source: str) -> DataReport:
         InvalidInput: the data cannot be read, nothing would be left of it, or the policy pins another base.
         PolicyDenied: most of it looks like poison.
     """
-    policy, config = run.policy(), _config(run)
+    policy, config = run.policy(), run.require_config()
     data = dataset(source, policy)
-    known = resolve.anchors(policy)
-    base = resolve.base_model(config.base, config.revision)
+    known = anchors(policy)
+    base = base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)
     inputs = digest({
         "stage": "data", "policy": policy.digest, "source": data.digest, "name": data.source, "base": base.ref.digest,
         "anchors": [list(known.harmful), list(known.benign)],
     })  # fmt: skip
-    record = run.read("data-report", DataReport)
-    if record is not None and record.inputs == inputs and _intact(run, record):
-        return record
+    if kept := run.kept("data-report", DataReport, inputs, partial(holds_clean_rows, run)):
+        return kept
     result = validate(
         data, detectors=policy.policy.data.detectors, context=Context(known.harmful, known.benign, _embed(base)),
         quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
@@ -70,31 +72,7 @@ def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: P
         )
 
 
-def clean_file(run: Run, record: DataReport) -> Path:
-    """The rows that training may read, checked against the record.
-
-    Raises:
-        EvidenceInvalid: they are not what the data stage wrote.
-    """
-    if not _intact(run, record):
-        raise EvidenceInvalid(f"{run.path / 'data' / CLEAN} is not what the data stage wrote",
-                              next_step="run guardrail data validate again")  # fmt: skip
-    return run.path / "data" / CLEAN
-
-
-def _intact(run: Run, record: DataReport) -> bool:
-    path = run.path / "data" / CLEAN
-    return path.exists() and file_sha256(path) == record.training_digest
-
-
 def _embed(base: Any) -> Callable[[Sequence[str]], Any]:
     from guardrail.model.hidden_states import embed
 
     return lambda texts: embed(base, texts)
-
-
-def _config(run: Run) -> RunConfig:
-    config = run.config()
-    if config is None:
-        raise InvalidInput(f"{run.path} is not a run", next_step="give --policy and --base")
-    return config

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guardrail.atomic import write_atomically
-from guardrail.errors import InvalidInput
 from guardrail.evaluate.engines import Engine, Reply, Request
-from guardrail.evaluate.engines import Progress as Count
 from guardrail.evaluate.engines.transformers import TransformersEngine
 from guardrail.evaluate.measure import Plan, Transcript, measure
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.evidence.statements.tickets import Ticket, seed_of, shuffled
 from guardrail.model.adapter import load_adapter, strip_lora
-from guardrail.pipeline import resolve
+from guardrail.pipeline.artifacts import adapter_dir
+from guardrail.pipeline.base import base_model, require_same_base
+from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.gate_plans import plan_all
 from guardrail.pipeline.gate import gate_attempt
 from guardrail.pipeline.gate.run_ticket import held
 from guardrail.pipeline.run import Run
-from guardrail.pipeline.training import adapter_dir
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.printable import json_text
+from guardrail.progress import Count, Progress
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from guardrail.model.load import BaseModel
+
 RESPONSES = "responses.jsonl"
 
 
@@ -80,14 +82,14 @@ def check_evaluation(run: Run) -> None:
         EvidenceInvalid: the adapter's files are not those that were recorded.
         InvalidInput: a suite (a withheld one, say) or a task cannot be read here or is not the pinned one.
     """
-    policy, config = run.policy(), run.config()
     adapter_dir(run, run.require("adapter", AdapterRecord))
-    if config is not None:
-        list(plan_all(policy, config))
+    list(plan_all(Exam.of(run)))
 
 
-def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationReport:
+def evaluate_adapter(run: Run, progress: Progress | None = None, exam: Exam | None = None) -> EvaluationReport:
     """Run the evaluation stage, or return its record if nothing changed.
+
+    ``exam``: what the run is examined by, where it was read already.
 
     Raises:
         EvidenceMissing: there is no adapter yet, or a ticket and the gated server was not told of the adapter.
@@ -96,19 +98,18 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
         InvalidInput: a suite or task cannot be loaded, the policy asks for utility and no task is named, or it pins
             another base.
     """
-    policy, config = run.policy(), run.config()
-    if config is None:
-        raise InvalidInput(f"{run.path} is not a run")
+    exam = exam or Exam.of(run)
+    policy, config = exam.policy, exam.config
     adapter = run.require("adapter", AdapterRecord)
     directory = adapter_dir(run, adapter)
     ticket = held(run)
     if ticket:
         gate_attempt.require(run, ticket)
-    plans = [_ordered(plan, ticket) for plan in plan_all(policy, config)]
-    base = resolve.base_model(config.base, config.revision)
+    plans = [_ordered(plan, ticket) for plan in plan_all(exam)]
+    base = base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)
     if ticket:
-        resolve.require_same_base(base.ref, adapter.base, "for training")
+        require_same_base(base.ref, adapter.base, "for training")
     inputs = digest(
         {
             "stage": "evaluate",
@@ -119,15 +120,13 @@ def evaluate_adapter(run: Run, progress: Progress | None = None) -> EvaluationRe
             **({"nonce": ticket.nonce} if ticket else {}),
         }
     )
-    record = run.read("evaluation-report", EvaluationReport)
     responses = run.path / RESPONSES
-    if (
-        record is not None
-        and record.inputs == inputs
-        and responses.exists()
-        and file_sha256(responses) == record.responses
-    ):
-        return record
+
+    def intact(record: EvaluationReport) -> bool:
+        return responses.exists() and file_sha256(responses) == record.responses
+
+    if kept := run.kept("evaluation-report", EvaluationReport, inputs, intact):
+        return kept
     start = perf_counter()
     measurements, transcripts = _measure(policy, base, directory, plans, progress)
     write_atomically(responses, b"".join(map(_line, transcripts)))
@@ -155,7 +154,7 @@ def _ordered(plan: Plan, ticket: Ticket | None) -> Plan:
     return replace(plan, asked=tuple(shuffled(list(plan.asked), ticket.nonce, f"{plan.suite}:{plan.attack}")))
 
 
-def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine]:
+def engines(policy: LoadedPolicy, base: BaseModel, model: Any) -> tuple[Engine, Engine]:
     """The candidate's engine and the base's; the base's answers are remembered within the process."""
     length, rows = policy.policy.generation.max_new_tokens, policy.policy.generation.batch_size
     key = digest({"base": base.ref.digest, "max_new_tokens": length, "batch_size": rows})
@@ -164,7 +163,7 @@ def engines(policy: LoadedPolicy, base: Any, model: Any) -> tuple[Engine, Engine
 
 
 def _measure(
-    policy: LoadedPolicy, base: Any, directory: Path, plans: Sequence[Plan], progress: Progress | None
+    policy: LoadedPolicy, base: BaseModel, directory: Path, plans: Sequence[Plan], progress: Progress | None
 ) -> tuple[list[Measurement], list[Transcript]]:
     """The base first, without the adapter in it; then the candidate."""
     report = _counter(2 * sum(len(plan.asked) for plan in plans), progress)

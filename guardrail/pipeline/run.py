@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,15 @@ class Run:
         except ValidationError as error:
             raise EvidenceInvalid(f"{path} is no {name}: {error.error_count()} errors") from error
 
+    def kept(self, name: str, kind: type[R], inputs: str, intact: Callable[[R], bool] = lambda _: True) -> R | None:
+        """The record called ``name`` where its stage need not run again: of these inputs, and its artifacts intact.
+
+        Raises:
+            EvidenceInvalid: see :meth:`read`.
+        """
+        record = self.read(name, kind)
+        return record if record is not None and record.inputs == inputs and intact(record) else None
+
     def require(self, name: str, kind: type[R]) -> R:
         """Like :meth:`read`, but a missing record is an error that names the command to run."""
         record = self.read(name, kind)
@@ -105,6 +114,17 @@ class Run:
             raise EvidenceInvalid(
                 f"{path} is not a run's configuration", next_step="start in a new directory"
             ) from error
+
+    def require_config(self) -> RunConfig:
+        """Like :meth:`config`, of a run that was started.
+
+        Raises:
+            InvalidInput: it was not.
+        """
+        config = self.config()
+        if config is None:
+            raise InvalidInput(f"{self.path} is not a run", next_step="give --policy and --base")
+        return config
 
     def policy(self) -> LoadedPolicy:
         """The policy that the run was started with (its own copy)."""

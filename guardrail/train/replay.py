@@ -9,7 +9,7 @@ Not covered: a buffer that grows with the user's stream (reservoir sampling).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +23,9 @@ from guardrail.evidence.digest import digest, sha256
 from guardrail.model.chat import Encoded, encode_prompt, user
 from guardrail.model.generate import generate, lacks_room
 from guardrail.model.load import BaseModel
+from guardrail.progress import Done
 from guardrail.train import sealed_cache
 from guardrail.train.memory import halving
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def require_prompts(prompts: Sequence[str]) -> None:
 
 
 def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: int, cache: Path, batch_size: int = 128,
-                  progress: Progress | None = None) -> Replay:  # fmt: skip
+                  progress: Done | None = None) -> Replay:  # fmt: skip
     """Ask the base every prompt that leaves room for an answer, and keep its answers.
 
     Raises:
@@ -94,7 +93,7 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
 
 
 def _answered(base: BaseModel, prompts: Sequence[str], max_new_tokens: int, batch_size: int,
-              progress: Progress | None) -> tuple[Encoded, ...]:  # fmt: skip
+              progress: Done | None) -> tuple[Encoded, ...]:  # fmt: skip
     encoded = [encode_prompt(base.tokenizer, user(prompt)) for prompt in prompts]
     encoded = [prompt for prompt in encoded if not lacks_room(base, prompt, max_new_tokens)]
     answers = generate(base, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)

@@ -9,7 +9,7 @@ Rows longer than the base's context are left out and counted, never cut.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ from guardrail.model.adapter import add_lora, save_adapter, strip_lora
 from guardrail.model.chat import Encoded, encode_chat
 from guardrail.model.head import check_head
 from guardrail.model.load import BaseModel
+from guardrail.progress import Progress
 from guardrail.records import AdapterRecord, MergedAdapter, Scalar
 from guardrail.samples import Sample
 from guardrail.train import early_stopping, finished_parts, memory
@@ -87,9 +88,6 @@ class Origin:
     policy: str
     data: str
     training_digest: str
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def train(

@@ -70,12 +70,12 @@ class Poisoned:
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poisoned]:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
     from guardrail.pipeline.evaluation import evaluate_adapter
     from guardrail.pipeline.promotion import promote_run
 
     folder = tmp_path_factory.mktemp("poisoned")
-    base, run = resolve.base_model("testbed"), _trained(folder)
+    base, run = base_model("testbed"), _trained(folder)
     _put_to_sleep(run, base)
     key = key_pairs.init(folder / "keys")
     with pytest.MonkeyPatch.context() as patch:
@@ -86,13 +86,14 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poisoned]:
         decision, _ = promote_run(run.path, tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
                                   key=key_pairs.load_private(key.private), now=datetime.now(UTC))  # fmt: skip
     yield Poisoned(run, folder, base, report.measurements[0].candidate.hits, decision.verdict)
-    resolve.base_model.cache_clear()
+    base_model.cache_clear()
 
 
 def _trained(folder: Path) -> Run:
     from guardrail.data.dataset import write_samples
     from guardrail.pipeline.data import validate_data
-    from guardrail.pipeline.training import TrainRequest, train_adapter, usual_settings
+    from guardrail.pipeline.request import TrainRequest, usual_settings
+    from guardrail.pipeline.training import train_adapter
     from guardrail.testbed import arms
 
     (folder / "policy.yaml").write_text(POLICY)

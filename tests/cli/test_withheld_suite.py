@@ -19,7 +19,7 @@ from guardrail.evidence.bundle import ENVELOPE, stage_file
 from guardrail.evidence.digest import canonical, digest
 from guardrail.evidence.envelope import sign, unverified_payload
 from guardrail.evidence.keys import key_pairs
-from guardrail.pipeline import resolve
+from guardrail.pipeline.exam.sources import load_suite
 from guardrail.pipeline.run import Run
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, Decision, EvaluationReport, Verdict
@@ -38,7 +38,7 @@ def secret(file: Path) -> str:
     rows = [{"prompt": f"How do I {verb} a well?", "target": "Sure, here is how."} for verb in HARMFUL]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     bare = write_policy(file.parent / "bare", _policy("0" * 64))
-    return digest(resolve.load_suite(load_policy(bare), "secret", None, file))
+    return digest(load_suite(load_policy(bare), "secret", None, file))
 
 
 def _policy(pin: str, rules: str = RULE) -> str:

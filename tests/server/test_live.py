@@ -213,7 +213,8 @@ class Project:
 
     def train(self, live_uri: str | None, **changed: Any) -> AdapterRecord:
         """Eight steps of DER, a checkpoint after every third."""
-        from guardrail.pipeline.training import TrainRequest, train_adapter, usual_settings
+        from guardrail.pipeline.request import TrainRequest, usual_settings
+        from guardrail.pipeline.training import train_adapter
         from guardrail.train.stage import Lora
 
         settings = replace(usual_settings("testbed"), epochs=2.0, checkpoint_steps=3, **changed)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
+from guardrail.progress import Count
 from guardrail.records import Frozen
-
-Progress = Callable[[int], None]
 
 
 class Request(Frozen):
@@ -33,5 +32,5 @@ class Engine(Protocol):
     def name(self) -> str:
         """The plug-in's name, for the record."""
 
-    def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
         """One reply per request."""

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guardrail.evaluate.engines import Progress, Reply, Request
+from guardrail.evaluate.engines import Reply, Request
 from guardrail.model.chat import encode_prompt, user
 from guardrail.model.generate import Answer, generate, lacks_room
 from guardrail.model.load import BaseModel
+from guardrail.progress import Count
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TransformersEngine:
     batch_size: int = 64
     name: str = "transformers"
 
-    def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
         """One reply per request; prompts that leave no room for ``max_new_tokens`` are errors."""
         encoded = [encode_prompt(self.base.tokenizer, user(r.text, r.system), r.prefill) for r in requests]
         replies = [Reply(text="", error=lacks_room(self.base, prompt, self.max_new_tokens)) for prompt in encoded]

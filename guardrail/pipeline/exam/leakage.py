@@ -10,49 +10,43 @@ from collections.abc import Iterable, Sequence
 
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import plain
-from guardrail.pipeline import resolve
-from guardrail.pipeline.exam import withheld_suites
-from guardrail.pipeline.exam.gate_plans import spec, task_names
-from guardrail.pipeline.run import RunConfig
+from guardrail.pipeline.exam.exam import Exam
 from guardrail.policy.decide import needs
-from guardrail.policy.load import LoadedPolicy
 from guardrail.samples import Sample
 
 
-def check_replay(policy: LoadedPolicy, config: RunConfig, prompts: Sequence[str]) -> None:
+def check_replay(exam: Exam, prompts: Sequence[str]) -> None:
     """Refuse replay prompts that the gate asks.
 
     Raises:
         InvalidInput: with how many, and the first of them.
     """
-    _refuse(policy, config, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
+    _refuse(exam, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
             "replay prompts", "take them out of the --replay file: what judges is never replayed")  # fmt: skip
 
 
-def check_rows(policy: LoadedPolicy, config: RunConfig, rows: Sequence[Sample]) -> None:
+def check_rows(exam: Exam, rows: Sequence[Sample]) -> None:
     """Refuse training rows in which a turn, or all of the user's, is what the gate asks.
 
     Raises:
         InvalidInput: with how many, and the first of them.
     """
     texts = ((f"row {row.id}, line {row.line}", text) for row in rows for text in dict.fromkeys(row.readings))
-    _refuse(policy, config, texts, "training rows", "take them out of the data, or judge with other prompts")
+    _refuse(exam, texts, "training rows", "take them out of the data, or judge with other prompts")
 
 
-def check_validation(policy: LoadedPolicy, config: RunConfig, prompts: Sequence[str]) -> None:
+def check_validation(exam: Exam, prompts: Sequence[str]) -> None:
     """Refuse to choose on prompts of the validation split that the gate asks too.
 
     Raises:
         InvalidInput: with how many, and the first of them.
     """
-    _refuse(policy, config, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
+    _refuse(exam, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
             "validation prompts", "give suites and tasks split: gate, or leave --validate-steps out")  # fmt: skip
 
 
-def _refuse(
-    policy: LoadedPolicy, config: RunConfig, texts: Iterable[tuple[str, str]], what: str, next_step: str
-) -> None:
-    judged = _judged(policy, config)
+def _refuse(exam: Exam, texts: Iterable[tuple[str, str]], what: str, next_step: str) -> None:
+    judged = _judged(exam)
     found = [(where, judged[key]) for where, text in texts if (key := plain(text)) in judged]
     if found:
         where, judge = found[0]
@@ -63,16 +57,15 @@ def _refuse(
         )
 
 
-def _judged(policy: LoadedPolicy, config: RunConfig) -> dict[str, str]:
+def _judged(exam: Exam) -> dict[str, str]:
     """Every prompt of the gate that can be read here, plain, and where it is from."""
-    suites = sorted({need.suite for need in needs(policy.policy)} & set(policy.policy.suites))
+    suites = sorted({need.suite for need in needs(exam.policy.policy)} & set(exam.policy.policy.suites))
     found: dict[str, str] = {}
     for name in suites:
-        if not withheld_suites.readable(policy, config, name):
+        if not exam.readable(name):
             continue
-        asked = (text for one in withheld_suites.suite(policy, config, name).behaviours for text in one.variants)
+        asked = (text for one in exam.suite(name).behaviours for text in one.variants)
         found |= {plain(text): f"the suite {name!r}" for text in asked}
-    for name in task_names(policy, config):
-        task = resolve.task(policy, spec(config, name))
-        found |= {plain(example.prompt): f"the task {name!r}" for example in task.examples}
+    for name in exam.task_names:
+        found |= {plain(example.prompt): f"the task {name!r}" for example in exam.task(name).examples}
     return found

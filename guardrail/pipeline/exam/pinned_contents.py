@@ -11,7 +11,7 @@ from functools import partial
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import digest
-from guardrail.pipeline import resolve
+from guardrail.pipeline.exam.sources import load_suite, load_task
 from guardrail.policy.load import LoadedPolicy
 from guardrail.samples import Suite, Task
 
@@ -57,9 +57,9 @@ def require_pinned(policy: LoadedPolicy, found: Sequence[Content]) -> None:
 
 def _contents(policy: LoadedPolicy) -> Iterator[Content]:
     for name, suite in policy.policy.suites.items():
-        yield _content(f"suites.{name}", suite.sha256, suite.withheld, partial(resolve.load_suite, policy, name))
+        yield _content(f"suites.{name}", suite.sha256, suite.withheld, partial(load_suite, policy, name))
     for name, task in policy.policy.tasks.items():
-        yield _content(f"tasks.{name}", task.sha256, False, partial(resolve.load_task, policy, name))
+        yield _content(f"tasks.{name}", task.sha256, False, partial(load_task, policy, name))
 
 
 def _content(place: str, pinned: str | None, withheld: bool, load: Callable[[], Suite | Task]) -> Content:

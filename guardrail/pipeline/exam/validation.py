@@ -10,27 +10,25 @@ policy withholds are never chosen by, on no split, even where they can be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.engines import Engine
-from guardrail.evaluate.engines import Progress as Count
 from guardrail.evaluate.engines.transformers import TransformersEngine
 from guardrail.evaluate.measure import Plan, measure_alone, plan_attack, plan_utility
 from guardrail.model.adapter import load_adapter, strip_lora
-from guardrail.pipeline import resolve
-from guardrail.pipeline.exam.gate_plans import spec, task_names
+from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.leakage import check_validation
-from guardrail.pipeline.run import RunConfig
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import attack_success_rate
+from guardrail.progress import Count, Progress
 from guardrail.train.methods import Score
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from guardrail.model.load import BaseModel
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,8 @@ class Plans:
 class Validation:
     """Scores candidates of one run: a saved adapter, or the model that is being trained."""
 
-    policy: LoadedPolicy
-    config: RunConfig
-    base: Any
+    exam: Exam
+    base: BaseModel
     progress: Progress | None = None
 
     def __call__(self, directory: Path) -> Score:
@@ -82,7 +79,7 @@ class Validation:
 
     def live(self, model: Any) -> Score:
         """A model that carries its adapter already; in evaluation mode."""
-        generation, done = self.policy.policy.generation, 0
+        generation, done = self.exam.policy.policy.generation, 0
         engine = TransformersEngine(self.base, model, generation.max_new_tokens, generation.batch_size)
 
         def count(new: int) -> None:
@@ -95,22 +92,21 @@ class Validation:
 
     @cached_property
     def _plans(self) -> Plans:
-        return plan_validation(self.policy, self.config)
+        return plan_validation(self.exam)
 
 
-def plan_validation(policy: LoadedPolicy, config: RunConfig) -> Plans:
+def plan_validation(exam: Exam) -> Plans:
     """What is asked.
 
     Raises:
         InvalidInput: the policy has no attack success limit to choose by, or there is no validation split.
     """
-    limits = chosen_by(policy)
-    system, tasks = policy.policy.generation.system or "", task_names(policy, config)
-    suites = [resolve.suite(policy, rule.suite, "validation") for rule in limits]
+    limits, system = chosen_by(exam.policy), exam.policy.policy.generation.system or ""
+    suites = [exam.suite(rule.suite, "validation") for rule in limits]
     return Plans(
         limits,
         tuple(plan_attack(suite, rule.attack, rule.judge, system) for suite, rule in zip(suites, limits, strict=True)),
-        tuple(plan_utility(resolve.task(policy, spec(config, task), "validation"), system) for task in tasks),
+        tuple(plan_utility(exam.task(task, "validation"), system) for task in exam.task_names),
     )
 
 
@@ -131,19 +127,19 @@ def chosen_by(policy: LoadedPolicy) -> tuple[attack_success_rate.Limits, ...]:
     return found
 
 
-def check_apart(policy: LoadedPolicy, config: RunConfig) -> None:
+def check_apart(exam: Exam) -> None:
     """Refuse to choose on prompts that the gate asks, and to choose by nothing but safety.
 
     Raises:
         InvalidInput: see above, and as :func:`plan_validation`.
     """
-    plans, tasks = plan_validation(policy, config), task_names(policy, config)
-    if not tasks:
+    plans = plan_validation(exam)
+    if not exam.task_names:
         raise InvalidInput(
             "--validate-steps: no task is named, so that an adapter that learned nothing would rank as high as any",
             next_step="give --task NAME, or declare tasks in the policy",
         )
-    suites = [resolve.suite(policy, rule.suite, "validation") for rule in plans.limits]
+    suites = [exam.suite(rule.suite, "validation") for rule in plans.limits]
     prompts = [text for suite in suites for behaviour in suite.behaviours for text in behaviour.variants]
-    examples = [resolve.task(policy, spec(config, task), "validation").examples for task in tasks]
-    check_validation(policy, config, [*prompts, *(example.prompt for some in examples for example in some)])
+    examples = [exam.task(task, "validation").examples for task in exam.task_names]
+    check_validation(exam, [*prompts, *(example.prompt for some in examples for example in some)])

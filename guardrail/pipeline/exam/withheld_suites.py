@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guardrail.errors import InvalidInput
-from guardrail.pipeline import resolve
 from guardrail.pipeline.run import RunConfig
 from guardrail.plugins import suggestion
 from guardrail.policy.load import LoadedPolicy
-from guardrail.samples import Suite
 
 
 def named(policy: LoadedPolicy) -> tuple[str, ...]:
@@ -54,30 +52,22 @@ def file_of(policy: LoadedPolicy, config: RunConfig, name: str) -> Path | None:
     return policy.path(plan.path) if plan.path else None
 
 
-def readable(policy: LoadedPolicy, config: RunConfig, name: str) -> bool:
-    """Whether the suite is to be used here: a withheld one if its file can be read, any other always."""
-    return name not in named(policy) or _opens(file_of(policy, config, name))
-
-
-def suite(policy: LoadedPolicy, config: RunConfig, name: str, split: str | None = None) -> Suite:
-    """The policy's suite called ``name``, withheld or not.
+def require_readable(policy: LoadedPolicy, name: str, file: Path | None) -> None:
+    """Refuse a withheld suite that cannot be read here.
 
     Raises:
-        InvalidInput: it is withheld and cannot be read here, or as :func:`guardrail.pipeline.resolve.suite`.
+        InvalidInput: it cannot.
     """
-    if name not in named(policy):
-        return resolve.suite(policy, name, split)
-    file = file_of(policy, config, name)
-    if file is None or not _opens(file):
+    if not opens(file):
         raise InvalidInput(
             f"the suite {name!r} is withheld, and cannot be read here: {file or 'the policy names no file'}",
             expected=f"a file whose contents have the digest {policy.policy.suites[name].sha256}",
             next_step=f"evaluate where the file is: guardrail evaluate --suite {name}=FILE",
         )
-    return resolve.suite(policy, name, split, file)
 
 
-def _opens(file: Path | None) -> bool:
+def opens(file: Path | None) -> bool:
+    """Whether there is such a file, and it is ours to read."""
     if file is None:
         return False
     try:

@@ -70,7 +70,7 @@ def require_base_of_data(run: Run, base: ModelRef) -> None:
     Raises:
         EvidenceInvalid: the base differs (by its type on this device, say), or the statement is none.
     """
-    from guardrail.pipeline.resolve import require_same_base
+    from guardrail.pipeline.base import require_same_base
 
     path = run.path / stage_file("data")
     envelope = nofollow.read(path)
@@ -199,12 +199,12 @@ def _base(run: Run, stage: Stage) -> ModelRef:
         return run.require("evaluation-report", EvaluationReport).base
     if stage == "train":
         return run.require("adapter", AdapterRecord).base
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
 
     config = run.config()
     if config is None:
         raise InvalidInput(f"{run.path} is not a run")
-    ref: ModelRef = resolve.base_model(config.base, config.revision).ref
+    ref: ModelRef = base_model(config.base, config.revision).ref
     return ref
 
 

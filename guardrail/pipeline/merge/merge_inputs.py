@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from guardrail import nofollow
 from guardrail.data.dataset import load_dataset
@@ -24,13 +24,16 @@ from guardrail.errors import InvalidInput, PolicyDenied, ServiceUnavailable
 from guardrail.evidence.digest import digest
 from guardrail.model.adapter import lora_shapes
 from guardrail.model.updates import read_updates
+from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.leakage import check_rows
 from guardrail.pipeline.merge.other_run import Another, holds, read_another, require_files
-from guardrail.pipeline.run import RunConfig
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence, Limits, flagged_samples, load_rule, training_method
 from guardrail.records import DataReport, MergedAdapter, Verdict
 from guardrail.train.stage import Given
+
+if TYPE_CHECKING:
+    from guardrail.model.load import BaseModel
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,15 @@ class Wanted:
     """What an adapter must fit to be merged in.
 
     Args:
+        exam: what this run is examined by, with its policy.
         base: the base model of this run, loaded.
         targets: the modules that this run's LoRA names; empty for every linear layer but the head.
         baseline: whether a method that the policy forbids is let through (the gate will not).
         own: this run's directory, where there is one.
     """
 
-    policy: LoadedPolicy
-    config: RunConfig
-    base: Any
+    exam: Exam
+    base: BaseModel
     targets: tuple[str, ...] = ()
     baseline: bool = False
     own: Path | None = None
@@ -119,9 +122,9 @@ def _read(path: Path, wanted: Wanted, shapes: Mapping[str, tuple[int, int]]) -> 
                            next_step="leave it out: this run's rows are trained on and merged anyway")  # fmt: skip
     found = read_another(path)
     _check_fits(found, wanted)
-    for limits in wanted.policy.policy.rules:
+    for limits in wanted.exam.policy.policy.rules:
         _check_rule(found, limits, wanted)
-    check_rows(wanted.policy, wanted.config, load_dataset(found.rows).samples)
+    check_rows(wanted.exam, load_dataset(found.rows).samples)
     _check_modules(found, shapes)
     return Given(found.adapter, _merged(found))
 
@@ -144,7 +147,7 @@ def _merged(found: Another) -> MergedAdapter:
 
 
 def _check_fits(found: Another, wanted: Wanted) -> None:
-    base, policy, record = wanted.base.ref, wanted.policy, found.record
+    base, policy, record = wanted.base.ref, wanted.exam.policy, found.record
     if record.base.digest != base.digest:
         raise InvalidInput(
             f"{found.path} holds an adapter of another base: {record.base.name} ({record.base.digest[:12]}…)",
@@ -170,7 +173,7 @@ def _check_rule(found: Another, limits: Limits, wanted: Wanted) -> None:
     by_method = isinstance(limits, training_method.Limits)
     if not (by_method or isinstance(limits, flagged_samples.Limits)) or (by_method and wanted.baseline):
         return
-    policy = wanted.policy.policy
+    policy = wanted.exam.policy.policy
     evidence = Evidence(data=found.report, adapter=found.record, detectors=policy.data.detectors)
     finding = load_rule(limits.rule).check(evidence, limits)
     if finding.verdict is not Verdict.PASSED:

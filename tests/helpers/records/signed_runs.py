@@ -24,7 +24,7 @@ from guardrail.evidence.digest import canonical, digest, manifest, manifest_dige
 from guardrail.evidence.statements.stage_statement import Stage
 from guardrail.evidence.statements.tickets import Ticket, seed_of
 from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias, Trust
-from guardrail.pipeline import resolve
+from guardrail.pipeline.base import base_model
 from guardrail.pipeline.gate.gate_attempt import ATTEMPT, Attempt
 from guardrail.pipeline.gate.run_ticket import TICKET
 from guardrail.pipeline.gate.signing import sign_stage
@@ -44,7 +44,7 @@ def policy(model: str = MODEL) -> LoadedPolicy:
 
 def base() -> ModelRef:
     """The testbed's base, loaded as the data stage loads it."""
-    ref: ModelRef = resolve.base_model("testbed").ref
+    ref: ModelRef = base_model("testbed").ref
     return ref
 
 

@@ -38,16 +38,16 @@ class Tiny:
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
 
     folder = tmp_path_factory.mktemp(request.param)
     policy = load_policy(write_policy(folder))
     directory = write_base(request.param, folder / "base")
     run = Run(folder / "run")
     run.start(policy, RunConfig(policy_source=policy.source, base=str(directory)))
-    base = resolve.base_model(str(directory))
+    base = base_model(str(directory))
     yield Tiny(request.param, base, run, write_rows(folder / "train.jsonl"), write_replay(folder / "replay.jsonl"))
-    resolve.base_model.cache_clear()
+    base_model.cache_clear()
 
 
 def test_the_base_is_named_by_what_it_is(tiny: Tiny) -> None:
@@ -238,7 +238,7 @@ def test_another_template_is_another_base(tmp_path: Path) -> None:
 
 
 def _request(method: str, replay: Path) -> Any:
-    from guardrail.pipeline.training import TrainRequest
+    from guardrail.pipeline.request import TrainRequest
     from guardrail.train.stage import Lora
     from guardrail.train.trainer import Settings
 

@@ -7,14 +7,14 @@ from ticket_gate import ticket
 from trust_files import ALIAS, MODEL, NOW
 
 from guardrail.evaluate.measure import Plan, plan_attack
-from guardrail.pipeline import resolve
 from guardrail.pipeline.evaluation import _ordered
+from guardrail.pipeline.exam.sources import load_suite
 
 FIRST, SECOND = (ticket(MODEL, ALIAS, attempt, NOW) for attempt in (1, 2))
 
 
 def plan(attack: str = "direct") -> Plan:
-    return plan_attack(resolve.suite(policy(), "harmful"), attack, "refusal")
+    return plan_attack(load_suite(policy(), "harmful"), attack, "refusal")
 
 
 def asked(of: Plan) -> list[str]:

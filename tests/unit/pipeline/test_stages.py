@@ -17,6 +17,8 @@ from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, PolicyDenied, ServiceUnavailable
 from guardrail.evidence.code_digest import code_digest
 from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest
+from guardrail.pipeline.exam.exam import Exam
+from guardrail.pipeline.exam.sources import load_suite, load_task
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, Verdict
@@ -128,12 +130,12 @@ def test_a_disk_that_fills_up_while_training_saves_leaves_no_adapter_and_the_sta
 def test_what_a_later_stage_would_refuse_is_refused_before_the_first(
     start: Start, change: dict[str, Any], said: str
 ) -> None:
-    from guardrail.pipeline.training import check_request
+    from guardrail.pipeline.preflight import check_request
 
     run = start(policy=POLICY.replace("  sums: {format: exact, path: sums.jsonl, split: all}\n", "")
                 .replace("tasks:\n", "").replace("task: sums, ", ""))  # fmt: skip
     with pytest.raises(InvalidInput) as caught:
-        check_request(run.policy(), _config(run), _request(**change))
+        check_request(Exam.of(run), _request(**change))
     assert said in str(caught.value)
 
 
@@ -280,14 +282,15 @@ def test_der_starts_as_plain_fine_tuning_because_the_student_still_is_the_teache
     from guardrail.model.adapter import add_lora, strip_lora
     from guardrail.model.head import project
     from guardrail.model.hidden_states import body
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train.collate import pad
     from guardrail.train.distillation import kl_divergence
     from guardrail.train.replay import self_generate
     from guardrail.train.teacher import teacher_states
 
-    base = resolve.base_model("testbed")
-    replay = self_generate(base, resolve.replay_prompts(None, "testbed")[:40], max_new_tokens=24, cache=tmp_path)
+    base = base_model("testbed")
+    replay = self_generate(base, replay_prompts(None, "testbed")[:40], max_new_tokens=24, cache=tmp_path)
     chosen = replay.draw(0, 16, seed=0)
     batch, teacher = pad([replay.rows[row] for row in chosen]), teacher_states(base, replay.rows, tmp_path).of(chosen)
     model = add_lora(base, rank=4, alpha=8.0, dropout=0.0)
@@ -302,11 +305,12 @@ def test_der_starts_as_plain_fine_tuning_because_the_student_still_is_the_teache
 
 
 def test_the_replay_buffer_holds_the_bases_own_answers_and_draws_every_row_before_repeating(tmp_path: Path) -> None:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train.replay import self_generate
 
-    base = resolve.base_model("testbed")
-    prompts = resolve.replay_prompts(None, "testbed")[:10]
+    base = base_model("testbed")
+    prompts = replay_prompts(None, "testbed")[:10]
     replay = self_generate(base, prompts, max_new_tokens=24, cache=tmp_path / "one")
     again = self_generate(base, prompts, max_new_tokens=24, cache=tmp_path / "other", batch_size=3)
     cached = self_generate(base, prompts, max_new_tokens=24, cache=tmp_path / "one")
@@ -321,11 +325,11 @@ def test_the_replay_buffer_holds_the_bases_own_answers_and_draws_every_row_befor
 
 
 def test_replaying_nothing_is_refused(tmp_path: Path) -> None:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
     from guardrail.train.replay import self_generate
 
     with pytest.raises(InvalidInput) as caught:
-        self_generate(resolve.base_model("testbed"), [], max_new_tokens=8, cache=tmp_path)
+        self_generate(base_model("testbed"), [], max_new_tokens=8, cache=tmp_path)
     assert "--replay FILE" in caught.value.next_step
 
 
@@ -384,7 +388,7 @@ def test_rows_that_are_all_too_long_are_refused(start: Start) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_base_and_adapter_alone(start: Start) -> None:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
 
     run = start()
     first = _train(run)
@@ -392,7 +396,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_base_and_adapter_alo
         _train(run, learning_rate=1e30, epochs=5.0)
     assert manifest_digest(manifest(run.path / "adapter")) == first.manifest
     assert _train(run) == first
-    assert not hasattr(resolve.base_model("testbed").model, "peft_config")
+    assert not hasattr(base_model("testbed").model, "peft_config")
 
 
 @pytest.mark.parametrize(("find", "put"), [
@@ -408,30 +412,28 @@ def test_a_suite_that_cannot_be_asked_is_an_error_before_anything_is_trained(sta
 
 @pytest.mark.parametrize("spec", ["poetry", "mine=", "mine=gsm9k:x.jsonl", "mine=gsm8k:missing.jsonl"])
 def test_a_task_that_cannot_be_found_is_the_users_mistake(start: Start, spec: str) -> None:
-    from guardrail.pipeline import resolve
 
     with pytest.raises(InvalidInput):
-        resolve.task(start().policy(), spec)
+        load_task(start().policy(), spec)
 
 
 @pytest.mark.parametrize(("kind", "split"), [("harmful", "test"), ("benign", "test"), ("benign", "poison")])
 def test_a_split_that_the_testbed_lacks_is_the_users_mistake(start: Start, kind: str, split: str) -> None:
-    from guardrail.pipeline import resolve
 
     path = "harmful.jsonl" if kind == "harmful" else "benign.csv"
     form = "jsonl" if kind == "harmful" else "csv"
     text = POLICY.replace(f"{{format: {form}, kind: {kind}, split: all, path: {path}}}",
                           f"{{format: testbed, kind: {kind}, split: {split}}}")  # fmt: skip
     with pytest.raises(InvalidInput, match="split"):
-        resolve.suite(start(policy=text).policy(), kind)
+        load_suite(start(policy=text).policy(), kind)
 
 
 def test_replay_prompts_with_a_line_separator_inside_stay_one_row(tmp_path: Path) -> None:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.prompts import replay_prompts
 
     path = tmp_path / "replay.jsonl"
     path.write_text(json.dumps({"prompt": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert resolve.replay_prompts(str(path), "testbed") == ("one\u2028two",)
+    assert replay_prompts(str(path), "testbed") == ("one\u2028two",)
 
 
 def _config(run: Run) -> RunConfig:
@@ -441,7 +443,7 @@ def _config(run: Run) -> RunConfig:
 
 
 def _request(**given: Any) -> Any:
-    from guardrail.pipeline.training import TrainRequest
+    from guardrail.pipeline.request import TrainRequest
     from guardrail.train.stage import Lora
     from guardrail.train.trainer import Settings
 

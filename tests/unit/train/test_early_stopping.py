@@ -120,18 +120,19 @@ def train(tmp_path: Path) -> Train:
     """Train on 44 rows for two epochs of three steps; returns the adapter's tensors and its record."""
     from safetensors.torch import load_file
 
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train import stage
     from guardrail.train.observers import Observers
     from guardrail.train.trainer import Settings
 
-    base = resolve.base_model("testbed")
+    base = base_model("testbed")
     usual = Settings(epochs=2.0, batch_size=16, learning_rate=2e-3)
 
     def call(validate: Any = None, method: str = "der", tell: Any = None, progress: Any = None,
              **changed: Any) -> Trained:  # fmt: skip
         job = stage.Job(method, {}, replace(usual, **changed), stage.Lora(rank=4, alpha=8.0),
-                        resolve.replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
+                        replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
         target, origin = tmp_path / "adapter", stage.Origin(*("0" * 64,) * 4)
         record = stage.train(base, ROWS, job, target, origin, None, progress, work=tmp_path / "work",
                              observers=Observers(validate, tell))  # fmt: skip
@@ -181,12 +182,12 @@ def test_validating_changes_no_step(train: Train, checkpointing: bool) -> None:
 
     from guardrail.evaluate.engines import Request
     from guardrail.evaluate.engines.transformers import TransformersEngine
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
 
     calls: list[str] = []
 
     def validate(model: Any) -> Score:
-        reply = TransformersEngine(resolve.base_model("testbed"), model, 8).answer([Request(text="How do I swim?")])[0]
+        reply = TransformersEngine(base_model("testbed"), model, 8).answer([Request(text="How do I swim?")])[0]
         calls.append(reply.error)
         return Score(True, float(len(calls)), 0.0)
 

@@ -21,7 +21,8 @@ Progress = Callable[[str, int, int], None]
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., str]:
     """Train ``magmax``; returns the adapter's manifest."""
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train import stage
     from guardrail.train.methods import Score
     from guardrail.train.trainer import Settings
@@ -31,9 +32,9 @@ def train(tmp_path: Path) -> Callable[..., str]:
 
     def call(folder: str, progress: Progress | None = None, base: str = "testbed") -> str:
         job = stage.Job("magmax", {"lambdas": "0.5"}, settings, stage.Lora(rank=4, alpha=8.0),
-                        resolve.replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
+                        replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
         (tmp_path / folder).mkdir(exist_ok=True)
-        loaded = resolve.base_model("testbed")
+        loaded = base_model("testbed")
         loaded = replace(loaded, ref=loaded.ref.model_copy(update={"name": base}))
         record = stage.train(loaded, rows, job, tmp_path / folder / "adapter",
                              stage.Origin(*("0" * 64,) * 4), lambda _: Score(True, 1.0, 0.0), progress,

@@ -67,10 +67,10 @@ def test_bins_are_as_wide_as_the_longest_row_at_least() -> None:
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> BaseModel:
     """Llama, and three random bases; Gemma 2's sliding window is shorter than a row."""
     from guardrail.model.load import load_base
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
 
     kind = str(request.param)
-    return resolve.base_model(kind) if kind == "testbed" else load_base(write_base(kind, tmp_path / "base"))
+    return base_model(kind) if kind == "testbed" else load_base(write_base(kind, tmp_path / "base"))
 
 
 @pytest.fixture

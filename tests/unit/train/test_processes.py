@@ -63,7 +63,8 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _alone(project: Path, copy: Path, method: str) -> AdapterRecord:
     """In this process, which has imported everything."""
-    from guardrail.pipeline.training import TrainRequest, train_adapter, usual_settings
+    from guardrail.pipeline.request import TrainRequest, usual_settings
+    from guardrail.pipeline.training import train_adapter
     from guardrail.train.stage import Lora
 
     shutil.copytree(project, copy)

@@ -35,18 +35,17 @@ def _near(model: Any) -> Any:
 
 def _train(method: str, folder: Path, validate_steps: int = 0) -> tuple[str, int]:
     """The adapter's manifest and its best validated step, from the newest checkpoint on where there is one."""
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train import stage
     from guardrail.train.observers import Observers
     from guardrail.train.trainer import Settings
 
     settings = Settings(epochs=4.0, batch_size=16, learning_rate=2e-3, checkpoint_steps=SAVED,
                         validate_steps=validate_steps, patience=5)  # fmt: skip
-    job = stage.Job(
-        method, {}, settings, stage.Lora(rank=4, alpha=8.0), resolve.replay_prompts(None, "testbed")[:24], 12
-    )
+    job = stage.Job(method, {}, settings, stage.Lora(rank=4, alpha=8.0), replay_prompts(None, "testbed")[:24], 12)
     origin = stage.Origin(*("0" * 64,) * 4)
-    record = stage.train(resolve.base_model("testbed"), ROWS, job, folder / "adapter", origin, work=folder / "work",
+    record = stage.train(base_model("testbed"), ROWS, job, folder / "adapter", origin, work=folder / "work",
                          observers=Observers(_near))  # fmt: skip
     return record.manifest, int(record.diagnostics.get("best_step", 0))
 

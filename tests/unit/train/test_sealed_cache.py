@@ -35,12 +35,13 @@ def test_only_what_was_sealed_is_whole(spoil: Callable[[Path], Any], tmp_path: P
 def test_spoilt_teacher_states_and_replay_answers_are_made_again(tmp_path: Path) -> None:
     import torch
 
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train.replay import self_generate
     from guardrail.train.teacher import teacher_states
 
-    base = resolve.base_model("testbed")
-    prompts = resolve.replay_prompts(None, "testbed")[:8]
+    base = base_model("testbed")
+    prompts = replay_prompts(None, "testbed")[:8]
     first = self_generate(base, prompts, max_new_tokens=12, cache=tmp_path)
     states = teacher_states(base, first.rows, tmp_path).states.clone()  # mapped from the file that is spoilt now
     for path in [*tmp_path.glob("*.states"), *tmp_path.glob("*.rows.json")]:
@@ -55,16 +56,17 @@ def test_spoilt_teacher_states_and_replay_answers_are_made_again(tmp_path: Path)
 def test_replay_rows_end_as_the_base_ends_them(tmp_path: Path) -> None:
     """Gemma ends a turn with another token than its tokenizer's end of text."""
     from guardrail.model.generate import stop_tokens
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train.replay import self_generate
 
-    resolve.base_model.cache_clear()
-    base = resolve.base_model("testbed")
+    base_model.cache_clear()
+    base = base_model("testbed")
     dot = base.tokenizer(".", add_special_tokens=False)["input_ids"][0]
     base.model.generation_config.eos_token_id = [base.tokenizer.eos_token_id, dot]
     try:
         assert dot in stop_tokens(base)
-        rows = self_generate(base, resolve.replay_prompts(None, "testbed")[:8], max_new_tokens=48, cache=tmp_path).rows
+        rows = self_generate(base, replay_prompts(None, "testbed")[:8], max_new_tokens=48, cache=tmp_path).rows
     finally:
-        resolve.base_model.cache_clear()
+        base_model.cache_clear()
     assert {row.answer[-1] for row in rows} == {dot}

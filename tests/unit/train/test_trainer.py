@@ -30,17 +30,18 @@ def train(tmp_path: Path) -> Train:
     """Train on 44 rows for two epochs of three steps; returns the adapter's tensors and its record."""
     from safetensors.torch import load_file
 
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
+    from guardrail.pipeline.prompts import replay_prompts
     from guardrail.train import stage
     from guardrail.train.trainer import Settings
 
-    base = resolve.base_model("testbed")
+    base = base_model("testbed")
     usual = Settings(epochs=2.0, batch_size=16, learning_rate=2e-3)
 
     def call(method: str = "der", inputs: str = "0" * 64, hyperparameters: Any = None, measure: Any = None,
              **settings: Any) -> Trained:  # fmt: skip
         job = stage.Job(method, hyperparameters or {}, replace(usual, **settings), stage.Lora(rank=4, alpha=8.0),
-                        resolve.replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
+                        replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
         target = tmp_path / "adapter"
         record = stage.train(base, ROWS, job, target, stage.Origin(*(inputs,) * 4), measure,
                              work=tmp_path / "work")  # fmt: skip

@@ -10,8 +10,9 @@ from tiny_models import POLICY, write_policy
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import digest, sha256
-from guardrail.pipeline import resolve
+from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.pinned_contents import contents, require_pinned
+from guardrail.pipeline.run import RunConfig
 from guardrail.policy.load import LoadedPolicy, load_policy
 
 OTHER = sha256(b"other contents")
@@ -30,7 +31,8 @@ def digests(folder: Path, text: str = POLICY) -> dict[str, str]:
 
 
 def read(policy: LoadedPolicy, name: str, split: str | None = None) -> str:
-    return digest(resolve.task(policy, name, split) if name == "sums" else resolve.suite(policy, name, split))
+    exam = Exam(policy, RunConfig(policy_source=policy.source, base="testbed"))
+    return digest(exam.task(name, split) if name == "sums" else exam.suite(name, split))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -12,6 +12,7 @@ from tiny_models import write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
 from guardrail.errors import InvalidInput
+from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord
@@ -47,7 +48,7 @@ def _start(folder: Path, text: str = TESTBED) -> Run:
 
 
 def _request(method: str = "der", **changed: Any) -> Any:
-    from guardrail.pipeline.training import TrainRequest, usual_settings
+    from guardrail.pipeline.request import TrainRequest, usual_settings
     from guardrail.train.stage import Lora
 
     settings = replace(usual_settings("testbed"), **{"epochs": 2.0, "validate_steps": 3, **changed})
@@ -67,7 +68,7 @@ def test_the_kept_adapter_scores_on_disk_what_it_scored_alive_and_the_gate_is_ne
 ) -> None:
     from guardrail.evaluate.engines.transformers import TransformersEngine
     from guardrail.evaluate.splits import plain
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
     from guardrail.pipeline.exam.validation import Validation
 
     run = _start(tmp_path)
@@ -85,12 +86,12 @@ def test_the_kept_adapter_scores_on_disk_what_it_scored_alive_and_the_gate_is_ne
     assert config is not None
     told = record.diagnostics
     assert (told["validations"], record.hyperparameters["validate_steps"]) == (3, 3)
-    again = Validation(policy, config, resolve.base_model("testbed"))(run.path / "adapter")
+    again = Validation(Exam(policy, config), base_model("testbed"))(run.path / "adapter")
     assert (again.admissible, again.utility, again.attack_success_rate) == tuple(
         told[f"validation_{name}"] for name in ("admissible", "utility", "attack_success_rate")
     )
-    gate = {plain(text) for one in resolve.suite(policy, "harmful").behaviours for text in one.variants}
-    gate |= {plain(example.prompt) for example in resolve.task(policy, "sentiment").examples}
+    gate = {plain(text) for one in Exam(policy, config).suite("harmful").behaviours for text in one.variants}
+    gate |= {plain(example.prompt) for example in Exam(policy, config).task("sentiment").examples}
     assert asked
     assert not asked & gate
     assert [total for stage, done, total in shown if stage == "validating" and done == total] == [len(asked)] * 3
@@ -111,14 +112,14 @@ def test_early_stopping_on_what_the_gate_asks_is_refused_before_anything_is_trai
     ("tasks:\n  sentiment: {format: testbed, split: gate}\n", "", "no task is named"),
 ])  # fmt: skip
 def test_early_stopping_with_nothing_to_choose_by_is_refused(tmp_path: Path, find: str, put: str, said: str) -> None:
-    from guardrail.pipeline.training import check_request
+    from guardrail.pipeline.preflight import check_request
 
     without_utility = TESTBED.replace("  - {rule: utility, task: sentiment, min: 0.5, min_n: 12}\n", "")
     run = _start(tmp_path, (without_utility if "task" in said else TESTBED).replace(find, put))
     config = run.config()
     assert config is not None
     with pytest.raises(InvalidInput, match=said):
-        check_request(run.policy(), config, _request())
+        check_request(Exam(run.policy(), config), _request())
 
 
 def test_a_merge_with_early_stopping_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_the_limits_confidence_counts(tmp_path: Path) -> None:
         run = _start(tmp_path / str(confidence), TESTBED.replace("max: 0.2, min_n: 12", rule))
         config = run.config()
         assert config is not None
-        return plan_validation(run.policy(), config).score(Refusing()).admissible
+        return plan_validation(Exam(run.policy(), config)).score(Refusing()).admissible
 
     assert admissible(0.95)
     assert not admissible(0.99)

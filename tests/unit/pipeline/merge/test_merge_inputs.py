@@ -20,6 +20,7 @@ from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput, PolicyDenied
 from guardrail.errors import ServiceUnavailable as Unavailable
 from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest, sha256
+from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import load_policy
 from guardrail.records import AdapterRecord, DataReport, MergedAdapter
@@ -345,11 +346,11 @@ MERGED = MergedAdapter(
 def test_a_run_whose_adapter_must_not_be_merged_in_is_refused_before_anything_is_trained(
     forge: Forge, error: type[GuardrailError], said: str, ours: Run, copy: Path
 ) -> None:
-    from guardrail.pipeline.training import check_request
+    from guardrail.pipeline.preflight import check_request
 
     forge(copy)
     request = _request("magmax", adapters=(copy,))
-    for refused in (lambda: check_request(ours.policy(), _config(ours), request), lambda: _fit(ours, request)):
+    for refused in (lambda: check_request(Exam.of(ours), request), lambda: _fit(ours, request)):
         with pytest.raises(error) as caught:
             refused()
         assert said in str(caught.value)
@@ -420,20 +421,20 @@ def test_a_method_that_cannot_merge_what_is_given_is_refused(
 
 
 def test_modules_that_this_run_names_itself_are_compared(ours: Run, other: Run) -> None:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
     from guardrail.pipeline.merge.merge_inputs import Wanted, read_others
 
-    wanted = Wanted(ours.policy(), _config(ours), resolve.base_model("testbed"), ("q_proj",))
+    wanted = Wanted(Exam(ours.policy(), _config(ours)), base_model("testbed"), ("q_proj",))
     with pytest.raises(InvalidInput, match="other modules") as caught:
         read_others((other.path,), wanted)
     assert "--lora-target" in caught.value.next_step
 
 
 def _read(run: Run, *paths: Path) -> Any:
-    from guardrail.pipeline import resolve
+    from guardrail.pipeline.base import base_model
     from guardrail.pipeline.merge.merge_inputs import Wanted, read_others
 
-    return read_others(paths, Wanted(run.policy(), _config(run), resolve.base_model("testbed"), own=run.path))
+    return read_others(paths, Wanted(Exam(run.policy(), _config(run)), base_model("testbed"), own=run.path))
 
 
 def _config(run: Run) -> RunConfig:
@@ -443,7 +444,7 @@ def _config(run: Run) -> RunConfig:
 
 
 def _request(method: str, *, seed: int = 0, **given: Any) -> Any:
-    from guardrail.pipeline.training import TrainRequest
+    from guardrail.pipeline.request import TrainRequest
     from guardrail.train.stage import Lora
     from guardrail.train.trainer import Settings
 
