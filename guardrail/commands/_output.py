@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from guardrail.records import Decision, Frozen, RegistryRecord
+
+MINUTE = 60.0
 
 
 def quiet() -> None:
@@ -54,18 +59,21 @@ def quiet_hub() -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Progress on standard error: a bar in a terminal, nothing elsewhere (logs keep the results alone)."""
+    """Progress on standard error: a bar in a terminal; elsewhere a line for each stage, and one each minute."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield ProgressLines(partial(say, err=True))
+        return
     columns = (
         TextColumn("{task.description:<16}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -74,6 +82,36 @@ def progress_bar() -> Iterator[Progress]:
             bar.update(tasks[stage], completed=done, total=total, visible=done < total)
 
         yield report
+
+
+@dataclass
+class ProgressLines:
+    """Progress for a log: how a stage begins and ends, and how far it is each minute, with the time that is left."""
+
+    say: Callable[[str], object]
+    clock: Callable[[], float] = time.monotonic
+    _began: dict[str, float] = field(default_factory=dict)
+    _said: float = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` are done."""
+        now, new = self.clock(), stage not in self._began
+        took = now - self._began.setdefault(stage, now)
+        if done >= total:
+            self._tell(f"{stage}: {total} of {total}, {_duration(took)}", now)
+            del self._began[stage]
+        elif new:
+            self._tell(f"{stage}: {done} of {total}", now)
+        elif now - self._said >= MINUTE and done:
+            self._tell(f"{stage}: {done} of {total}, about {_duration(took / done * (total - done))} left", now)
+
+    def _tell(self, line: str, now: float) -> None:
+        self._said = now
+        self.say(line)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 2 * MINUTE else f"{seconds / MINUTE:.0f} min"
 
 
 def say(*lines: str, err: bool = False) -> None:

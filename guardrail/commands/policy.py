@@ -35,14 +35,20 @@ def check(policy: str, output: str, strict: bool) -> None:
     """Check FILE (or a built-in policy): every key, every name, and whether each promise can be proven.
 
     Prints what will be measured, the fewest items that could prove each limit, and the digest of each suite and task
-    that can be read here. Exits with 2 if the policy is invalid, promises what its sample size can never show, or pins
-    other contents than there are. Warns of every promise that any adapter keeps, and of what is left open: the base,
-    say. With --strict a warning is an error.
+    that can be read here. Exits with 2 if the policy is invalid, promises what its sample size can never show, asks for
+    more items than there are, pins other contents than there are, or names anchors that cannot be read. Warns of every
+    promise that any adapter keeps, and of what is left open: the base, say. With --strict a warning is an error.
     """
     import json
 
     from guardrail.errors import InvalidInput
+    from guardrail.pipeline.base import TESTBED
+    from guardrail.pipeline.exam.exam import Exam
+    from guardrail.pipeline.exam.leakage import check_anchors
     from guardrail.pipeline.exam.pinned_contents import contents, require_pinned
+    from guardrail.pipeline.exam.sizes import require_enough
+    from guardrail.pipeline.prompts import anchors
+    from guardrail.pipeline.run import RunConfig
     from guardrail.policy.decide import needs
     from guardrail.policy.load import find_policy
     from guardrail.policy.soundness import require_sound
@@ -50,6 +56,7 @@ def check(policy: str, output: str, strict: bool) -> None:
 
     loaded = find_policy(policy)
     require_sound(loaded)
+    known = anchors(loaded)
     found, warned = contents(loaded), warnings(loaded)
     if output == "json":
         told = {
@@ -63,6 +70,10 @@ def check(policy: str, output: str, strict: bool) -> None:
     else:
         say(*_summary(loaded, found, warned))
     require_pinned(loaded, found)
+    exam = Exam(loaded, RunConfig(policy_source=loaded.source, base=TESTBED))
+    if all(one.sha256 for one in found if not one.withheld):
+        check_anchors(exam, known)
+        require_enough(exam)
     if strict and warned:
         raise InvalidInput(
             f"{loaded.source}: {len(warned)} of its promises promise nothing",
@@ -107,7 +118,7 @@ def _summary(loaded: LoadedPolicy, found: Sequence[Content], warned: Sequence[Wa
 
     policy = loaded.policy
     return [
-        f"{loaded.source}: the policy {policy.name!r} holds together ({len(policy.rules)} rules)",
+        f"{loaded.source}: the policy {policy.name!r} {_state(found)} ({len(policy.rules)} rules)",
         f"  digest    {loaded.digest}",
         f"  target    {policy.target.model}@{policy.target.alias}, evidence valid {policy.evidence.valid_days} days",
         f"  base      {pins_described(policy) if policy.bases else 'NOT PINNED: whoever trains chooses it'}",
@@ -128,6 +139,11 @@ def _block(found: Fingerprint) -> list[str]:
 
     parts = [f"    # {part.name:<14}{part.sha256}  ({', '.join(part.files) or 'none'})" for part in found.parts]
     return [*block(found.name, found.revision, found.sha256).split("\n"), *parts]
+
+
+def _state(found: Sequence[Content]) -> str:
+    missing = sum(one.sha256 is None and not one.withheld for one in found)
+    return f"is well formed, but {missing} of its suites and tasks cannot be read here" if missing else "holds together"
 
 
 def _content(one: Content) -> str:

@@ -55,12 +55,14 @@ def command(
     from guardrail.pipeline.gate.signing import bind, sign_stage
     from guardrail.pipeline.preflight import check_request
     from guardrail.pipeline.training import train_adapter
+    from guardrail.registry.record.promote import require_ready
 
     opened = options.open_run(run_dir, policy, base, revision, tasks)
     signer = options.signer(key, public_key)  # what can be refused is refused before an hour of training, not after
     request = options.train_request(opened.config.base, **given)
     exam = Exam(opened.policy, opened.config)
     check_request(exam, request)
+    require_ready(tracking_uri, artifact_location=artifact_location)
     run = opened.run
     with run.locked(), show.progress_bar() as progress:
         opened.start()

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from guardrail import logs
 from guardrail.data.dataset import Dataset, load_dataset, samples_digest
 from guardrail.data.detectors import Context
 from guardrail.data.expectations import PREFIX
@@ -15,12 +16,18 @@ from guardrail.data.validate import Validated, validate
 from guardrail.errors import PolicyDenied
 from guardrail.evidence.digest import digest
 from guardrail.pipeline.artifacts import holds_clean_rows
-from guardrail.pipeline.base import base_model
+from guardrail.pipeline.base import TESTBED, base_model
+from guardrail.pipeline.exam.exam import Exam
+from guardrail.pipeline.exam.leakage import check_anchors
 from guardrail.pipeline.prompts import anchors, testbed_rows
 from guardrail.pipeline.run import Run
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.records import DataReport
+
+log = logs.logger(__name__)
+MANY = 0.15
+"""Of all rows; the highest poison share that the testbed's tables know is 0.2."""
 
 
 def dataset(source: str, policy: LoadedPolicy) -> Dataset:
@@ -41,8 +48,15 @@ def validate_data(run: Run, source: str) -> DataReport:
     policy, config = run.policy(), run.require_config()
     data = dataset(source, policy)
     known = anchors(policy)
+    check_anchors(Exam(policy, config), known)
     base = base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)
+    if policy.policy.data.detectors and policy.policy.data.anchors is None and config.base != TESTBED:
+        log.warning(
+            "%s names no anchors: those of the embedded testbed are taken, which tell little about %s\n"
+            "  next: write harmful and benign requests of your own into a JSONL file, and name it in data.anchors",
+            policy.source, config.base,
+        )  # fmt: skip
     inputs = digest({
         "stage": "data", "policy": policy.digest, "source": data.digest, "name": data.source, "base": base.ref.digest,
         "anchors": [list(known.harmful), list(known.benign)],
@@ -54,10 +68,22 @@ def validate_data(run: Run, source: str) -> DataReport:
         quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
         policy_digest=policy.digest, base_digest=base.ref.digest, inputs=inputs,
     )  # fmt: skip
+    _warn_of_many(result.report)
     files = write(run.path / "data", data, result)
     _require_mostly_clean(policy, result, files.quarantine)
     run.write("data-report", result.report)
     return result.report
+
+
+def _warn_of_many(report: DataReport) -> None:
+    """A detector that flags a good part of the rows is more often wrong about the data than right."""
+    for result in report.detectors:
+        if result.flagged > MANY * report.rows:
+            log.warning(
+                "%s flags %d of %d rows of %s: of clean data no detector should flag so many\n"
+                "  next: read some of them (guardrail data validate names the file); then mend the data, the anchors "
+                "or the policy", result.name, result.flagged, report.rows, report.source,
+            )  # fmt: skip
 
 
 def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: Path) -> None:

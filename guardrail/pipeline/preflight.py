@@ -14,11 +14,12 @@ from guardrail.pipeline.auto_method import AUTO, allowed
 from guardrail.pipeline.base import base_model
 from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.gate_plans import plan_all
-from guardrail.pipeline.exam.leakage import check_replay
+from guardrail.pipeline.exam.leakage import check_anchors, check_replay
+from guardrail.pipeline.exam.sizes import require_enough
 from guardrail.pipeline.exam.validation import check_apart, chosen_by
 from guardrail.pipeline.live_training import require_reachable
 from guardrail.pipeline.merge.merge_inputs import Wanted, check_left_in, read_others
-from guardrail.pipeline.prompts import replay_prompts
+from guardrail.pipeline.prompts import anchors, replay_prompts
 from guardrail.pipeline.request import TrainRequest
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import training_method
@@ -76,7 +77,8 @@ def prepare(
 
 
 def check_request(exam: Exam, request: TrainRequest) -> None:
-    """Refuse now what every later stage would refuse: method, hyperparameters, replay, suites and tasks.
+    """Refuse now what every later stage would refuse: method, hyperparameters, replay, suites and tasks, and how many
+    items they have.
 
     For one who runs all stages: suites that the policy withholds are asked for, too. Training alone does
     without them.
@@ -88,6 +90,8 @@ def check_request(exam: Exam, request: TrainRequest) -> None:
         EvidenceInvalid: another run's records and files do not belong together.
         ServiceUnavailable: the server that is to show the training does not answer.
     """
+    require_enough(exam)
+    check_anchors(exam, anchors(exam.policy))
     prepare(exam, request)
     require_reachable(request.live_uri)
     list(plan_all(exam))

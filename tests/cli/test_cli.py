@@ -338,6 +338,15 @@ def test_a_task_that_the_policy_declares_cannot_be_replaced_from_the_command_lin
     assert "declares the task 'sums' itself" in said.err
 
 
+def test_a_run_asks_the_server_before_it_trains(guardrail: Guardrail, tmp_path: Path) -> None:
+    """With nobody at the address; what a retry would have to make again is not made."""
+    assert guardrail("keys", "init", "--directory", "keys").code == 0
+    said = guardrail("run", "testbed:sentiment", "--task", "sentiment", "--run", "run", "--key", "keys/guardrail.key",
+                     "--tracking-uri", "http://127.0.0.1:9")  # fmt: skip
+    assert (said.code, "127.0.0.1:9" in said.err) == (5, True)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_a_command_that_is_refused_changes_nothing_in_the_run(guardrail: Guardrail, tmp_path: Path) -> None:
     _start(tmp_path / "run")
     files = ("policy.yaml", "run.json")

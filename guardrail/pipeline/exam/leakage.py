@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import plain
 from guardrail.pipeline.exam.exam import Exam
+from guardrail.pipeline.prompts import Anchors
 from guardrail.policy.decide import needs
 from guardrail.samples import Sample
 
@@ -23,6 +24,16 @@ def check_replay(exam: Exam, prompts: Sequence[str]) -> None:
     """
     _refuse(exam, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
             "replay prompts", "take them out of the --replay file: what judges is never replayed")  # fmt: skip
+
+
+def check_anchors(exam: Exam, anchors: Anchors) -> None:
+    """Refuse anchors of detectors that the gate asks: what judges would decide what is quarantined.
+
+    Raises:
+        InvalidInput: with how many, and the first of them.
+    """
+    texts = ((f"anchor {number}", text) for number, text in enumerate((*anchors.harmful, *anchors.benign), start=1))
+    _refuse(exam, texts, "anchors", "take them out of the file of data.anchors, or judge with other prompts")
 
 
 def check_rows(exam: Exam, rows: Sequence[Sample]) -> None:

@@ -46,6 +46,7 @@ STEPS = (
     "alias",
 )
 OnStep = Callable[[str], None]
+EXPERIMENT = "guardrail"
 
 
 def promote(
@@ -54,7 +55,7 @@ def promote(
     tracking_uri: str,
     private_key: PrivateKey,
     now: datetime,
-    experiment: str = "guardrail",
+    experiment: str = EXPERIMENT,
     page: str = "",
     artifact_location: str | None = None,
     on_step: OnStep | None = None,
@@ -98,6 +99,23 @@ def promote(
             if examined.decision.verdict is not Verdict.PASSED:
                 return _record(job, run_id)
             return _register(job, run_id, public_keys, now)
+
+
+def require_ready(
+    tracking_uri: str, *, experiment: str = EXPERIMENT, artifact_location: str | None = None
+) -> None:  # fmt: skip
+    """Ask for everything that a promotion needs of MLflow before there is anything to promote.
+
+    Its experiment is made where it is not there, so that credentials which may not write are found out now.
+
+    Raises:
+        ServiceUnavailable: MLflow does not answer, or its store cannot be written.
+        InvalidInput: MLflow refuses.
+        EvidenceInvalid: artifacts would be written to a place that nobody named.
+    """
+    to = destinations(tracking_uri, artifact_location)
+    with client(tracking_uri, write=True, also=(to.named,)) as opened:
+        runs.require_destination(opened, runs.experiment(opened, tracking_uri, experiment), to)
 
 
 def inputs(evidence_sha256: str, tracking_uri: str, experiment: str) -> str:

@@ -48,6 +48,18 @@ def test_check_refuses_a_promise_that_its_sample_size_can_never_show(tmp_path: P
     assert "it needs at least 59" in result.exception.message()
 
 
+def test_check_refuses_a_policy_that_asks_for_more_items_than_there_are(tmp_path: Path) -> None:
+    result = invoke("check", str(write_policy(tmp_path, POLICY.replace("min_n: 12", "min_n: 13"))))
+    assert isinstance(result.exception, InvalidInput)
+    assert result.exception.got.count("min_n: 13, but the suite 'harmful' has 12 items") == 2
+
+
+def test_check_refuses_anchors_that_are_not_there(tmp_path: Path) -> None:
+    result = invoke("check", str(write_policy(tmp_path, POLICY.replace("data: {", "data: {anchors: gone.jsonl, "))))
+    assert isinstance(result.exception, InvalidInput)
+    assert "gone.jsonl" in result.exception.got
+
+
 def test_check_prints_the_digest_to_pin_and_then_finds_it_pinned(tmp_path: Path) -> None:
     file = write_policy(tmp_path)
     (tmp_path / "sums.jsonl").unlink()
@@ -56,6 +68,7 @@ def test_check_prints_the_digest_to_pin_and_then_finds_it_pinned(tmp_path: Path)
     found = re.findall(r"- (\S+): sha256 ([0-9a-f]{64}), not pinned", first.output)
     assert [place for place, _ in found] == ["suites.harmful", "suites.benign"]
     assert "- tasks.sums: cannot be read here: " in first.output
+    assert "is well formed, but 1 of its suites and tasks cannot be read here" in first.output
     file.write_text(POLICY.replace("path: harmful.jsonl", f"path: harmful.jsonl, sha256: '{found[0][1]}'"))
     assert f"- suites.harmful: sha256 {found[0][1]}, as pinned" in invoke("check", str(file)).output
 
