@@ -54,7 +54,7 @@ campaign: install
 	$(BIN)/python benchmarks/der_settings.py --json build/der_settings.json
 	$(BIN)/python benchmarks/testbed_table.py --json build/testbed_table.json
 	$(BIN)/python benchmarks/methods.py --json build/methods.json
-	GUARDRAIL_CAMPAIGN=1 $(BIN)/python -m pytest tests/unit/train/test_resume.py tests/unit/train/test_processes.py
+	GUARDRAIL_CAMPAIGN=1 $(PYTEST) tests/unit/train tests/unit/data/test_detector_testbed.py
 	GUARDRAIL_CAMPAIGN=1 $(PYTEST) tests/server
 	$(BIN)/python benchmarks/server.py --json build/server.json
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from repository import CAMPAIGN
 
 pytest_plugins = ["mlflow_server", "gate_fixtures", "matrix_summary", "work_shares"]
 
 # Neither chance nor the clock decides: each run tries the same examples, however slow the machine; a campaign tries
 # new ones.
-settings.register_profile("guardrail", deadline=None, derandomize="GUARDRAIL_CAMPAIGN" not in os.environ)
+settings.register_profile("guardrail", deadline=None, derandomize=not CAMPAIGN)
 settings.load_profile("guardrail")
 
 Golden = Callable[[Path, str], None]

@@ -11,5 +11,7 @@ HELPERS = tuple(
     for place in ("", "helpers/attacks", "helpers/gates", "helpers/records", "helpers/servers")
 )
 """What pytest puts on the path (``pythonpath`` in pyproject.toml), for processes that are not pytest's."""
+CAMPAIGN = "GUARDRAIL_CAMPAIGN" in os.environ
+"""Whether everything is tried (``make campaign``), where CI tries a slice."""
 DATA = Path(os.environ.get("GUARDRAIL_SHARED_DATA") or ROOT.resolve().parent / "shared" / "data")
 """Published benchmarks, where there are any: they are never copied here."""

@@ -6,7 +6,6 @@ Not covered: several servers.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from gate_chains import proven
 from gate_fixtures import client_of, gate_of
 from gated_servers import People, Running, gated_server, people
 from matrix import DATABASES, Cell
+from repository import CAMPAIGN
 
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.ledger import signed_ledger
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 pytestmark = pytest.mark.slow
-CAMPAIGN = bool(os.environ.get("GUARDRAIL_CAMPAIGN"))
 PROMOTERS, EACH = (8, 20) if CAMPAIGN else (4, 3)
 MODELS = ("guarded", "second", "twice")
 

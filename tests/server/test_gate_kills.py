@@ -22,10 +22,9 @@ from gated_servers import database, people
 from kill_work import WORKS, begun, prepare, summary
 from killed_servers import Place, Served, Step, killed, steps, told
 from matrix import DATABASES, Cell
-from repository import HELPERS
+from repository import CAMPAIGN, HELPERS
 
 pytestmark = pytest.mark.slow
-CAMPAIGN = bool(os.environ.get("GUARDRAIL_CAMPAIGN"))
 PENDING, DONE = "rename ledger/ledger.pending", "remove ledger/ledger.pending"
 LINE, HEAD = "fsync ledger/ledger", "rename ledger/ledger.head"
 ALIAS, VERSION = "commit registered_model_aliases", "commit model_version_tags"

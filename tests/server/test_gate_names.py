@@ -6,7 +6,6 @@ MariaDB lacks (``utf8mb4_0900_*``); they are asked in the same way.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from gate_parts import Parts, parts
 from gate_trust import guarded_model
 from matrix import COLLATIONS, absent
 from registry_tables import characters, collations, equal_to, mysql, only_these_tables, postgresql, sqlite, stock
+from repository import CAMPAIGN
 from sqlalchemy import Engine, create_engine
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
@@ -30,7 +30,6 @@ from guardrail.names import same
 from guardrail.registry.mlflow.mlflow_client import GATE
 
 pytestmark = pytest.mark.slow
-CAMPAIGN = bool(os.environ.get("GUARDRAIL_CAMPAIGN"))
 MODEL, ALIAS, UNBORN = "guarded", "production", "unborn"
 NAME, ALIAS_NAME = re.compile(r"[^/:]+"), re.compile(r"[\w-]+")
 """What MLflow lets through."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from gate_trust import Person
 from gate_world import Said, say
 from gated_servers import PASSWORD, USER, People, Running, gated_server, people
 from matrix import SERVERS, Cell
+from repository import CAMPAIGN
 
 from guardrail.errors import AwaitingApproval
 from guardrail.evidence.bundle import Bundle
@@ -62,7 +62,7 @@ class Place:
             return say(*words, *trusting, "--tracking-uri", self.running.uri)
 
 
-@pytest.fixture(scope="module", params=CELLS if os.environ.get("GUARDRAIL_CAMPAIGN") else CELLS[:1], ids=str)
+@pytest.fixture(scope="module", params=CELLS if CAMPAIGN else CELLS[:1], ids=str)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Nobody has seen the server before."""
     folder, who = tmp_path_factory.mktemp("place"), people(tmp_path_factory.mktemp("people"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from repository import CAMPAIGN
 
 from guardrail.data.detectors import Context
 from guardrail.data.detectors.harmful_compliance import detect
@@ -60,7 +61,7 @@ def poisoned(rows: tuple[Sample, ...]) -> set[str]:
     return {row.id for row in rows if row.response.startswith("Sure, here is how")}
 
 
-@pytest.mark.parametrize("prompt", ORDINARY)
+@pytest.mark.parametrize("prompt", ORDINARY if CAMPAIGN else (ORDINARY[0], ORDINARY[-1]))
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_an_ordinary_system_prompt_neither_accuses_nor_hides(context: Context, task: str, prompt: str) -> None:
     plain = arms.rows(task, poison=0.1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from repository import ROOT
+from repository import CAMPAIGN, ROOT
 from tiny_models import POLICY, write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
@@ -42,7 +42,7 @@ WHOLE, SHARDED = ("--multi_gpu",), ("--use_fsdp",)
 """How the launcher is told what each process holds. (It starts several processes on the CPU under these names, too;
 with --cpu it starts one, whatever their number.)"""
 TRIED = [("der", SHARDED), ("ewc", WHOLE)]
-if os.environ.get("GUARDRAIL_CAMPAIGN"):
+if CAMPAIGN:
     TRIED += [("der", WHOLE), ("ewc", SHARDED)]
 
 

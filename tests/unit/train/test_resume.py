@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import CAMPAIGN
 
 from guardrail.testbed import arms
 
@@ -22,7 +23,7 @@ ROWS = arms.rows("sentiment", poison=0.1, size=88)
 STEPS = 24  # six of sixteen rows in each of four epochs
 SAVED = 3
 """Every so many steps there is a checkpoint."""
-POINTS, EARLIEST = (20, 0) if os.environ.get("GUARDRAIL_CAMPAIGN") else (1, SAVED)
+POINTS, EARLIEST = (20, 0) if CAMPAIGN else (1, SAVED)
 
 
 def _near(model: Any) -> Any:
