@@ -19,6 +19,15 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _absent(value: object) -> bool:
+    """Left out of what is stored, so that records from before there were plans keep their bytes and their digest."""
+    return value is None
+
+
+Plan = Annotated[Sha256 | None, Field(exclude_if=_absent)]
+"""The digest of the sections of the policy that the stage read (``guardrail.policy.stage_plans``)."""
 Scalar = bool | int | float | str
 
 
@@ -89,6 +98,7 @@ class DataReport(Record):
 
     kind: Literal["data-report"] = "data-report"
     policy: Sha256
+    plan: Plan = None
     base: Sha256
     source: str
     source_digest: Sha256
@@ -147,6 +157,7 @@ class AdapterRecord(Record):
 
     kind: Literal["adapter"] = "adapter"
     policy: Sha256
+    plan: Plan = None
     data: Sha256
     training_digest: Sha256
     base: ModelRef
@@ -252,6 +263,7 @@ class EvaluationReport(Record):
 
     kind: Literal["evaluation-report"] = "evaluation-report"
     policy: Sha256
+    plan: Plan = None
     adapter: Sha256
     manifest: Sha256
     base: ModelRef

@@ -305,6 +305,20 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, float | str]:
     return result
 
 
+def sound_policy(name: str) -> LoadedPolicy:
+    """The policy of this name or file.
+
+    Raises:
+        InvalidInput: there is none, or it cannot work.
+    """
+    from guardrail.policy.load import find_policy
+    from guardrail.policy.soundness import require_sound
+
+    loaded = find_policy(name)
+    require_sound(loaded)
+    return loaded
+
+
 @dataclass(frozen=True)
 class Opened:
     """A run as a command was told to work on it; nothing is written before :meth:`start`."""

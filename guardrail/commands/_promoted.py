@@ -11,12 +11,21 @@ from guardrail.errors import AwaitingApproval
 
 if TYPE_CHECKING:
     from guardrail.evidence.keys.key_pairs import PrivateKey
+    from guardrail.policy.load import LoadedPolicy
 
 
 def promote(
-    run_dir: Path, *, tracking_uri: str, key: PrivateKey, output: str, artifact_location: str | None = None
+    run_dir: Path,
+    *,
+    tracking_uri: str,
+    key: PrivateKey,
+    output: str,
+    artifact_location: str | None = None,
+    policy: LoadedPolicy | None = None,
 ) -> None:
     """Promote the run at ``run_dir`` and print its decision, also where persons must approve it first.
+
+    Under another ``policy`` than the run's, if one is given.
 
     Raises:
         AwaitingApproval, PolicyDenied, EvidenceMissing: what the decision comes to, where it is no promotion.
@@ -27,7 +36,12 @@ def promote(
 
     try:
         decision, record = promote_run(
-            run_dir, tracking_uri=tracking_uri, key=key, now=datetime.now(UTC), artifact_location=artifact_location
+            run_dir,
+            tracking_uri=tracking_uri,
+            key=key,
+            now=datetime.now(UTC),
+            artifact_location=artifact_location,
+            policy=policy,
         )
     except AwaitingApproval:
         waits = Run(run_dir).require("decision", Decision)

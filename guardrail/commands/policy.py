@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -49,8 +50,8 @@ def check(policy: str, output: str, strict: bool) -> None:
     from guardrail.pipeline.exam.sizes import require_enough
     from guardrail.pipeline.prompts import anchors
     from guardrail.pipeline.run import RunConfig
-    from guardrail.policy.decide import needs
     from guardrail.policy.load import find_policy
+    from guardrail.policy.needed import needs
     from guardrail.policy.soundness import require_sound
     from guardrail.policy.vacuous import warnings
 
@@ -79,6 +80,31 @@ def check(policy: str, output: str, strict: bool) -> None:
             f"{loaded.source}: {len(warned)} of its promises promise nothing",
             expected="no warning (--strict)", next_step="change what the warnings name",
         )  # fmt: skip
+
+
+@command.command("test")
+@click.argument("policy", metavar="NAME|FILE")
+@options.RUN
+@options.OUTPUT
+def test_run(policy: str, run_dir: Path, output: str) -> None:
+    """Say what POLICY would decide on a run, and write nothing: neither into the run nor anywhere else.
+
+    Exits as promote would: 0 if the policy holds, 10 if it denies, 3 if the evidence is inconclusive. With 11 it names
+    the stage that must run again first, because it reads something that the policy changes.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.commands import _output as show
+    from guardrail.evidence.digest import digest
+    from guardrail.pipeline.promotion import evidence_of
+    from guardrail.pipeline.run import Run
+    from guardrail.policy.decide import decide
+
+    loaded, evidence = options.sound_policy(policy), evidence_of(Run(run_dir))
+    inputs = digest({"stage": "test", "policy": loaded.digest, "evidence": digest(evidence)})
+    decision = decide(loaded, evidence, inputs=inputs, now=datetime.now(UTC))
+    show.emit(decision, output, show.decision_lines(decision))
+    show.raise_unless_passed(decision)
 
 
 @command.command()
@@ -114,7 +140,7 @@ def show(policy: str) -> None:
 
 def _summary(loaded: LoadedPolicy, found: Sequence[Content], warned: Sequence[Warned]) -> list[str]:
     from guardrail.policy.bases import pins_described
-    from guardrail.policy.decide import needs
+    from guardrail.policy.needed import needs
 
     policy = loaded.policy
     return [

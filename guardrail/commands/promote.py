@@ -19,6 +19,7 @@ from guardrail.commands._promoted import promote
 @options.TRACKING_URI
 @options.ARTIFACT_LOCATION
 @options.OUTPUT
+@click.option("--policy", default=None, help="Decide under this policy, if the run's records suffice for it.")
 @click.option("--dry-run", is_flag=True, help="Decide and write the report; sign nothing, send nothing to MLflow.")
 def command(
     run_dir: Path,
@@ -27,16 +28,22 @@ def command(
     tracking_uri: str,
     artifact_location: str | None,
     output: str,
+    policy: str | None,
     dry_run: bool,
 ) -> None:
     """Decide on a run, sign the decision and record it in MLflow; register the adapter only if the policy holds.
 
     Exits with 0 if promoted, 10 if the policy denies, 3 if the evidence is inconclusive, 4 if it waits for approvals
     (promote again, or let the last approval complete it).
+
+    With --policy the run is decided anew under another one, in seconds, where each stage read the same of both: limits,
+    validity and comments make no stage run again. Else the error names the stage that must.
     """
+    chosen = options.sound_policy(policy) if policy else None
     if not dry_run:
         signer = options.signer(key, public_key)
-        promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output, artifact_location=artifact_location)
+        promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output,
+                artifact_location=artifact_location, policy=chosen)  # fmt: skip
         return
     from guardrail.pipeline.promotion import decide_run
     from guardrail.pipeline.run import Run
@@ -44,6 +51,6 @@ def command(
 
     run = Run(run_dir)
     with run.locked():
-        decision = decide_run(run, datetime.now(UTC))
+        decision = decide_run(run, datetime.now(UTC), chosen)
     show.emit(decision, output, [*show.decision_lines(decision), f"report      {run_dir / PAGE}"])
     show.raise_unless_passed(decision)

@@ -39,7 +39,8 @@ class Validated(Frozen):
 
 
 def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, quarantine: bool, max_characters: int,
-             policy_digest: str, base_digest: str, inputs: str) -> Validated:  # fmt: skip
+             policy_digest: str, base_digest: str, inputs: str,
+             plan: str | None = None) -> Validated:  # fmt: skip
     """Check ``dataset`` and split it into what is kept and what is flagged.
 
     Args:
@@ -49,6 +50,7 @@ def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, qu
         quarantine: whether flagged samples leave the training data.
         max_characters: the longest that a sample may be.
         policy_digest: SHA-256 of the policy.
+        plan: SHA-256 of the sections of it that this stage reads.
         base_digest: SHA-256 of the base model that the context's hidden states come from.
         inputs: SHA-256 of everything that this stage reads.
 
@@ -66,7 +68,7 @@ def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, qu
     results = tuple(_result(name, found, context) for name, found in flags.items())
     quarantined = len(dataset.samples) - len(kept)
     report = DataReport(
-        inputs=inputs, policy=policy_digest, base=base_digest, source=dataset.source,
+        inputs=inputs, policy=policy_digest, plan=plan, base=base_digest, source=dataset.source,
         source_digest=dataset.digest, form=dataset.form,
         rows=len(dataset.samples), flagged=len(suspects), quarantined=quarantined,
         flagged_left_in=len(suspects) - quarantined, training_rows=len(kept), training_digest=samples_digest(kept),

@@ -23,6 +23,7 @@ from guardrail.pipeline.prompts import anchors, testbed_rows
 from guardrail.pipeline.run import Run
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.stage_plans import data_plan
 from guardrail.records import DataReport
 
 log = logs.logger(__name__)
@@ -57,8 +58,9 @@ def validate_data(run: Run, source: str) -> DataReport:
             "  next: write harmful and benign requests of your own into a JSONL file, and name it in data.anchors",
             policy.source, config.base,
         )  # fmt: skip
+    plan = data_plan(policy.policy)
     inputs = digest({
-        "stage": "data", "policy": policy.digest, "source": data.digest, "name": data.source, "base": base.ref.digest,
+        "stage": "data", "plan": plan, "source": data.digest, "name": data.source, "base": base.ref.digest,
         "anchors": [list(known.harmful), list(known.benign)],
     })  # fmt: skip
     if kept := run.kept("data-report", DataReport, inputs, partial(holds_clean_rows, run)):
@@ -66,7 +68,7 @@ def validate_data(run: Run, source: str) -> DataReport:
     result = validate(
         data, detectors=policy.policy.data.detectors, context=Context(known.harmful, known.benign, _embed(base)),
         quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
-        policy_digest=policy.digest, base_digest=base.ref.digest, inputs=inputs,
+        policy_digest=policy.digest, base_digest=base.ref.digest, inputs=inputs, plan=plan,
     )  # fmt: skip
     _warn_of_many(result.report)
     files = write(run.path / "data", data, result)

@@ -25,6 +25,7 @@ from guardrail.pipeline.gate.run_ticket import held
 from guardrail.pipeline.run import Run
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.stage_plans import evaluation_plan
 from guardrail.printable import json_text
 from guardrail.progress import Count, Progress
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
@@ -110,10 +111,11 @@ def evaluate_adapter(run: Run, progress: Progress | None = None, exam: Exam | No
     require_pinned_base(policy, base.ref)
     if ticket:
         require_same_base(base.ref, adapter.base, "for training")
+    plan = evaluation_plan(policy.policy)
     inputs = digest(
         {
             "stage": "evaluate",
-            "policy": policy.digest,
+            "plan": plan,
             "adapter": digest(adapter),
             "base": base.ref.digest,
             "plans": [[p.sli.value, p.suite, p.suite_digest, p.split, p.attack, p.judge.name] for p in plans],
@@ -133,6 +135,7 @@ def evaluate_adapter(run: Run, progress: Progress | None = None, exam: Exam | No
     record = EvaluationReport(
         inputs=inputs,
         policy=policy.digest,
+        plan=plan,
         adapter=digest(adapter),
         manifest=adapter.manifest,
         base=base.ref,

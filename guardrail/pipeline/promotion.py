@@ -7,6 +7,7 @@ from pathlib import Path
 
 from guardrail import logs, nofollow
 from guardrail.atomic import write_atomically
+from guardrail.errors import InvalidInput
 from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest
 from guardrail.evidence.expiry import expired
@@ -16,6 +17,7 @@ from guardrail.pipeline.gate.run_ticket import held
 from guardrail.pipeline.gate.signing import ends, signed_stages
 from guardrail.pipeline.run import Run
 from guardrail.policy.decide import decide
+from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, RegistryRecord, Verdict
 from guardrail.registry.record.decision_run import PAGE
@@ -25,23 +27,25 @@ log = logs.logger(__name__)
 SUMMARY = "report.md"
 
 
-def decide_run(run: Run, now: datetime) -> Decision:
+def decide_run(run: Run, now: datetime, policy: LoadedPolicy | None = None) -> Decision:
     """The decision on a run, made anew unless one on the same records is still valid; its renderings beside it.
 
+    Under another ``policy`` than the run's, if one is given; it becomes the run's where the records suffice for it.
     With a ticket it is made at the confidence that is left for this attempt, and ends with the first of the stages'
     statements that are there.
 
     Raises:
         EvidenceMissing: a stage has not run, or there is a ticket and the gated server was not told of the adapter.
-        EvidenceInvalid: the records do not belong together, or the ticket is not for this policy's target.
+        EvidenceInvalid: the records do not belong together or to the policy, or the ticket is not for its target.
+        InvalidInput: there is a ticket, and another policy: what a gate was told of is judged by its own.
     """
-    policy = run.policy()
-    evidence = Evidence(
-        data=run.require("data-report", DataReport),
-        adapter=run.require("adapter", AdapterRecord),
-        evaluation=run.require("evaluation-report", EvaluationReport),
-    )
-    ticket = held(run)
+    policy = policy or run.policy()
+    evidence, ticket = evidence_of(run), held(run)
+    if ticket and policy.digest != run.policy().digest:
+        raise InvalidInput(
+            f"{run.path} has a ticket, and was evaluated for the policy that it was started with",
+            expected="that policy", next_step="take a new ticket: another policy is another attempt at the gate",
+        )  # fmt: skip
     attempt = gate_attempt.require(run, ticket) if ticket else None
     inputs = digest({
         "stage": "decide", "policy": policy.digest, "evidence": digest(evidence),
@@ -52,10 +56,23 @@ def decide_run(run: Run, now: datetime) -> Decision:
     if decision is None or decision.inputs != inputs or not _holds(decision, now, until):
         decision = decide(policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0,
                           until=until)  # fmt: skip
+        run.adopt(policy)
         run.write("decision", decision)
     run.render(PAGE, html.render(decision, evidence))
     run.render(SUMMARY, markdown.render(decision, evidence))
     return decision
+
+
+def evidence_of(run: Run) -> Evidence:
+    """The records that a decision is made from.
+
+    Raises:
+        EvidenceMissing: a stage has not run.
+    """
+    return Evidence(
+        data=run.require("data-report", DataReport), adapter=run.require("adapter", AdapterRecord),
+        evaluation=run.require("evaluation-report", EvaluationReport),
+    )  # fmt: skip
 
 
 def _holds(decision: Decision, now: datetime, until: datetime | None) -> bool:
@@ -85,12 +102,18 @@ def bundle(run: Run, decision: Decision, key: PrivateKey, now: datetime) -> Bund
 
 
 def promote_run(
-    path: Path, *, tracking_uri: str, key: PrivateKey, now: datetime, artifact_location: str | None = None
+    path: Path,
+    *,
+    tracking_uri: str,
+    key: PrivateKey,
+    now: datetime,
+    artifact_location: str | None = None,
+    policy: LoadedPolicy | None = None,
 ) -> tuple[Decision, RegistryRecord]:
     """Decide on the run at ``path``, log the decision, and register the adapter if it passed.
 
-    A denial of a run with a ticket is handed to the gated server at ``tracking_uri``, for its ledger; where there is
-    none, that is logged as a warning.
+    Under another ``policy``, see :func:`decide_run`. A denial of a run with a ticket is handed to the gated server at
+    ``tracking_uri``, for its ledger; where there is none, that is logged as a warning.
 
     Raises:
         ServiceUnavailable: the MLflow server does not answer; nothing is half-registered.
@@ -103,7 +126,7 @@ def promote_run(
 
     run = Run(path)
     with run.locked():
-        decision = decide_run(run, now)
+        decision = decide_run(run, now, policy)
         sealed = bundle(run, decision, key, now)
         page = (nofollow.read(run.path / PAGE) or b"").decode()
         record = promote(

@@ -142,6 +142,12 @@ class Run:
             write_atomically(self.path / POLICY, policy.bytes)
             write_atomically(self.path / CONFIG, json.dumps(config.model_dump(mode="json"), indent=2).encode() + b"\n")
 
+    def adopt(self, policy: LoadedPolicy) -> None:
+        """Go on under another policy; the records stay, each stage that reads what changed will run again."""
+        config = self.require_config()
+        if policy.digest != self.policy().digest:
+            self.start(policy, config.model_copy(update={"policy_source": str(Path(policy.source).resolve())}))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process.

@@ -25,6 +25,7 @@ from guardrail.pipeline.request import TrainRequest
 from guardrail.pipeline.run import Run
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
+from guardrail.policy.stage_plans import train_plan
 from guardrail.progress import Progress
 from guardrail.records import AdapterRecord, DataReport
 from guardrail.samples import Sample
@@ -70,13 +71,14 @@ def train_adapter(
     prepared = prepare(exam, request, base, report, run.path)
     check_rows(exam, rows)
     prompts, others = prepared.prompts, prepared.others
-    inputs = _inputs(policy, report, base, request, prompts, others)
+    plan = train_plan(policy.policy, chooses=request.chooses or bool(request.settings.validate_steps))
+    inputs = _inputs(plan, report, base, request, prompts, others)
     inputs = _with_validation(inputs, exam, request)
     if kept := run.kept("adapter", AdapterRecord, inputs):
         adapter_dir(run, kept)
         return kept
     require_reachable(request.live_uri)
-    origin = Origin(inputs, policy.digest, digest(report), report.training_digest)
+    origin = Origin(inputs, policy.digest, digest(report), report.training_digest, plan)
     target = run.path / "adapter"
     fresh = run.path / "adapter.partial"
     with processes.first_goes_first():
@@ -145,12 +147,12 @@ def _with_validation(inputs: str, exam: Exam, request: TrainRequest) -> str:
 
 
 def _inputs(
-    policy: LoadedPolicy, report: DataReport, base: BaseModel, request: TrainRequest, prompts: tuple[str, ...],
+    plan: str, report: DataReport, base: BaseModel, request: TrainRequest, prompts: tuple[str, ...],
     others: tuple[Given, ...],
 ) -> str:  # fmt: skip
     files = {} if request.method == AUTO else create(request.method, request.hyperparameters).inputs()
     return digest({
-        "stage": "train", "policy": policy.digest, "data": digest(report), "base": base.ref.digest,
+        "stage": "train", "plan": plan, "data": digest(report), "base": base.ref.digest,
         "method": request.method, "hyperparameters": dict(sorted(request.hyperparameters.items())),
         "settings": {key: value for key, value in asdict(request.settings).items() if key != "checkpoint_steps"},
         "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},

@@ -6,7 +6,6 @@ read or measured here, and no verdict from elsewhere is believed. Not covered: s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
@@ -14,31 +13,17 @@ from guardrail.evidence.digest import digest
 from guardrail.policy.as_planned import require_as_planned
 from guardrail.policy.bases import base_findings
 from guardrail.policy.load import LoadedPolicy
-from guardrail.policy.rules import Evidence, Limits, Need, load_rule
+from guardrail.policy.rules import Evidence, Limits, load_rule
 from guardrail.policy.schema import Policy
+from guardrail.policy.stage_plans import foreign
 from guardrail.records import (
     AdapterRecord,
     DataReport,
     Decision,
     EvaluationReport,
     Finding,
-    Sli,
     Verdict,
 )
-
-
-def needs(policy: Policy) -> tuple[Need, ...]:
-    """What must be measured for this policy, each once; a rule for every task stands for every declared task."""
-    return tuple(dict.fromkeys(_every_need(policy)))
-
-
-def _every_need(policy: Policy) -> Iterator[Need]:
-    for limits in policy.rules:
-        for need in load_rule(limits.rule).needs(limits):
-            if need.sli is Sli.UTILITY and not need.suite and policy.tasks:
-                yield from (need.model_copy(update={"suite": task}) for task in policy.tasks)
-            else:
-                yield need
 
 
 def decide(
@@ -63,7 +48,7 @@ def decide(
     if now.utcoffset() != timedelta(0):
         raise InvalidInput(f"the time {now} is not in UTC", expected="a time with the zone UTC")
     data, adapter, evaluation = _all_three(evidence)
-    _check_bindings(policy.digest, data, adapter, evaluation)
+    _check_bindings(policy, data, adapter, evaluation)
     require_as_planned(policy, evaluation)
     found = findings(policy.policy, evidence, attempt)
     return Decision(
@@ -150,12 +135,17 @@ def _all_three(evidence: Evidence) -> tuple[DataReport, AdapterRecord, Evaluatio
     return evidence.data, evidence.adapter, evidence.evaluation
 
 
-def _check_bindings(policy: str, data: DataReport, adapter: AdapterRecord, evaluation: EvaluationReport) -> None:
+def _check_bindings(
+    policy: LoadedPolicy, data: DataReport, adapter: AdapterRecord, evaluation: EvaluationReport
+) -> None:
     """Every record names what it was made from; a chain with a foreign link proves nothing."""
+    if command := foreign(policy, (data, adapter, evaluation)):
+        raise EvidenceInvalid(
+            f"a record was made under another policy, of which its stage read something else ({command})",
+            expected=f"records of policy {policy.policy.name!r} ({policy.digest[:12]}…), or of one with these sections",
+            next_step=f"run {command} again under this policy, and every stage after it",
+        )
     for what, named, true in (
-        ("the data report's policy", data.policy, policy),
-        ("the adapter's policy", adapter.policy, policy),
-        ("the evaluation's policy", evaluation.policy, policy),
         ("the adapter's data report", adapter.data, digest(data)),
         ("the data report's base model", data.base, adapter.base.digest),
         ("the adapter's training rows", adapter.training_digest, data.training_digest),
@@ -163,7 +153,7 @@ def _check_bindings(policy: str, data: DataReport, adapter: AdapterRecord, evalu
         ("the evaluation's adapter", evaluation.adapter, digest(adapter)),
         ("the evaluation's files", evaluation.manifest, adapter.manifest),
         ("the evaluation's base model", evaluation.base.digest, adapter.base.digest),
-        *(("a merged adapter's policy", one.policy, policy) for one in adapter.merged),
+        *(("a merged adapter's policy", one.policy, adapter.policy) for one in adapter.merged),
         *(("a merged adapter's base model", one.base, adapter.base.digest) for one in adapter.merged),
     ):
         if named != true:

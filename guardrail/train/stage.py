@@ -88,6 +88,7 @@ class Origin:
     policy: str
     data: str
     training_digest: str
+    plan: str | None = None
 
 
 def train(
@@ -250,6 +251,7 @@ def _record(
     return AdapterRecord(
         inputs=origin.inputs,
         policy=origin.policy,
+        plan=origin.plan,
         data=origin.data,
         training_digest=origin.training_digest,
         base=base.ref,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.measure import Plan, plan_attack, plan_coherence, plan_over_refusal, plan_utility
 from guardrail.pipeline.exam.exam import Exam
-from guardrail.policy.decide import needs
+from guardrail.policy.needed import needs
 from guardrail.policy.rules import Need
 from guardrail.records import Sli
 

@@ -12,7 +12,7 @@ from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import plain
 from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.prompts import Anchors
-from guardrail.policy.decide import needs
+from guardrail.policy.needed import needs
 from guardrail.samples import Sample
 
 

@@ -32,6 +32,7 @@ from guardrail.evidence.digest import canonical, digest, manifest, manifest_dige
 from guardrail.evidence.envelope import LARGEST, unverified_payload
 from guardrail.evidence.statements.tickets import Ticket
 from guardrail.policy.load import LoadedPolicy, load_policy_bytes
+from guardrail.policy.stage_plans import foreign
 from guardrail.records import AdapterRecord, DataReport, FileDigest, Frozen
 from guardrail.registry.mlflow.destinations import Destinations, destinations
 from guardrail.registry.mlflow.mlflow_client import client
@@ -316,8 +317,7 @@ def _require_bound(
         ("the adapter record's data report", adapter.data, digest(data)),
         ("the adapter record's training rows", adapter.training_digest, data.training_digest),
         ("the adapter record's base", adapter.base.digest, data.base),
-        ("the adapter record's policy", adapter.policy, policy.digest),
-        ("the data report's policy", data.policy, policy.digest),
+        ("the stage whose record is of another policy", foreign(policy, (data, adapter)), ""),
         ("the ticket's target", f"{ticket.model}@{ticket.alias}", f"{target.model}@{target.alias}"),
     ):
         if said != true:

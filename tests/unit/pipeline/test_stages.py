@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_di
 from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.sources import load_suite, load_task
 from guardrail.pipeline.run import Run, RunConfig
-from guardrail.policy.load import load_policy
+from guardrail.policy.load import LoadedPolicy, load_policy
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, Verdict
 from guardrail.testbed import WEIGHTS, arms
 
@@ -434,6 +435,67 @@ def test_replay_prompts_with_a_line_separator_inside_stay_one_row(tmp_path: Path
     path = tmp_path / "replay.jsonl"
     path.write_text(json.dumps({"prompt": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert replay_prompts(str(path), "testbed") == ("one\u2028two",)
+
+
+def changed(run: Run, old: str, new: str) -> LoadedPolicy:
+    """The run's policy with one thing changed, in a file beside it."""
+    text = run.policy().bytes.decode()
+    assert old in text
+    return load_policy(write_policy(run.path.parent, text.replace(old, new)))
+
+
+@pytest.fixture
+def copied(finished: Run, tmp_path: Path) -> Run:
+    """A finished run of one's own."""
+    shutil.copytree(finished.path.parent, tmp_path / "copy")
+    return Run(tmp_path / "copy" / finished.path.name)
+
+
+def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("nothing was to be trained or asked")
+
+    monkeypatch.setattr("guardrail.pipeline.training.train", refuse)
+    monkeypatch.setattr("guardrail.pipeline.evaluation._measure", refuse)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("kind: PromotionPolicy", "# reviewed\nkind: PromotionPolicy"), ("max_left_in: 1000", "max_left_in: 999"),
+])  # fmt: skip
+def test_a_comment_or_a_limit_is_decided_anew_and_nothing_is_trained(
+    copied: Run, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    from guardrail.pipeline.promotion import decide_run
+
+    before, policy = _records(copied), changed(copied, old, new)
+    nothing_is_trained(monkeypatch)
+    decision = decide_run(copied, datetime.now(UTC), policy)
+    assert (decision.policy, decision.verdict) == (policy.digest, before[3].verdict)
+    assert copied.policy().digest == policy.digest
+    assert _records(copied)[:3] == before[:3]
+    assert _train(copied) == before[1]
+    assert _decide(copied) == decision
+
+
+def test_a_tighter_limit_denies_what_was_measured_long_ago(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guardrail.pipeline.promotion import decide_run
+
+    nothing_is_trained(monkeypatch)
+    policy = changed(copied, "max_left_in: 1000", "max_left_in: 0")
+    assert decide_run(copied, datetime.now(UTC), policy).verdict is Verdict.FAILED
+
+
+def test_another_data_plan_is_refused_by_name_and_then_trained_again(copied: Run) -> None:
+    from guardrail.pipeline.promotion import decide_run
+
+    before, policy = _records(copied), changed(copied, "[known_harm, harmful_compliance]", "[known_harm]")
+    with pytest.raises(EvidenceInvalid, match="guardrail data validate"):
+        decide_run(copied, datetime.now(UTC), policy)
+    assert copied.policy().digest != policy.digest, "what cannot be decided leaves the run as it was"
+    assert _records(copied) == before
+    copied.adopt(policy)
+    again = _train(copied)
+    assert (again.policy, again.inputs != before[1].inputs) == (policy.digest, True)
 
 
 def _config(run: Run) -> RunConfig:

@@ -21,8 +21,9 @@ from policy_evidence import (
 from guardrail import plugins
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.digest import digest, sha256
-from guardrail.policy.decide import decide, needs, overall
+from guardrail.policy.decide import decide, overall
 from guardrail.policy.load import LoadedPolicy, find_policy, load_policy_bytes
+from guardrail.policy.needed import needs
 from guardrail.policy.rules import Evidence
 from guardrail.records import Decision, Measurement, Sli, Verdict
 
