@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from guardrail.data.control_tokens import FLAG, NAME
 from guardrail.data.dataset import Dataset, load_dataset, samples_digest
 from guardrail.data.detectors import Context
 from guardrail.data.expectations import PREFIX
@@ -45,12 +46,13 @@ def validate_data(run: Run, source: str) -> DataReport:
         "anchors": [list(known.harmful), list(known.benign)],
     })  # fmt: skip
     record = run.read("data-report", DataReport)
-    if record is not None and record.inputs == inputs and _intact(run, record):
+    if record is not None and record.inputs == inputs and _looked_at_all(record) and _intact(run, record):
         return record
     result = validate(
         data, detectors=policy.policy.data.detectors, context=Context(known.harmful, known.benign, _embed(base)),
-        quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
-        policy_digest=policy.digest, base_digest=base.ref.digest, inputs=inputs,
+        carried=_carried(base), quarantine=policy.policy.data.quarantine,
+        max_characters=policy.policy.data.max_characters, policy_digest=policy.digest, base_digest=base.ref.digest,
+        inputs=inputs,
     )  # fmt: skip
     files = write(run.path / "data", data, result)
     _require_mostly_clean(policy, result, files.quarantine)
@@ -60,7 +62,9 @@ def validate_data(run: Run, source: str) -> DataReport:
 
 def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: Path) -> None:
     """Detectors miss some: of data that is mostly poison, what they leave is not to be trained on either."""
-    suspects = {flag.sample_id for flag in result.flagged if not flag.detector.startswith(PREFIX)}
+    suspects = {
+        flag.sample_id for flag in result.flagged if flag.detector == FLAG or not flag.detector.startswith(PREFIX)
+    }
     limit, rows = policy.policy.data.max_flagged_share, result.report.rows
     if policy.policy.data.quarantine and len(suspects) > limit * rows:
         raise PolicyDenied(
@@ -85,6 +89,17 @@ def clean_file(run: Run, record: DataReport) -> Path:
 def _intact(run: Run, record: DataReport) -> bool:
     path = run.path / "data" / CLEAN
     return path.exists() and file_sha256(path) == record.training_digest
+
+
+def _looked_at_all(record: DataReport) -> bool:
+    """Whether the report is of a release that looked for control tokens."""
+    return any(result.name == NAME for result in record.expectations)
+
+
+def _carried(base: Any) -> Callable[[str], tuple[str, ...]]:
+    from guardrail.model.control_tokens import control_tokens
+
+    return control_tokens(base.tokenizer).carried
 
 
 def _embed(base: Any) -> Callable[[Sequence[str]], Any]:

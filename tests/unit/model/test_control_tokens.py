@@ -205,7 +205,7 @@ def test_without_a_template_there_are_no_control_tokens_in_a_prompt(tmp_path: Pa
     tokenizer = AutoTokenizer.from_pretrained(write_base("gpt2", tmp_path))
     row = encode_chat(tokenizer, _chat(ATTACK, ATTACK))
     assert (_controls(tokenizer, row.prompt), _controls(tokenizer, row.answer)) == ([], ["<|end|>"])
-    assert tokenizer.decode(row.prompt) == f"User: {ATTACK}\nAssistant:"
+    assert tokenizer.decode(list(row.prompt)) == f"User: {ATTACK}\nAssistant:"
 
 
 def test_the_tokens_that_a_text_carries_are_named_once_each() -> None:
