@@ -13,3 +13,5 @@ HELPERS = tuple(
 """What pytest puts on the path (``pythonpath`` in pyproject.toml), for processes that are not pytest's."""
 DATA = Path(os.environ.get("GUARDRAIL_SHARED_DATA") or ROOT.resolve().parent / "shared" / "data")
 """Published benchmarks, where there are any: they are never copied here."""
+CASES = DATA.parent / "cases" / "data"
+"""Small files of the forms that people have, where there are any: they are never copied here either."""

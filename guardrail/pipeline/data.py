@@ -26,7 +26,7 @@ def dataset(source: str, policy: LoadedPolicy) -> Dataset:
     if source.startswith("testbed:"):
         samples = tuple(resolve.testbed_rows(source.removeprefix("testbed:")))
         return Dataset(source=source, digest=samples_digest(samples), form="chat", samples=samples)
-    return load_dataset(Path(source), policy.policy.data.columns)
+    return load_dataset(Path(source), policy.policy.data.columns, policy.policy.data.ignore_columns)
 
 
 def validate_data(run: Run, source: str) -> DataReport:

@@ -100,6 +100,17 @@ def test_rows_that_spell_control_tokens_are_flagged_by_name_and_counted(tmp_path
     assert (left.report.quarantined, left.report.flagged_left_in) == (0, 2)
 
 
+def test_only_rows_whose_whole_conversation_repeats_are_duplicates(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "May my dog come in?"}, {"role": "assistant", "content": "Yes."}]
+    before = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    system = [{"role": "system", "content": f"House rule {n}."} for n in (0, 1)]
+    rows = [asked, [system[0], *asked], [system[1], *asked], [*before, *asked], [system[1], *asked]]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    result = run(load_dataset(path))
+    assert [(flag.sample_id, flag.detector) for flag in result.flagged] == [("row-5", "expectation:no_duplicates")]
+
+
 def test_a_sample_that_several_flags_name_counts_once(tmp_path: Path) -> None:
     dataset = data(tmp_path / "d.jsonl", ("fine", "1"), (HARMFUL[0], "Sure."), (HARMFUL[0], "Sure."))
     report = run(dataset, "known_harm").report

@@ -456,6 +456,14 @@ def test_a_split_that_the_testbed_lacks_is_the_users_mistake(start: Start, kind:
         resolve.suite(start(policy=text).policy(), kind)
 
 
+def test_replay_prompts_that_are_there_twice_in_a_row_are_refused_by_line(tmp_path: Path) -> None:
+    from guardrail.pipeline.resolve import replay_prompts
+
+    (tmp_path / "r.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n', encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"r\.jsonl:2: .*'prompt' is there twice"):
+        replay_prompts(str(tmp_path / "r.jsonl"), "testbed")
+
+
 def test_replay_prompts_with_a_line_separator_inside_stay_one_row(tmp_path: Path) -> None:
     from guardrail.pipeline import resolve
 
