@@ -7,7 +7,7 @@ Whatever stands in content is content: only the template writes control tokens (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from guardrail.errors import InvalidInput
 from guardrail.model.control_tokens import Marks, control_tokens
-from guardrail.samples import Message
+from guardrail.samples import Message, Sample
 
 FALLBACK = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
@@ -62,6 +62,21 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     separator = "" if getattr(tokenizer, "chat_template", None) else " "
     answer = encode_text(tokenizer, separator + messages[-1].content)
     return Encoded(prompt, (*answer, end_token(tokenizer)))
+
+
+def require_rendered(tokenizer: PreTrainedTokenizerBase, source: str, samples: Iterable[Sample]) -> None:
+    """Refuse rows of ``source`` that the base's template does not take, before anything is trained on the others.
+
+    Raises:
+        InvalidInput: such a row, by line.
+    """
+    for sample in samples:
+        try:
+            if prompt := sample.messages[:-1]:
+                prompt_text(tokenizer, prompt)
+        except InvalidInput as error:
+            where = f"{source}:{sample.line}" if sample.line else f"{source}: {sample.id}"
+            raise InvalidInput(f"{where}: {error.got}", expected=error.expected, next_step=error.next_step) from error
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

@@ -33,7 +33,8 @@ def validate_data(run: Run, source: str) -> DataReport:
     """Run the data stage, or return its record if nothing changed.
 
     Raises:
-        InvalidInput: the data cannot be read, nothing would be left of it, or the policy pins another base.
+        InvalidInput: the data cannot be read, nothing would be left of it, the base's template does not take one of
+            its rows, or the policy pins another base.
         PolicyDenied: most of it looks like poison.
     """
     policy, config = run.policy(), _config(run)
@@ -54,6 +55,7 @@ def validate_data(run: Run, source: str) -> DataReport:
         max_characters=policy.policy.data.max_characters, policy_digest=policy.digest, base_digest=base.ref.digest,
         inputs=inputs,
     )  # fmt: skip
+    _require_rendered(base, data.source, result)
     files = write(run.path / "data", data, result)
     _require_mostly_clean(policy, result, files.quarantine)
     run.write("data-report", result.report)
@@ -94,6 +96,12 @@ def _intact(run: Run, record: DataReport) -> bool:
 def _looked_at_all(record: DataReport) -> bool:
     """Whether the report is of a release that looked for control tokens."""
     return any(result.name == NAME for result in record.expectations)
+
+
+def _require_rendered(base: Any, source: str, result: Validated) -> None:
+    from guardrail.model.chat import require_rendered
+
+    require_rendered(base.tokenizer, source, result.kept)
 
 
 def _carried(base: Any) -> Callable[[str], tuple[str, ...]]:

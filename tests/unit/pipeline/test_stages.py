@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from full_disk import full_disk
-from tiny_models import POLICY, write_policy, write_replay
+from tiny_models import POLICY, write_base, write_policy, write_replay
 
 from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput, PolicyDenied, ServiceUnavailable
@@ -367,6 +367,24 @@ def test_a_report_that_looked_for_no_control_tokens_is_made_again(start: Start) 
     kept = tuple(one for one in report.expectations if "control" not in one.name)
     run.write("data-report", report.model_copy(update={"expectations": kept}))
     assert _validate(run) == report
+
+
+def test_rows_that_the_bases_template_refuses_stop_the_data_stage_by_line(tmp_path: Path) -> None:
+    base = write_base("qwen2", tmp_path / "base")
+    template = "{% for m in messages %}{% if not m['content'] %}{{ raise_exception('empty turn') }}{% endif %}"
+    (base / "chat_template.jinja").write_text(template + "{{ m['content'] }}<|end|>{% endfor %}", encoding="utf-8")
+    turns = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", ""), ("user", "Go on"))]
+    rows = [turns[:1], turns]
+    answer = {"role": "assistant", "content": "fine"}
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps({"messages": [*row, answer]}) + "\n" for row in rows), encoding="utf-8"
+    )
+    loaded = load_policy(write_policy(tmp_path, POLICY.replace("[known_harm, harmful_compliance]", "[known_harm]")))
+    run = Run(tmp_path / "run")
+    run.start(loaded, RunConfig(policy_source=loaded.source, base=str(base)))
+    with pytest.raises(InvalidInput, match=r"train\.jsonl:2: .*empty turn"):
+        _validate(run)
+    assert run.read("data-report", DataReport) is None
 
 
 def test_repetitions_are_not_taken_for_poison(start: Start) -> None:
