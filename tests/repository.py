@@ -15,3 +15,5 @@ CAMPAIGN = "GUARDRAIL_CAMPAIGN" in os.environ
 """Whether everything is tried (``make campaign``), where CI tries a slice."""
 DATA = Path(os.environ.get("GUARDRAIL_SHARED_DATA") or ROOT.resolve().parent / "shared" / "data")
 """Published benchmarks, where there are any: they are never copied here."""
+CASES = DATA.parent / "cases" / "data"
+"""Small files of the forms that people have, where there are any: they are never copied here either."""

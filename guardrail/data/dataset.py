@@ -8,11 +8,12 @@ memory, and anything about what the texts mean.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from guardrail.atomic import write_atomically
-from guardrail.data.forms import Columns, Form, resolve, sample
+from guardrail.data.columns import Columns, Form, resolve
+from guardrail.data.forms import sample
 from guardrail.data.rows import Row, read_bytes, read_rows
 from guardrail.errors import InvalidInput
 from guardrail.evidence.digest import canonical, sha256
@@ -29,22 +30,24 @@ class Dataset(Frozen):
     samples: tuple[Sample, ...]
 
 
-def load_dataset(path: Path, columns: Columns | None = None) -> Dataset:
+def load_dataset(path: Path, columns: Columns | None = None, ignored: Collection[str] = ()) -> Dataset:
     """Read a data file in chat, instruction or prompt/completion form.
 
     Args:
         path: ``.jsonl``, ``.json`` (an array), ``.csv``, ``.tsv`` or ``.parquet``.
-        columns: role -> column name where they differ (:func:`guardrail.data.forms.resolve`).
+        columns: role -> column name where they differ (:func:`guardrail.data.columns.resolve`).
+        ignored: columns, and as ``messages.name`` keys of turns, that need not be read.
 
     Raises:
         InvalidInput: the file or any one of its rows is not what it should be; the message names file and line.
     """
     data = read_bytes(path)
     rows = read_rows(path.name, data)
-    form, where = resolve(path.name, tuple(rows[0].fields), columns)
+    form, where = resolve(path.name, rows, columns, ignored)
     ids = _ids(path.name, rows, where.get("id"), explicit="id" in (columns or {}))
     samples = tuple(
-        sample(path.name, row, form, where).model_copy(update={"id": id_}) for row, id_ in zip(rows, ids, strict=True)
+        sample(path.name, row, form, where, ignored).model_copy(update={"id": id_})
+        for row, id_ in zip(rows, ids, strict=True)
     )
     return Dataset(source=path.name, digest=sha256(data), form=form, samples=samples)
 

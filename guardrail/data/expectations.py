@@ -4,7 +4,7 @@ The suite runs in an ephemeral context: nothing is written, no progress bar is d
 An expectation that fails is not an exception: it is recorded, and its rows are flagged with a reason. Importing
 Great Expectations takes some ten seconds, which is why it happens inside the function.
 
-Not covered: what the texts mean (detectors), near-duplicates (only exact repetitions of request and response count),
+Not covered: what the texts mean (detectors), near-duplicates (only exact repetitions of whole conversations count),
 and languages.
 """
 
@@ -16,13 +16,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from guardrail.errors import InternalError
+from guardrail.evidence.digest import digest
 from guardrail.records import ExpectationResult, Frozen
 from guardrail.samples import Sample
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-COLUMNS = ("id", "request", "response", "characters")
+COLUMNS = ("id", "request", "response", "conversation", "characters")
 PREFIX = "expectation:"
 
 
@@ -67,7 +68,7 @@ _REASONS = MappingProxyType(
         "schema": "a column is missing",
         "request_not_empty": "the request is empty",
         "response_not_empty": "the response is empty",
-        "no_duplicates": "repeats the request and response of an earlier row",
+        "no_duplicates": "repeats the whole conversation of an earlier row",
         "length": "longer than {limit} characters",
     }
 )
@@ -76,8 +77,13 @@ _REASONS = MappingProxyType(
 def _frame(samples: Sequence[Sample]) -> DataFrame:
     import pandas
 
-    rows = [(s.id, s.request, s.response, sum(len(m.content) for m in s.messages)) for s in samples]
+    rows = [(s.id, s.request, s.response, _conversation(s), sum(len(m.content) for m in s.messages)) for s in samples]
     return pandas.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _conversation(sample: Sample) -> str:
+    """Equal where every turn is: another system prompt, or history, makes another row."""
+    return digest([turn.model_dump() for turn in sample.messages])
 
 
 def _expectations(max_characters: int) -> dict[str, Any]:
@@ -87,7 +93,7 @@ def _expectations(max_characters: int) -> dict[str, Any]:
         "schema": gxe.ExpectTableColumnsToMatchOrderedList(column_list=list(COLUMNS)),
         "request_not_empty": gxe.ExpectColumnValuesToMatchRegex(column="request", regex=r"\S"),
         "response_not_empty": gxe.ExpectColumnValuesToMatchRegex(column="response", regex=r"\S"),
-        "no_duplicates": gxe.ExpectCompoundColumnsToBeUnique(column_list=["request", "response"]),
+        "no_duplicates": gxe.ExpectColumnValuesToBeUnique(column="conversation"),
         "length": gxe.ExpectColumnValuesToBeBetween(column="characters", max_value=max_characters),
     }
 
@@ -131,12 +137,12 @@ def _ids(name: str, outcome: Any, samples: Sequence[Sample]) -> list[str]:
     """The unexpected samples' ids in order; of equal rows the first is as expected."""
     indices = outcome.result.get("unexpected_index_list") or []
     found = {str(entry["id"]) for entry in indices}
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     ids = []
     for sample in samples:
         if sample.id not in found:
             continue
-        key = (sample.request, sample.response)
+        key = _conversation(sample)
         if name != "no_duplicates" or key in seen:
             ids.append(sample.id)
         seen.add(key)

@@ -2,7 +2,8 @@
 
 Strict on purpose: a broken line stops the reading and is named, because a row that is skipped silently is a row that
 nobody validated. Lines are physical lines (a quoted CSV field may span several); Parquet has none, so its row number
-stands in. Not covered: compressed files, other encodings than UTF-8 (convert first), files above 2 GB.
+stands in. A key that an object has twice is a broken row: which of its values counts would be anybody's guess.
+Not covered: compressed files, other encodings than UTF-8 (convert first), files above 2 GB.
 """
 
 from __future__ import annotations
@@ -17,12 +18,25 @@ from types import MappingProxyType
 from typing import Any
 
 from guardrail.errors import InvalidInput
+from guardrail.evidence.adapter.safetensors_header import unambiguous
 
 LARGEST = 2 * 1024**3
 """Bytes; a file above is refused, since it is read whole so that what is hashed is what is parsed."""
 
 AT_ONCE = 4096
 """Parquet rows that are turned into Python values together."""
+
+
+COMPRESSED: Mapping[bytes, str] = MappingProxyType(
+    {
+        b"\x1f\x8b": "gzip (gunzip)",
+        b"BZh": "bzip2 (bunzip2)",
+        b"\xfd7zXZ\x00": "xz (unxz)",
+        b"\x28\xb5\x2f\xfd": "Zstandard (unzstd)",
+        b"PK\x03\x04": "zip (unzip)",
+    }
+)
+"""How compressed files begin, and what unpacks them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,10 @@ def read_rows(name: str, data: bytes) -> tuple[Row, ...]:
     Raises:
         InvalidInput: unknown suffix, wrong encoding, a broken row (named by line), or no row at all.
     """
+    if kind := next((kind for head, kind in COMPRESSED.items() if data.startswith(head)), ""):
+        raise InvalidInput(
+            f"{name} is compressed: {kind}", expected="one of " + ", ".join(_READERS), next_step="unpack it first"
+        )
     reader = _READERS.get(Path(name).suffix.lower())
     if reader is None:
         raise InvalidInput(
@@ -94,7 +112,27 @@ def _jsonl(name: str, data: bytes) -> Iterator[Row]:
 def _json(name: str, data: bytes) -> Iterator[Row]:
     text = _text(name, data)
     start = _blank(text, 0)
-    yield from _array(name, text, start) if text[start : start + 1] == "[" else _jsonl(name, data)
+    if text[start : start + 1] == "[":
+        yield from _array(name, text, start)
+        return
+    _require_lines(name, text, start)
+    yield from _jsonl(name, data)
+
+
+def _require_lines(name: str, text: str, start: int) -> None:
+    """Refuse one object over several lines: rows inside of it are not read, and guessing which they are would be."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return  # reading by lines says where
+    if "\n" in text[start:end]:
+        inside = [key for key, rows in value.items() if isinstance(rows, list)] if isinstance(value, dict) else []
+        raise InvalidInput(
+            f"{name} holds one JSON {type(value).__name__.replace('dict', 'object')} over several lines"
+            + (f"; its rows may be under {', '.join(map(repr, inside))}" if inside else ""),
+            expected="an array of rows, or one row on each line",
+            next_step="write the array of rows by itself, or each row on one line",
+        )
 
 
 def _array(name: str, text: str, start: int) -> Iterator[Row]:
@@ -122,31 +160,62 @@ def _blank(text: str, position: int) -> int:
 
 def _element(name: str, line: int, text: str, position: int) -> tuple[object, int]:
     try:
-        return json.JSONDecoder().raw_decode(text, position)
+        return _DECODER.raw_decode(text, position)
     except (ValueError, RecursionError) as error:
         at = getattr(error, "lineno", line)
-        raise InvalidInput(f"{name}:{at}: broken JSON ({_why(error)})", expected="an array of objects") from error
+        raise InvalidInput(
+            f"{name}:{at}: broken JSON ({why_not_json(error)})", expected="an array of objects"
+        ) from error
 
 
 def _parse(name: str, line: int, text: str) -> object:
     try:
-        return json.loads(text)
+        return json_value(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
-            f"{name}:{line}: broken JSON ({_why(error)})", expected="one JSON object on each line",
+            f"{name}:{line}: broken JSON ({why_not_json(error)})", expected="one JSON object on each line",
             next_step="repair or remove the line",
         ) from error  # fmt: skip
 
 
-def _why(error: Exception) -> str:
+def json_value(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError, RecursionError: it is broken, or an object has a key twice (:func:`why_not_json` says which).
+    """
+    return json.loads(text, object_pairs_hook=unambiguous)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unambiguous)
+
+
+def why_not_json(error: Exception) -> str:
+    """In words, why :func:`json_value` raised ``error``."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
-    # what else the parser raises as ValueError is Python's limit on the digits of a whole number
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "a number has too many digits" if str(error).startswith("Exceeds the limit") else str(error)
+
+
+def is_empty(value: object) -> bool:
+    """Whether a value says nothing: null, blank, or a list or object of nothing else (Parquet fills in whole keys)."""
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    if isinstance(value, list):
+        return all(map(is_empty, value))
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _row(name: str, line: int, value: object) -> Row:
     if isinstance(value, list):
+        if value and all(isinstance(one, dict) and one and not {"role", "from"} & one.keys() for one in value):
+            raise InvalidInput(
+                f"{name}:{line}: a JSON array of {len(value)} rows stands on one line",
+                expected="one row, or one list of turns, on each line",
+                next_step="call the file .json, whose array of rows is read",
+            )
         value = {"messages": value}
     if not isinstance(value, dict):
         raise InvalidInput(f"{name}:{line}: a row is {type(value).__name__}", expected="a JSON object")
@@ -191,7 +260,9 @@ def _parquet(name: str, data: bytes) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
+        # Arrow's own threads must hold nothing of Python's: one that ends after the interpreter aborts the process
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), pre_buffer=False)
+        table = file.read(use_threads=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise InvalidInput(f"{name} is not readable as Parquet: {error}", expected="a Parquet file") from error
     for start in range(0, table.num_rows, AT_ONCE):

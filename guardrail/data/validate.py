@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from guardrail import plugins
+from guardrail.data import control_tokens
 from guardrail.data.dataset import Dataset, samples_digest
 from guardrail.data.detectors import Context, Flag
 from guardrail.data.expectations import PREFIX, Expected, check
@@ -38,15 +39,16 @@ class Validated(Frozen):
     flagged: tuple[Flagged, ...]
 
 
-def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, quarantine: bool, max_characters: int,
-             policy_digest: str, base_digest: str, inputs: str,
-             plan: str | None = None) -> Validated:  # fmt: skip
+def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, carried: control_tokens.Carried,
+             quarantine: bool, max_characters: int, policy_digest: str, base_digest: str,
+             inputs: str, plan: str | None = None) -> Validated:  # fmt: skip
     """Check ``dataset`` and split it into what is kept and what is flagged.
 
     Args:
         dataset: what :func:`guardrail.data.dataset.load_dataset` gave.
         detectors: names of detectors, in the order of the report.
         context: anchors and hidden states for the detectors.
+        carried: which of the base's control tokens a text spells.
         quarantine: whether flagged samples leave the training data.
         max_characters: the longest that a sample may be.
         policy_digest: SHA-256 of the policy.
@@ -58,7 +60,9 @@ def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, qu
         InvalidInput: unknown detector, too few anchors, or nothing would be left to train on.
         InternalError: a detector flags a sample that is not there.
     """
-    expected = check(dataset.samples, max_characters=max_characters)
+    expected = _both(
+        check(dataset.samples, max_characters=max_characters), control_tokens.look(dataset.samples, carried)
+    )
     flags = {name: _detect(name, dataset.samples, context) for name in dict.fromkeys(detectors)}
     flagged = _in_order(dataset.samples, expected, flags)
     suspects = {flag.sample_id for flag in flagged}
@@ -75,6 +79,10 @@ def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, qu
         expectations=expected.results, detectors=results,
     )  # fmt: skip
     return Validated(report=report, kept=kept, flagged=flagged)
+
+
+def _both(first: Expected, second: Expected) -> Expected:
+    return Expected(results=first.results + second.results, unexpected=first.unexpected + second.unexpected)
 
 
 def _detect(name: str, samples: Sequence[Sample], context: Context) -> dict[str, Flag]:

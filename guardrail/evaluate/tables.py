@@ -16,6 +16,7 @@ from pathlib import Path
 
 from guardrail import logs
 from guardrail.errors import InvalidInput
+from guardrail.evidence.adapter.safetensors_header import unambiguous
 from guardrail.plugins import suggestion
 
 log = logs.logger(__name__)
@@ -139,9 +140,9 @@ def _json_lines(name: str, text: str) -> Iterator[Cells]:
 
 def _object(name: str, line: int, row: str) -> dict[str, object]:
     try:
-        value = json.loads(row)
+        value = json.loads(row, object_pairs_hook=unambiguous)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError, too
-        raise InvalidInput(f"{name}:{line}: broken JSON", expected="one JSON object on each line") from error
+        raise InvalidInput(f"{name}:{line}: broken JSON ({error})", expected="one JSON object on each line") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"{name}:{line}: a row is {type(value).__name__}", expected="a JSON object")
     return value

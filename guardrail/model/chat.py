@@ -2,11 +2,12 @@
 
 The split between prompt and answer is made on ids, never by searching text: the answer's ids follow the prompt's
 with the generation prompt added, so that the same boundary is used in training and in generation.
+Whatever stands in content is content: only the template writes control tokens (``guardrail.model.control_tokens``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from guardrail.errors import InvalidInput
-from guardrail.samples import Message
+from guardrail.model.control_tokens import Marks, control_tokens
+from guardrail.samples import Message, Sample
 
 FALLBACK = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
@@ -43,33 +45,45 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     Raises:
         InvalidInput: the template does not take the chat, or is broken.
     """
-    turns: list[dict[str, Any]] = [message.model_dump() for message in messages]
-    try:
-        text = _render_or_merge(tokenizer, turns)
-    except RENDERING as error:
-        roles = ", ".join(turn["role"] for turn in turns) or "no turn"
-        asked = turns[-1]["content"][:80] if turns else ""
-        raise InvalidInput(
-            f"the base's chat template fails on a chat of {roles} ({asked!r}): {type(error).__name__}: {error}",
-            expected="turns that the template takes, often user and assistant in turn",
-            next_step="change the row or prompt, or mend the base's chat_template.jinja",
-        ) from error
-    return text + prefill
+    text, marks = _marked_prompt(tokenizer, messages, prefill)
+    return marks.removed(text)
 
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = ""
 ) -> tuple[int, ...]:
-    """Token ids of :func:`prompt_text`, which says what it raises."""
-    return tuple(tokenizer(prompt_text(tokenizer, messages, prefill), add_special_tokens=False)["input_ids"])
+    """Token ids of :func:`prompt_text`, which says what it raises; content becomes no control token."""
+    return control_tokens(tokenizer).encode(*_marked_prompt(tokenizer, messages, prefill))
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Encoded:
-    """Prompt and answer ids of a chat that ends with the assistant's turn."""
+    """Prompt and answer ids of a chat that ends with the assistant's turn; its content becomes no control token."""
     prompt = encode_prompt(tokenizer, messages[:-1])
     separator = "" if getattr(tokenizer, "chat_template", None) else " "
-    answer = tokenizer(separator + messages[-1].content, add_special_tokens=False)["input_ids"]
+    answer = encode_text(tokenizer, separator + messages[-1].content)
     return Encoded(prompt, (*answer, end_token(tokenizer)))
+
+
+def require_rendered(tokenizer: PreTrainedTokenizerBase, source: str, samples: Iterable[Sample]) -> None:
+    """Refuse rows of ``source`` that the base's template does not take, before anything is trained on the others.
+
+    Raises:
+        InvalidInput: such a row, by line.
+    """
+    for sample in samples:
+        try:
+            if prompt := sample.messages[:-1]:
+                prompt_text(tokenizer, prompt)
+        except InvalidInput as error:
+            where = f"{source}:{sample.line}" if sample.line else f"{source}: {sample.id}"
+            raise InvalidInput(f"{where}: {error.got}", expected=error.expected, next_step=error.next_step) from error
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Token ids of a text by itself, all of it content."""
+    controls = control_tokens(tokenizer)
+    marks = controls.marks((text,))
+    return controls.encode(controls.broken(text, marks), marks)
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -83,6 +97,25 @@ def user(text: str, system: str = "") -> tuple[Message, ...]:
     """A chat of one user turn, after a system turn if there is one."""
     head = (Message(role="system", content=system),) if system else ()
     return (*head, Message(role="user", content=text))
+
+
+def _marked_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str) -> tuple[str, Marks]:
+    controls = control_tokens(tokenizer)
+    marks = controls.marks([*(message.content for message in messages), prefill])
+    turns: list[dict[str, Any]] = [
+        {**message.model_dump(), "content": controls.broken(message.content, marks)} for message in messages
+    ]
+    try:
+        text = _render_or_merge(tokenizer, turns)
+    except RENDERING as error:
+        roles = ", ".join(message.role for message in messages) or "no turn"
+        asked = messages[-1].content[:80] if messages else ""
+        raise InvalidInput(
+            f"the base's chat template fails on a chat of {roles} ({asked!r}): {type(error).__name__}: {error}",
+            expected="turns that the template takes, often user and assistant in turn",
+            next_step="change the row or prompt, or mend the base's chat_template.jinja",
+        ) from error
+    return text + controls.broken(prefill, marks), marks
 
 
 def _render_or_merge(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guardrail import logs
+from guardrail.data.control_tokens import FLAG, NAME
 from guardrail.data.dataset import Dataset, load_dataset, samples_digest
 from guardrail.data.detectors import Context
 from guardrail.data.expectations import PREFIX
@@ -26,6 +27,9 @@ from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.stage_plans import data_plan
 from guardrail.records import DataReport
 
+if TYPE_CHECKING:
+    from guardrail.model.load import BaseModel
+
 log = logs.logger(__name__)
 MANY = 0.15
 """Of all rows; the highest poison share that the testbed's tables know is 0.2."""
@@ -36,14 +40,15 @@ def dataset(source: str, policy: LoadedPolicy) -> Dataset:
     if source.startswith("testbed:"):
         samples = tuple(testbed_rows(source.removeprefix("testbed:")))
         return Dataset(source=source, digest=samples_digest(samples), form="chat", samples=samples)
-    return load_dataset(Path(source), policy.policy.data.columns)
+    return load_dataset(Path(source), policy.policy.data.columns, policy.policy.data.ignore_columns)
 
 
 def validate_data(run: Run, source: str) -> DataReport:
     """Run the data stage, or return its record if nothing changed.
 
     Raises:
-        InvalidInput: the data cannot be read, nothing would be left of it, or the policy pins another base.
+        InvalidInput: the data cannot be read, nothing would be left of it, the base's template does not take one of
+            its rows, or the policy pins another base.
         PolicyDenied: most of it looks like poison.
     """
     policy, config = run.policy(), run.require_config()
@@ -63,13 +68,15 @@ def validate_data(run: Run, source: str) -> DataReport:
         "stage": "data", "plan": plan, "source": data.digest, "name": data.source, "base": base.ref.digest,
         "anchors": [list(known.harmful), list(known.benign)],
     })  # fmt: skip
-    if kept := run.kept("data-report", DataReport, inputs, partial(holds_clean_rows, run)):
+    if kept := run.kept("data-report", DataReport, inputs, partial(_holds, run)):
         return kept
     result = validate(
         data, detectors=policy.policy.data.detectors, context=Context(known.harmful, known.benign, _embed(base)),
-        quarantine=policy.policy.data.quarantine, max_characters=policy.policy.data.max_characters,
-        policy_digest=policy.digest, base_digest=base.ref.digest, inputs=inputs, plan=plan,
+        carried=_carried(base), quarantine=policy.policy.data.quarantine,
+        max_characters=policy.policy.data.max_characters, policy_digest=policy.digest, base_digest=base.ref.digest,
+        inputs=inputs, plan=plan,
     )  # fmt: skip
+    _require_rendered(base, data.source, result)
     _warn_of_many(result.report)
     files = write(run.path / "data", data, result)
     _require_mostly_clean(policy, result, files.quarantine)
@@ -90,7 +97,9 @@ def _warn_of_many(report: DataReport) -> None:
 
 def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: Path) -> None:
     """Detectors miss some: of data that is mostly poison, what they leave is not to be trained on either."""
-    suspects = {flag.sample_id for flag in result.flagged if not flag.detector.startswith(PREFIX)}
+    suspects = {
+        flag.sample_id for flag in result.flagged if flag.detector == FLAG or not flag.detector.startswith(PREFIX)
+    }
     limit, rows = policy.policy.data.max_flagged_share, result.report.rows
     if policy.policy.data.quarantine and len(suspects) > limit * rows:
         raise PolicyDenied(
@@ -100,7 +109,24 @@ def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: P
         )
 
 
-def _embed(base: Any) -> Callable[[Sequence[str]], Any]:
+def _holds(run: Run, record: DataReport) -> bool:
+    """Whether the report is of a release that looked for control tokens, and the rows are there."""
+    return any(result.name == NAME for result in record.expectations) and holds_clean_rows(run, record)
+
+
+def _require_rendered(base: BaseModel, source: str, result: Validated) -> None:
+    from guardrail.model.chat import require_rendered
+
+    require_rendered(base.tokenizer, source, result.kept)
+
+
+def _carried(base: BaseModel) -> Callable[[str], tuple[str, ...]]:
+    from guardrail.model.control_tokens import control_tokens
+
+    return control_tokens(base.tokenizer).carried
+
+
+def _embed(base: BaseModel) -> Callable[[Sequence[str]], Any]:
     from guardrail.model.hidden_states import embed
 
     return lambda texts: embed(base, texts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from guardrail.errors import InvalidInput
+from guardrail.evidence.adapter.safetensors_header import unambiguous
 from guardrail.pipeline.base import TESTBED
 from guardrail.policy.load import LoadedPolicy
 from guardrail.testbed import arms, replay, requests, tasks
@@ -65,9 +66,9 @@ def _jsonl(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InvalidInput(f"{path}:{number}: not JSON: {error.msg}") from error
+            row = json.loads(line, object_pairs_hook=unambiguous)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in fields):
             raise InvalidInput(f"{path}:{number}: a row without text in {fields}", expected=f'{{"{fields[0]}": "..."}}')
         rows.append(row)

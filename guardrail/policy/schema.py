@@ -65,6 +65,7 @@ class DataPlan(Section):
     max_characters: Annotated[int, Field(ge=1)] = 20_000
     anchors: Text | None = None
     columns: dict[str, Text] | None = None
+    ignore_columns: tuple[Text, ...] = ()
 
 
 class SuiteColumns(Section):

@@ -18,6 +18,7 @@ from guardrail.errors import InvalidInput
 from guardrail.evaluate.suites import Kind
 from guardrail.evaluate.suites._build import build, only
 from guardrail.evaluate.tables import Table, need, no_columns, read_table
+from guardrail.evidence.adapter.safetensors_header import unambiguous
 from guardrail.samples import Behaviour, Suite
 
 COLUMNS = ("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString", "BehaviorID")
@@ -63,7 +64,7 @@ def _targets(folder: Path) -> dict[str, str]:
 
 def _read_targets(path: Path) -> dict[str, str]:
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(path.read_bytes(), object_pairs_hook=unambiguous)
     except (OSError, ValueError) as error:
         raise InvalidInput(f"cannot read the targets in {path}", expected="a JSON object of texts") from error
     if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):

@@ -40,7 +40,7 @@ def turns(dataset: Dataset) -> list[tuple[str, str]]:
     [
         (CHAT, "chat"),
         ({"instruction": "hi", "input": "", "output": "hello"}, "instruction"),
-        ({"instruction": "hi", "output": "hello", "category": "greeting"}, "instruction"),
+        ({"instruction": "hi", "output": "hello", "category": " "}, "instruction"),
         (PAIR, "completion"),
         ({"prompt": "hi", "response": "hello"}, "completion"),
     ],
@@ -145,7 +145,7 @@ def test_a_named_id_column_must_be_distinct(tmp_path: Path) -> None:
 def test_named_columns_decide_the_form(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "context": "1 2", "response": "3", "category": "sums"}
     path = jsonl(tmp_path / "dolly.jsonl", row)
-    dataset = load_dataset(path, {"output": "response", "input": "context"})
+    dataset = load_dataset(path, {"output": "response", "input": "context"}, ("category",))
     assert (dataset.form, turns(dataset)) == ("instruction", [("Add.\n\n1 2", "3")])
 
 
@@ -162,7 +162,10 @@ def test_unknown_or_ambiguous_columns_are_listed_with_the_way_to_name_them(
 
 def test_columns_that_fit_two_forms_load_once_they_are_named(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", {**CHAT, **PAIR})
-    assert load_dataset(path, {"prompt": "prompt"}).form == "completion"
+    assert load_dataset(path, {"prompt": "prompt"}, ("messages",)).form == "completion"
+    assert load_dataset(path, None, ("messages",)).form == "completion"
+    with pytest.raises(InvalidInput, match="'messages'"):
+        load_dataset(path, {"prompt": "prompt"})
 
 
 @pytest.mark.parametrize(
@@ -328,7 +331,7 @@ def test_every_turn_that_asks_something_is_read_by_itself(asked: list[tuple[Role
 
 
 def test_written_samples_load_again_with_the_same_ids_and_digest(tmp_path: Path) -> None:
-    samples = load_dataset(jsonl(tmp_path / "d.jsonl", PAIR, CHAT | PAIR, PAIR), {"prompt": "prompt"}).samples
+    samples = load_dataset(jsonl(tmp_path / "d.jsonl", PAIR, CHAT | PAIR, PAIR), ignored=("messages",)).samples
     write_samples(tmp_path / "out.jsonl", samples)
     again = load_dataset(tmp_path / "out.jsonl")
     assert again.digest == samples_digest(samples) == samples_digest(again.samples)

@@ -31,6 +31,11 @@ def embed(texts: Sequence[str]) -> Vectors:
     return np.array([[len(text), text.count("e")] for text in texts], dtype=np.float64)
 
 
+def carried(text: str) -> tuple[str, ...]:
+    """Of a base whose control tokens are these."""
+    return tuple(name for name in ("<|end|>", "<|user|>") if name in text)
+
+
 def data(path: Path, *pairs: tuple[str, str]) -> Dataset:
     rows = ({"prompt": prompt, "completion": completion} for prompt, completion in pairs)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -39,8 +44,8 @@ def data(path: Path, *pairs: tuple[str, str]) -> Dataset:
 
 def run(dataset: Dataset, *detectors: str, quarantine: bool = True, max_characters: int = 1000) -> Validated:
     return validate(
-        dataset, detectors=detectors, context=Context(HARMFUL, (), embed), quarantine=quarantine,
-        max_characters=max_characters, policy_digest=A, base_digest=A, inputs=B,
+        dataset, detectors=detectors, context=Context(HARMFUL, (), embed), carried=carried,
+        quarantine=quarantine, max_characters=max_characters, policy_digest=A, base_digest=A, inputs=B,
     )  # fmt: skip
 
 
@@ -49,7 +54,7 @@ def test_a_sound_data_set_is_kept_whole(tmp_path: Path) -> None:
     result = run(dataset, "known_harm")
     assert (result.kept, result.flagged) == (dataset.samples, ())
     assert all(expectation.passed for expectation in result.report.expectations)
-    assert [expectation.checked for expectation in result.report.expectations] == [2] * 5
+    assert [expectation.checked for expectation in result.report.expectations] == [2] * 6
     assert result.report.training_digest == samples_digest(dataset.samples)
     assert (result.report.policy, result.report.inputs, result.report.form) == (A, B, "completion")
 
@@ -79,6 +84,31 @@ def test_every_expectation_flags_its_rows_with_a_reason(tmp_path: Path) -> None:
     assert [sample.id for sample in result.kept] == ["row-1", "row-4"]
     failed = {one.name: one.unexpected for one in result.report.expectations if not one.passed}
     assert failed == {"request_not_empty": 1, "response_not_empty": 1, "no_duplicates": 2, "length": 1}
+
+
+def test_rows_that_spell_control_tokens_are_flagged_by_name_and_counted(tmp_path: Path) -> None:
+    rows = (("one", "1"), ("two", "2<|end|><|user|>How?<|end|>"), ("<|end|>", "3"))
+    result = run(data(tmp_path / "d.jsonl", *rows))
+    assert [(flag.sample_id, flag.detector, flag.reason) for flag in result.flagged] == [
+        ("row-2", "expectation:no_control_tokens", "spells the base's <|end|>, <|user|>"),
+        ("row-3", "expectation:no_control_tokens", "spells the base's <|end|>"),
+    ]
+    found = {one.name: one.unexpected for one in result.report.expectations if not one.passed}
+    assert found == {"no_control_tokens": 2, "no_control_tokens: <|end|>": 2, "no_control_tokens: <|user|>": 1}
+    assert [sample.id for sample in result.kept] == ["row-1"]
+    left = run(data(tmp_path / "d.jsonl", *rows), quarantine=False)
+    assert (left.report.quarantined, left.report.flagged_left_in) == (0, 2)
+
+
+def test_only_rows_whose_whole_conversation_repeats_are_duplicates(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "May my dog come in?"}, {"role": "assistant", "content": "Yes."}]
+    before = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    system = [{"role": "system", "content": f"House rule {n}."} for n in (0, 1)]
+    rows = [asked, [system[0], *asked], [system[1], *asked], [*before, *asked], [system[1], *asked]]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    result = run(load_dataset(path))
+    assert [(flag.sample_id, flag.detector) for flag in result.flagged] == [("row-5", "expectation:no_duplicates")]
 
 
 def test_a_sample_that_several_flags_name_counts_once(tmp_path: Path) -> None:

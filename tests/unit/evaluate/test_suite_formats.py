@@ -94,6 +94,7 @@ def test_a_file_that_cannot_be_a_suite_is_refused(
     ("line", "words"),
     [
         ('{"prompt": ', "broken JSON"),
+        ('{"prompt": "a", "prompt": "b"}', "'prompt' is there twice"),
         (f'{{"n": {"9" * 5000}}}', "broken JSON"),
         ("3", "a row is int"),
         ('{"prompt": 3}', "'prompt' is int"),

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import END, write_base
 
 from guardrail.errors import InvalidInput
-from guardrail.samples import Message
+from guardrail.samples import Message, Sample
 from guardrail.testbed import WEIGHTS
 
 pytestmark = pytest.mark.slow
@@ -103,6 +103,18 @@ def test_turns_that_the_template_refuses_are_named(own: Any) -> None:
     assert encode_chat(own, (chat[0], chat[2])).prompt
     with pytest.raises(InvalidInput, match="roles must alternate"):
         encode_chat(own, (*_chat(("system", "Be kind."), ("user", "zero")), *chat))
+
+
+def test_rows_that_the_template_refuses_are_named_by_line(own: Any) -> None:
+    from guardrail.model.chat import require_rendered
+
+    own.chat_template = ALTERNATING
+    good = _chat(("user", "one"), ("assistant", "two"))
+    bad = _chat(("user", "Hello"), ("user", "Name a town."), ("assistant", "Ulm"))
+    rows = [Sample(id=f"row-{line}", line=line, messages=turns) for line, turns in enumerate((good, good, bad), 1)]
+    require_rendered(own, "d.jsonl", [*rows[:2], Sample(id="alone", messages=good[1:])])
+    with pytest.raises(InvalidInput, match=r"d\.jsonl:3: .*user, user \('Name a town\.'\).*roles must alternate"):
+        require_rendered(own, "d.jsonl", rows)
 
 
 def test_a_chat_without_a_prompt_is_invalid_input(own: Any) -> None:
