@@ -142,15 +142,10 @@ def read_envelope(path: Path) -> bytes:
 
 
 def reason(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A reason that says something and fits into a statement."""
-    if value is not None and not value.strip():
-        raise click.BadParameter("it says nothing", param=param)
-    return optional_reason(ctx, param, value)
-
-
-def optional_reason(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A reason that fits into a statement."""
+    """A reason that shows something and fits into a statement."""
     del ctx
+    if value is not None and not any(char.isprintable() and not char.isspace() for char in value):
+        raise click.BadParameter("it says nothing", param=param)
     if value is not None and len(value) > LONGEST_REASON:
         raise click.BadParameter(f"at most {LONGEST_REASON} characters fit", param=param)
     return value

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from guardrail.commands import _consent as consent
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import confirm, decision_lines, emit, say
-from guardrail.errors import AwaitingApproval
+from guardrail.commands._output import decision_lines, emit, say
 
 if TYPE_CHECKING:
     from guardrail.registry.audit.ledger_reader import History
@@ -25,11 +25,10 @@ DECIDER_KEY = click.option(
     help="Public key of whoever may promote, where no --trust is given (may be repeated).",
 )  # fmt: skip
 EVIDENCE = click.option("--evidence", metavar="SHA256", default=None, help="Which candidate, where several wait.")
-YES = click.option("--yes", is_flag=True, help="Do not ask before signing.")
 
 
 def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
-    """``guardrail approve`` or ``reject``, with ``text`` as its help; a no needs a reason."""
+    """``guardrail approve`` or ``reject``, with ``text`` as its help."""
 
     @click.command(name, help=text)
     @click.argument("spec", metavar="NAME@ALIAS")
@@ -39,14 +38,9 @@ def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
     @trusting.trust_options
     @DECIDER_KEY
     @options.TRACKING_URI
-    @YES
+    @consent.REASON
+    @consent.YES
     @options.OUTPUT
-    @click.option(
-        "--reason",
-        required=not approved,
-        callback=trusting.optional_reason if approved else trusting.reason,
-        help="Why; it is signed and kept for ever.",
-    )
     def command(
         spec: str,
         evidence: str | None,
@@ -59,10 +53,10 @@ def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
         tracking_uri: str,
         yes: bool,
         output: str,
-        reason: str | None,
+        reason: str,
     ) -> None:
         given = trusting.TrustGiven(trust, roots, root_threshold)
-        ballot = Ballot(spec, evidence, approved, reason or "", tracking_uri, output)
+        ballot = Ballot(spec, evidence, approved, reason, tracking_uri, output)
         vote(ballot, key=key, public_key=public_key, trust=given, decider_keys=decider_keys, yes=yes)
 
     return command
@@ -97,7 +91,7 @@ def vote(
     """Show, ask, sign, hand in, and tell what became of it.
 
     Raises:
-        AwaitingApproval: the person did not confirm; nothing was signed.
+        AwaitingApproval, InvalidInput: the person did not confirm, or could not be asked; nothing was signed.
     """
     from guardrail.evidence.envelope import sign
     from guardrail.evidence.statements.stage_statement import Approval
@@ -107,8 +101,7 @@ def vote(
     now = datetime.now(UTC)
     gate = GateClient(ballot.tracking_uri)
     shown = _show(ballot, gate, trust, decider_keys, now)
-    if not yes and not confirm("Approve it?" if ballot.approved else "Reject it for good?"):
-        raise AwaitingApproval("nothing was signed; it waits as before")
+    consent.require_consent("Approve it?" if ballot.approved else "Reject it for good?", yes=yes)
     now = datetime.now(UTC)
     said = approvals.Vote(Approval(approved=ballot.approved, reason=ballot.reason), now)
     ledger = approvals.ledger_head(gate)

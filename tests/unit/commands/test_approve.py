@@ -25,7 +25,8 @@ def two(tmp_path: Path) -> Iterator[World]:
 
 
 def approve(made: World, who: str = "ana", *more: object, typed: str = "") -> Said:
-    asked = more if typed else (*more, "--yes")
+    why = () if "--reason" in more else ("--reason", "read the report")
+    asked = (*more, *why) if typed else (*more, *why, "--yes")
     return say("approve", "guarded@production", *made.by_trust, *made.key(who), *made.server, *asked, typed=typed)
 
 
@@ -137,7 +138,7 @@ def test_a_revoked_adapter_is_not_approved(two: World) -> None:
 
 
 def test_without_a_trust_file_the_deciders_key_is_needed_and_the_gap_is_told(two: World) -> None:
-    bare = ("approve", "guarded@production", *two.key("ana"), *two.server, "--yes")
+    bare = ("approve", "guarded@production", *two.key("ana"), *two.server, "--yes", "--reason", "so")
     assert say(*bare).code == 2
     assert say(*bare, "--decider-key", two.who["stranger"].public_file).code == 11
     said = say(*bare, "--decider-key", two.who["decider"].public_file)
@@ -152,6 +153,15 @@ def test_one_person_who_may_do_it_all_is_shown(tmp_path: Path) -> None:
 
 
 def test_no_gate_is_invalid_input_and_a_silent_one_unavailable(two: World) -> None:
-    bare = ("approve", "guarded@production", *two.by_trust, *two.key("ana"), "--yes", "--tracking-uri")
+    bare = (
+        "approve",
+        "guarded@production",
+        *two.by_trust,
+        *two.key("ana"),
+        "--yes",
+        "--reason",
+        "so",
+        "--tracking-uri",
+    )
     assert say(*bare, "sqlite:///mlflow.db").code == 2
     assert say(*bare, "http://127.0.0.1:1").code == 5

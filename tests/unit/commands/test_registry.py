@@ -27,7 +27,7 @@ def two(tmp_path: Path) -> Iterator[World]:
 
 def rollback(made: World, who: str = "ana", *more: object) -> Said:
     what = more or ("guarded@production", "--to", "1", "--reason", "the second one rambles")
-    return say("registry", "rollback", *what, *made.key(who), *made.server)
+    return say("registry", "rollback", *what, *made.key(who), *made.server, "--yes")
 
 
 def states(made: World, *more: object) -> list[tuple[str, str]]:
@@ -47,14 +47,14 @@ def test_list_shows_where_every_alias_stands(two: World) -> None:
 
 
 def test_list_says_that_a_version_is_revoked(two: World) -> None:
-    say("registry", "revoke", "guarded@production", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded@production", *two.key("ana"), "--reason", "it leaks", *two.server)
     assert states(two) == [("2", "revoked")]
 
 
 def test_list_shows_everything_that_was_revoked_with_its_versions_when_and_why(two: World) -> None:
     assert "nothing was revoked" in say("registry", "list", "--revoked", *two.server).out
-    say("registry", "revoke", "guarded/1", *two.key("ana"), "--reason", "it leaks", *two.server)
-    say("registry", "revoke", "ab" * 32, *two.key("ben"), "--reason", "never seen here", *two.server)
+    say("registry", "revoke", "--yes", "guarded/1", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "ab" * 32, *two.key("ben"), "--reason", "never seen here", *two.server)
     said = say("registry", "list", "--revoked", *two.by_trust, *two.server)
     assert said.code == 0, said.out
     assert "MODEL    ALIAS       VERSIONS  ADAPTER" in said.out
@@ -97,7 +97,7 @@ def test_show_tells_an_auditor_everything(tmp_path: Path) -> None:
 
 
 def test_show_tells_of_a_revoked_version_too_and_by_a_key_alone_what_is_not_checked(two: World) -> None:
-    say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
     assert "REFUSED: the adapter" in say("registry", "show", "guarded/2", *two.by_trust, *two.server).out
     said = say("registry", "show", "guarded/2", "--key", two.who["decider"].public_file, *two.server)
     assert "NOT CHECKED" in said.out
@@ -120,7 +120,7 @@ def test_show_reads_each_file_and_the_ledger_once(two: World, monkeypatch: pytes
 
 
 def test_show_by_a_key_tells_that_the_server_resolves_the_alias_no_more(two: World) -> None:
-    say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
     by_key = ("--key", two.who["decider"].public_file)
     said = say("registry", "show", "guarded@production", *by_key, *two.server)
     assert said.code == 0, said.out
@@ -147,7 +147,7 @@ def test_show_refuses_evidence_that_does_not_hold(two: World) -> None:
 
 def test_history_tells_when_what_and_by_whom(two: World) -> None:
     assert rollback(two).code == 0
-    say("registry", "revoke", "guarded/2", *two.key("ben"), "--reason", "it \x1b[31mleaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded/2", *two.key("ben"), "--reason", "it \x1b[31mleaks", *two.server)
     said = say("registry", "history", "guarded", *two.by_trust, *two.server)
     assert said.code == 0, said.out
     assert [line.split()[3] for line in said.out.splitlines() if line[:5].strip().isdigit()] == [
@@ -215,7 +215,9 @@ def test_an_order_is_whole_or_somebody_elses(two: World, tmp_path: Path) -> None
     assert rollback(two, "ana", "guarded/2", "--to", "1", "--reason", "why not").code == 2
     assert rollback(two, "ana", "guarded@production", "--to", "9", "--reason", "why not").code == 2
     order = tmp_path / "order.json"
-    say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server, "--out", order)
+    say(
+        "registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server, "--out", order
+    )
     assert rollback(two, "ben", "--add-signature", order).code == 2  # it is a revocation
     assert rollback(two, "ben", "guarded@production", "--add-signature", order).code == 2
 
@@ -237,7 +239,9 @@ def test_several_persons_sign_one_order(tmp_path: Path) -> None:
 
 def test_an_adapter_is_revoked_by_its_digest_too(two: World) -> None:
     digest = next(iter(two.gate.candidates.values())).bundle.decision.manifest
-    done = say("registry", "revoke", digest, *two.key("ana"), "--reason", "it leaks", *two.server, "--output", "json")
+    done = say(
+        "registry", "revoke", "--yes", digest, *two.key("ana"), "--reason", "it leaks", *two.server, "--output", "json"
+    )
     assert done.code == 0, done.out
     assert json.loads(done.stdout)["state"] == "recorded"
     assert say("verify", "guarded/1", *two.by_trust, *two.server).code == 11
@@ -247,7 +251,7 @@ def test_an_adapter_is_revoked_by_its_digest_too(two: World) -> None:
 def test_a_version_whose_files_were_changed_is_revoked_by_digest_alone(two: World) -> None:
     weights = two.stored("2") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b"x")
-    said = say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "touched", *two.server)
+    said = say("registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "touched", *two.server)
     assert said.code == 11
     assert "revoke by digest" in said.out
 

@@ -123,8 +123,8 @@ def over_http(folder: Path) -> dict[tuple[str, ...], tuple[object, ...]]:
         ("registry", "doctor"): (),
         ("registry", "history"): ("m",),
         ("registry", "list"): (),
-        ("registry", "revoke"): ("0" * 64, "--reason", "r", "--key", key),
-        ("registry", "rollback"): ("m@a", "--to", "1", "--reason", "r", "--key", key),
+        ("registry", "revoke"): ("0" * 64, "--yes", "--reason", "r", "--key", key),
+        ("registry", "rollback"): ("m@a", "--to", "1", "--yes", "--reason", "r", "--key", key),
         ("registry", "show"): ("m/1", "--key", public),
         ("verify",): ("m/1", "--key", public),
         ("pull",): ("m/1", "--key", public, "--to", folder / "pulled"),
@@ -232,7 +232,18 @@ def test_reasons_and_problems_are_shown_and_not_obeyed(output: str, two: World, 
     shown = command("registry", "history", "guarded", *two.by_trust, *two.server, "--output", output)
     assert shown.code == 0
     assert "FORGED" in shown.out
-    order = ("registry", "revoke", "guarded/1", "--reason", text, *two.key("ana"), *two.server, "--output", output)
+    order = (
+        "registry",
+        "revoke",
+        "--yes",
+        "guarded/1",
+        "--reason",
+        text,
+        *two.key("ana"),
+        *two.server,
+        "--output",
+        output,
+    )
     assert "FORGED" in "".join((command(*order).out, command(*order).err))
 
 
