@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from guardrail.records import Decision, Frozen, RegistryRecord
+    from guardrail.registry.record.promote import CandidateWaitsError
 
 Progress = Callable[[str, int, int], None]
 
@@ -189,6 +190,19 @@ def registered_lines(decision: Decision, record: RegistryRecord, run_dir: Path) 
         lines.append("denied      nothing registered; the denial is recorded")
     where = f"mlflow run  {record.run_id} in experiment {record.experiment!r}"
     return [*lines, where, f"report      {run_dir / PAGE}"]
+
+
+def waiting_lines(decision: Decision, waits: CandidateWaitsError, run_dir: Path) -> list[str]:
+    """Who must do what now, and what they should read."""
+    from guardrail.registry.record.decision_run import PAGE
+
+    return [
+        f"waits       for persons to approve it: guardrail approve {decision.model}@{decision.alias}",
+        f"adapter     {decision.manifest}",
+        f"mlflow run  {waits.run_id} in experiment {waits.experiment!r}",
+        *([f"            {waits.run_page}"] if waits.run_page else []),
+        f"report      {run_dir / PAGE}",
+    ]
 
 
 def raise_unless_passed(decision: Decision) -> None:

@@ -12,6 +12,7 @@ import click
 from guardrail.commands import _consent as consent
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
+from guardrail.commands._candidate_text import measured_lines, place_lines, warning_lines
 from guardrail.commands._output import decision_lines, emit, say
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ DECIDER_KEY = click.option(
 )  # fmt: skip
 EVIDENCE = click.option("--evidence", metavar="SHA256", default=None, help="Which candidate, where several wait.")
 
+REPORT = click.option(
+    "--report", type=options.FILE, default=None, help="Write the report here (HTML), made of what was checked."
+)
+
 
 def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
     """``guardrail approve`` or ``reject``, with ``text`` as its help."""
@@ -38,6 +43,7 @@ def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
     @trusting.trust_options
     @DECIDER_KEY
     @options.TRACKING_URI
+    @REPORT
     @consent.REASON
     @consent.YES
     @options.OUTPUT
@@ -54,9 +60,10 @@ def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
         yes: bool,
         output: str,
         reason: str,
+        report: Path | None,
     ) -> None:
         given = trusting.TrustGiven(trust, roots, root_threshold)
-        ballot = Ballot(spec, evidence, approved, reason, tracking_uri, output)
+        ballot = Ballot(spec, evidence, approved, reason, tracking_uri, output, report)
         vote(ballot, key=key, public_key=public_key, trust=given, decider_keys=decider_keys, yes=yes)
 
     return command
@@ -72,6 +79,7 @@ class Ballot:
     reason: str
     tracking_uri: str
     output: str
+    report: Path | None
 
 
 @dataclass(frozen=True)
@@ -127,11 +135,26 @@ def _show(
     authority = Authority(by.trust, gate, now) if by.trust else None
     history = authority.history() if authority else None
     checked = approvals.check_stages(examined, authority, history) if authority and history else ""
-    say(*_lines(examined, waiting, authority, checked), err=ballot.output == "json")
+    lines = _lines(examined, waiting, authority, checked, ballot.tracking_uri)
+    say(*lines, err=ballot.output == "json")
+    if ballot.report is not None:
+        _write_report(examined, ballot.report)
     return _Shown(examined, waiting, authority, history)
 
 
-def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, checked: str) -> list[str]:
+def _write_report(examined: Examined, target: Path) -> None:
+    """The page that MLflow shows, of the records that were checked here."""
+    from guardrail.atomic import write_atomically
+    from guardrail.policy.rules import Evidence
+    from guardrail.report.html import render
+
+    evidence = Evidence(data=examined.data, adapter=examined.adapter, evaluation=examined.evaluation)
+    write_atomically(target, render(examined.decision, evidence).encode())
+
+
+def _lines(
+    examined: Examined, waiting: Waiting, authority: Authority | None, checked: str, tracking_uri: str
+) -> list[str]:  # fmt: skip
     from guardrail.registry.audit.stage_evidence import names, stage_signers
 
     trust = authority.trust if authority else None
@@ -142,11 +165,12 @@ def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, ch
         f"base        {decision.base.name}, sha256 {decision.base.digest}",
         f"attempt     {decision.attempt}",
         f"waits since {waiting.since}, valid until {examined.valid_until}",
+        *place_lines(waiting, tracking_uri),
         f"decided by  {', '.join(names(examined.signed_by, trust))}",
         *(f"{entry.stage + ' by':<12}{', '.join(entry.persons)}" for entry in stage_signers(examined, trust)),
         f"agreed      {', '.join(waiting.approved_by) or 'nobody yet'}, says the server; {waiting.approvals} must",
     ]
-    lines = [*decision_lines(decision), *values]
+    lines = [*decision_lines(decision), *measured_lines(examined), *warning_lines(examined), *values]
     if trust is None:
         return [*lines, "NOT CHECKED whose keys signed the stages: give --trust"]
     danger = [trusting.DANGER] if trust.one_person_may_train_evaluate_and_approve else []

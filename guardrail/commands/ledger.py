@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import emit, say
+from guardrail.commands._output import emit, say, say_file
 
 
 @click.group("ledger")
@@ -74,6 +75,32 @@ def fetch(tracking_uri: str, out: Path) -> None:
     write_atomically(out, data)
     count = data.count(b"\n")
     say(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --key SERVER.pub")
+
+
+@command.command("statement")
+@click.argument("digest", metavar="SHA256")
+@options.TRACKING_URI
+@click.option("--out", type=options.FILE, default=None, help="Write the envelope here instead of printing it.")
+def statement(digest: str, tracking_uri: str, out: Path | None) -> None:
+    """Fetch a signed statement that the ledger names.
+
+    A vote, an order, a ticket's request, a training statement, a denial or a trust file, exactly as it was handed in:
+    its SHA-256 is compared with the one given (`guardrail registry history` shows them). Its signatures are NOT
+    checked; docs/auditing.md shows how.
+    """
+    from guardrail.atomic import write_atomically
+    from guardrail.errors import InvalidInput
+    from guardrail.registry.audit.ledger_reader import handed_in
+    from guardrail.registry.gate.client import GateClient
+
+    if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
+        raise InvalidInput(f"{digest!r} is no SHA-256", expected="64 digits and letters a to f, as the ledger names it")
+    data = handed_in(GateClient(tracking_uri), digest)
+    if out is None:
+        say_file(data + b"\n")
+        return
+    write_atomically(out, data)
+    say(f"written     {out}, signatures NOT CHECKED")
 
 
 def _progress(entries: int) -> None:

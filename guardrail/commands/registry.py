@@ -31,7 +31,7 @@ def list_(
     trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
     tracking_uri: str, output: str, only_revoked: bool,
 ) -> None:  # fmt: skip
-    """Show where every guarded alias stands: version, verdict, how long it is valid, and whether all is well.
+    """Show where every guarded alias stands: version, verdict, how long it is valid, and what waits for approval.
 
     A look at tags and ledger; no file is read. `guardrail verify` proves a version. With --revoked: what the ledger
     says was revoked, when, by whom and why, and under which version numbers it stood.
@@ -44,14 +44,34 @@ def list_(
     from guardrail.registry.gate.client import GateClient
     from guardrail.registry.read.rest_reader import RestReader
 
-    now = datetime.now(UTC)
+    now, gate = datetime.now(UTC), GateClient(tracking_uri)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
-    history = trusting.history(GateClient(tracking_uri), trusted, server_keys, None, now)
+    history = trusting.history(gate, trusted, server_keys, None, now)
     if only_revoked:
         emit(out := revoked(history), output, revoked_lines(out))
         return
-    found = listing(RestReader(tracking_uri), history, trusted, now)
+    found = listing(RestReader(tracking_uri), history, trusted, gate.waiting(), now)
     emit(found, output, listing_lines(found))
+
+
+@command.command("waiting")
+@click.argument("name", required=False)
+@options.TRACKING_URI
+@options.OUTPUT
+def waiting(name: str | None, tracking_uri: str, output: str) -> None:
+    """List what waits for persons to approve, and for how long.
+
+    Of the model NAME, or of all. The server's own word: `guardrail approve` checks what it says before anybody signs.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.commands._registry_text import waiting_lines
+    from guardrail.registry.audit.waiting_list import waiting_list
+    from guardrail.registry.gate.client import GateClient
+
+    waits = GateClient(tracking_uri).waiting(name or "")
+    found = waiting_list((one for one in waits if name in (None, one.model)), tracking_uri, datetime.now(UTC))
+    emit(found, output, waiting_lines(found))
 
 
 @command.command("show")
@@ -89,7 +109,7 @@ def show(
 @trusting.HEAD
 @options.TRACKING_URI
 @options.OUTPUT
-def history(
+def history_(
     name: str, trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
     head: Path | None, tracking_uri: str, output: str,
 ) -> None:  # fmt: skip
@@ -102,11 +122,13 @@ def history(
     from guardrail.commands._registry_text import events_lines
     from guardrail.registry.audit.model_history import events
     from guardrail.registry.gate.client import GateClient
+    from guardrail.registry.read.rest_reader import RestReader
 
     now = datetime.now(UTC)
     gate = GateClient(tracking_uri)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
-    found = events(name, gate, trusting.history(gate, trusted, server_keys, head, now, whole=True), trusted)
+    history = trusting.history(gate, trusted, server_keys, head, now, whole=True)
+    found = events(name, gate, RestReader(tracking_uri), history, trusted)
     emit(found, output, events_lines(found))
 
 

@@ -13,7 +13,7 @@ from gate_trust import Person
 from gate_world import Said, say
 
 from guardrail.errors import AwaitingApproval
-from guardrail.registry.record.promote import promote
+from guardrail.registry.record.promote import CandidateWaitsError, promote
 
 pytestmark = pytest.mark.slow
 MODEL, AGREED = "commanded", "agreed"
@@ -41,8 +41,12 @@ def test_two_persons_approve_and_everybody_can_verify_it(
 ) -> None:
     model, (ana, ben) = AGREED, pair.people.approvers
     bundle = proven(tmp_path / "a", gate_of(pair.gated), pair.people.signers, model=model, seed=71)
-    with pytest.raises(AwaitingApproval):
+    with pytest.raises(CandidateWaitsError) as caught:
         promote(bundle, tracking_uri=pair.gated.uri, private_key=pair.people.decider.private, now=datetime.now(UTC))
+    waits = json.loads(ask(pair, "registry", "waiting", model, "--output", "json").stdout)["waiting"]
+    pages = {one["evidence"]: one["run_page"] for one in waits}
+    assert pages[bundle.evidence_sha256] == caught.value.run_page
+    assert caught.value.run_page.endswith(f"/runs/{caught.value.run_id}")
     words = (
         "approve",
         f"{model}@production",

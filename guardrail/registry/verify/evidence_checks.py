@@ -67,7 +67,12 @@ class Examined:
     checks: tuple[Check, ...]
     stages: Mapping[str, bytes]
     files: tuple[FileDigest, ...]
-    policy: Policy
+    loaded: LoadedPolicy
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that was decided under."""
+        return self.loaded.policy
 
     @property
     def valid_until(self) -> datetime:
@@ -196,7 +201,7 @@ def _examined(directory: Path, found: _Signed) -> Examined:
     ]
     return Examined(
         decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files,
-        policy.policy,
+        policy,
     )  # fmt: skip
 
 
