@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from guardrail.registry.record.promote import CandidateWaitsError
 
 Progress = Callable[[str, int, int], None]
+COLUMNS = 80
 
 
 def quiet() -> None:
@@ -104,10 +105,10 @@ def say_file(data: bytes) -> None:
 
 
 def say_table(table: Table) -> None:
-    """Print a table of rich, whose cells must have been made with :func:`cell`."""
+    """Print a table of rich, whose cells must have been made with :func:`cell`, in the width of any terminal."""
     from rich.console import Console
 
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=COLUMNS).print(table)
 
 
 def cell(text: str) -> str:
@@ -167,14 +168,12 @@ def decision_lines(decision: Decision) -> list[str]:
     """The decision and its findings."""
     from guardrail.policy.bases import NOT_PINNED, pins_base
 
-    mark = {"PASSED": "held", "FAILED": "FAILED", "INCONCLUSIVE": "open"}
     attempt = f", attempt {decision.attempt} at this gate" if decision.attempt else ""
     target = f"{decision.model}@{decision.alias} under policy {decision.policy_name!r}"
     lines = [f"{decision.verdict.value}  {target}{attempt}"]
     lines += [] if pins_base(decision) else [f"  DANGER  {NOT_PINNED}"]
     for finding in decision.findings:
-        held = mark.get(finding.verdict.value, finding.verdict.value)
-        lines += [f"  {held:<7} {finding.rule}: {finding.objective}", f"          {finding.reason}"]
+        lines += [f"  {finding.verdict.value:<12}  {finding.rule}: {finding.objective}", f"{'':16}{finding.reason}"]
     return lines
 
 
@@ -187,7 +186,7 @@ def registered_lines(decision: Decision, record: RegistryRecord, run_dir: Path) 
         alias = f", alias {record.alias}" if record.alias else f"; alias {decision.alias} points at a later version"
         lines.append(f"registered  {record.model} version {record.version}{alias}")
     else:
-        lines.append("denied      nothing registered; the denial is recorded")
+        lines.append(f"registered  nothing: it is recorded as {decision.verdict.value}")
     where = f"mlflow run  {record.run_id} in experiment {record.experiment!r}"
     return [*lines, where, f"report      {run_dir / PAGE}"]
 

@@ -19,10 +19,10 @@ def rollback(
     spec: str | None, to_version: int | None, reason: str | None, key: str, public_key: Path | None, valid_hours: int,
     out: Path | None, signed: Path | None, tracking_uri: str, yes: bool, output: str,
 ) -> None:  # fmt: skip
-    """Order that NAME@ALIAS goes back to an earlier version, and hand the order in.
+    """Order that NAME@ALIAS goes back to an earlier version.
 
-    Shows what follows and asks. The order holds for where the alias points now and for no other situation. Where
-    several persons must sign: --out writes it, --add-signature signs it once more.
+    Shows what follows, asks, and hands the order in. The order holds for where the alias points now and for no other
+    situation. Where several persons must sign: --out writes it, --add-signature signs it once more.
     """
     from guardrail.evidence.statements.orders import Order, Rollback
 
@@ -49,11 +49,11 @@ def revoke(
     what: str | None, reason: str | None, key: str, public_key: Path | None, valid_hours: int, out: Path | None,
     signed: Path | None, tracking_uri: str, yes: bool, output: str,
 ) -> None:  # fmt: skip
-    """Order that an adapter is out: never admitted and never resolved again, under any name.
+    """Order that an adapter is out, for good.
 
-    Shows which versions and aliases stop resolving, and asks. DIGEST is that of the adapter's manifest (`guardrail
-    registry show` prints it). Where several persons must sign:
-    --out writes the order, --add-signature signs it once more.
+    It is never admitted and never resolved again, under any name. Shows which versions and aliases stop resolving, and
+    asks. DIGEST is that of the adapter's manifest (`guardrail registry show` prints it). Where several persons must
+    sign: --out writes the order, --add-signature signs it once more.
     """
     from guardrail.evidence.statements.orders import Order, Revocation
 

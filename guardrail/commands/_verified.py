@@ -22,7 +22,7 @@ class Wanted:
 
     spec: str
     tracking_uri: str
-    key_files: tuple[Path, ...]
+    decider_keys: tuple[Path, ...]
     trust: TrustGiven
     base_sha256: str | None
     head: Path | None
@@ -36,7 +36,7 @@ def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
     from guardrail.registry.verify.verify import reader, verify_at
 
     spec, uri = parse_spec(wanted.spec), wanted.tracking_uri
-    by = believed(wanted.key_files, load(wanted.trust, now))
+    by = believed(wanted.decider_keys, load(wanted.trust, now))
     if wanted.head is not None and by.trust is None:
         raise InvalidInput("--head was given without --trust", expected="a trust file that names the server's key")
     if by.trust is not None:
@@ -49,14 +49,14 @@ def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
 
 
 def check_directory(
-    directory: Path, spec: str | None, key_files: tuple[Path, ...], trust: TrustGiven, base_sha256: str | None,
+    directory: Path, spec: str | None, decider_keys: tuple[Path, ...], trust: TrustGiven, base_sha256: str | None,
     now: datetime,
 ) -> DirectoryVerification:  # fmt: skip
     """Verify what lies in ``directory``, without any server."""
     from guardrail.registry.audit import verify_directory as offline
     from guardrail.registry.read.reader import parse_spec
 
-    by = believed(key_files, load(trust, now))
+    by = believed(decider_keys, load(trust, now))
     wanted = offline.Wanted(parse_spec(spec) if spec else None, base_sha256)
     return offline.verify_directory(directory, by.keys, by.trust, wanted, now)
 

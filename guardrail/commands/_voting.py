@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from guardrail.registry.gate.protocol import Submitted, Waiting
     from guardrail.registry.verify.evidence_checks import Examined
 
-DECIDER_KEY = click.option(
-    "--decider-key", "decider_keys", type=options.FILE, multiple=True,
-    help="Public key of whoever may promote, where no --trust is given (may be repeated).",
-)  # fmt: skip
 EVIDENCE = click.option("--evidence", metavar="SHA256", default=None, help="Which candidate, where several wait.")
 
 REPORT = click.option(
@@ -41,7 +37,7 @@ def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
     @options.KEY
     @options.PUBLIC_KEY
     @trusting.trust_options
-    @DECIDER_KEY
+    @trusting.VOTED_DECIDER_KEY
     @options.TRACKING_URI
     @REPORT
     @consent.REASON
@@ -128,7 +124,7 @@ def _show(
     from guardrail.registry.read.rest_reader import RestReader
     from guardrail.registry.verify.verify import workplace
 
-    by = trusting.believed(decider_keys, trusting.load(trust, now), "--decider-key")
+    by = trusting.believed(decider_keys, trusting.load(trust, now))
     waiting = approvals.choose(gate, parse_spec(ballot.spec), ballot.evidence)
     with workplace() as place:
         examined = approvals.look(place, RestReader(ballot.tracking_uri), waiting, by.keys, now)

@@ -14,23 +14,24 @@ from guardrail.commands._output import emit, say, say_file
 
 @click.group("ledger")
 def command() -> None:
-    """Check the ledger of everything that was proposed, decided, approved or revoked."""
+    """Check the ledger of everything that was ever decided.
+
+    It names what was proposed, decided, approved, moved and revoked.
+    """
 
 
 @command.command("verify")
 @click.argument("file", type=options.FILE)
-@click.option(
-    "--key", "key_files", type=options.FILE, multiple=True, required=True, help="Public key of the server. Repeat it."
-)
+@trusting.LEDGER_KEY
 @trusting.HEAD
 @click.option("--write-head", type=options.FILE, default=None, help="Write the head of what was verified here.")
 @options.OUTPUT
-def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_head: Path | None, output: str) -> None:
-    """Check every signature of FILE and that every entry follows from the one before.
+def verify(file: Path, server_keys: tuple[Path, ...], head: Path | None, write_head: Path | None, output: str) -> None:
+    """Check every signature and every link of FILE.
 
-    Finds edits, deletions, insertions, moves, foreign signers, clocks that went back, checkpoints that are not what the
-    entries before them add up to and, with --head, a missing end.
-    Exits with 11 and names the first entry that is wrong.
+    Every entry must follow from the one before. Finds edits, deletions, insertions, moves, foreign signers, clocks that
+    went back, checkpoints that are not what the entries before them add up to and, with --head, a missing end. Exits
+    with 11 and names the first entry that is wrong.
     """
     import os
     from datetime import UTC, datetime
@@ -43,7 +44,7 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
 
     found = signed_ledger.verify(
         envelopes(file),
-        [load_public(path) for path in key_files],
+        [load_public(path) for path in server_keys],
         read_head(head) if head else None,
         now=datetime.now(UTC),
         workers=min(4, os.cpu_count() or 1),
@@ -74,7 +75,7 @@ def fetch(tracking_uri: str, out: Path) -> None:
     data = ledger_lines(GateClient(tracking_uri).ledger(progress=_progress))
     write_atomically(out, data)
     count = data.count(b"\n")
-    say(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --key SERVER.pub")
+    say(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --server-key SERVER.pub")
 
 
 @command.command("statement")

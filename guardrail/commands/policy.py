@@ -32,7 +32,9 @@ def command() -> None:
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
 @click.option("--strict", is_flag=True, help="Exit with 2 where something promises nothing (the warnings).")
 def check(policy: str, output: str, strict: bool) -> None:
-    """Check FILE (or a built-in policy): every key, every name, and whether each promise can be proven.
+    """Check FILE: every key, every name, every promise.
+
+    Whether each promise can be proven, too. FILE may be the name of a built-in policy.
 
     Prints what will be measured, the fewest items that could prove each limit, and the digest of each suite and task
     that can be read here. Exits with 2 if the policy is invalid, promises what its sample size can never show, or pins
@@ -75,7 +77,9 @@ def check(policy: str, output: str, strict: bool) -> None:
 @options.REVISION
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
 def base(base: str, revision: str | None, output: str) -> None:
-    """Print the section of a policy that pins BASE, and the digests of its parts.
+    """Print the section of a policy that pins BASE.
+
+    With the digests of its parts.
 
     Reads every file that can shape the model, and loads none. The comments show what differs where two bases do:
     weights, configuration, tokenizer or chat template. A trust file takes the sha256 alone (models.bases).
@@ -95,7 +99,10 @@ def base(base: str, revision: str | None, output: str) -> None:
 @command.command()
 @click.argument("policy", metavar="NAME|FILE", default="default")
 def show(policy: str) -> None:
-    """Print a policy as it is written, comments and all; start your own from it."""
+    """Print a policy as it is written, comments and all.
+
+    Start your own from it.
+    """
     from guardrail.policy.load import find_policy
 
     say_file(find_policy(policy).bytes)

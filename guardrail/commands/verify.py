@@ -17,7 +17,7 @@ from guardrail.errors import InvalidInput
     "--directory", type=click.Path(file_okay=False, path_type=Path), default=None,
     help="Check an adapter on this disk, with its evidence/ beside it; no server is asked.",
 )  # fmt: skip
-@trusting.VERIFYING_KEY
+@trusting.DECIDER_KEY
 @trusting.trust_options
 @options.TRACKING_URI
 @trusting.BASE_SHA256
@@ -26,7 +26,7 @@ from guardrail.errors import InvalidInput
 def command(
     spec: str | None,
     directory: Path | None,
-    key_files: tuple[Path, ...],
+    decider_keys: tuple[Path, ...],
     trust: Path | None,
     roots: tuple[Path, ...],
     root_threshold: int | None,
@@ -35,11 +35,11 @@ def command(
     head: Path | None,
     output: str,
 ) -> None:
-    """Check a registered adapter, or one on this disk, against its signed evidence.
+    """Check an adapter against its signed evidence.
 
-    Downloads every file. With --key: was it signed by this key? With --trust, against a gated server: did each stage
-    sign, by whoever may, did enough persons agree, was it not revoked, and does the alias point where the server's
-    ledger says?
+    One that is registered, or one on this disk. Downloads every file. With --decider-key: was it signed by this key?
+    With --trust, against a gated server: did each stage sign, by whoever may, did enough persons agree, was it not
+    revoked, and does the alias point where the server's ledger says?
 
     With --directory nothing is downloaded; what only the server's ledger knows is then named as not checked.
     """
@@ -50,11 +50,13 @@ def command(
 
     now, given = datetime.now(UTC), trusting.TrustGiven(trust, roots, root_threshold)
     if directory is not None:
-        verified.tell_directory(verified.check_directory(directory, spec, key_files, given, base_sha256, now), output)
+        verified.tell_directory(
+            verified.check_directory(directory, spec, decider_keys, given, base_sha256, now), output
+        )
         return
     if spec is None:
         raise InvalidInput("nothing to verify was named", expected="NAME/VERSION, NAME@ALIAS or --directory DIRECTORY")
-    wanted = verified.Wanted(spec, tracking_uri, key_files, given, base_sha256, head)
+    wanted = verified.Wanted(spec, tracking_uri, decider_keys, given, base_sha256, head)
     with workplace() as place:
         found = verified.check(place, wanted, now)
     verified.tell(found, output)

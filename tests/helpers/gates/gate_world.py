@@ -60,7 +60,7 @@ class World:
     @property
     def by_trust(self) -> tuple[object, ...]:
         """The trust file, as commands take it."""
-        return ("--trust", self.folder / "trust.json", "--root", self.who["root"].public_file)
+        return ("--trust", self.folder / "trust.json", "--root-key", self.who["root"].public_file)
 
     def key(self, name: str) -> tuple[object, ...]:
         """A private key, as commands take it."""

@@ -217,7 +217,7 @@ def test_a_model_that_the_trust_file_does_not_guard_is_invalid_input(tmp_path: P
             said = verify(made, spec)
             assert said.code == 2
             assert "expected: a guarded model and a protected alias, spelled as there" in said.out
-            assert "verify with --key" in said.out
+            assert "verify with --decider-key" in said.out
 
 
 def test_an_alias_that_the_trust_file_does_not_protect_is_invalid_input(one: World) -> None:
