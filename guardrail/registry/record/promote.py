@@ -55,7 +55,7 @@ class CandidateWaitsError(AwaitingApproval):
     ``run_id`` is the run, in ``experiment``; ``run_page`` is where MLflow shows it, empty where it has no page.
     """
 
-    def __init__(self, error: AwaitingApproval, experiment: str, noted: _Noted) -> None:
+    def __init__(self, error: AwaitingApproval, experiment: str, noted: Noted) -> None:
         super().__init__(error.got, expected=error.expected, next_step=error.next_step)
         self.experiment, self.run_page, self.run_id = experiment, noted.run_page, noted.run_id
 
@@ -104,7 +104,7 @@ def promote(
             admissible(examined.decision, now, examined.valid_until)
         _check_name(examined.decision.model)
         to = destinations(tracking_uri, artifact_location)
-        noted = _Noted()
+        noted = Noted()
         try:
             with client(tracking_uri, write=True, also=(to.named,)) as opened:
                 source = _source(opened, tracking_uri)
@@ -124,7 +124,7 @@ def inputs(evidence_sha256: str, tracking_uri: str, experiment: str) -> str:
 
 
 @dataclass
-class _Noted:
+class Noted:
     """The MLflow run, for whoever must be told of it when the registry does not make a version."""
 
     run_id: str = ""
@@ -142,7 +142,7 @@ class _Job:
     tracking_uri: str
     page: str
     step: OnStep
-    noted: _Noted
+    noted: Noted
 
     @property
     def decision(self) -> Decision:
