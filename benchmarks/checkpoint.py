@@ -126,7 +126,7 @@ def measured(running: Running, who: People, tickets: int, rounds: int) -> Figure
 
 def _command(running: Running, who: People, *more: str) -> float:
     arguments = [sys.executable, "-m", "guardrail", "verify", f"{MODEL}@{ALIAS}", "--trust", str(who.trust_file),
-                 "--root", str(who.root.public_file), "--tracking-uri", running.uri, *more]  # fmt: skip
+                 "--root-key", str(who.root.public_file), "--tracking-uri", running.uri, *more]  # fmt: skip
     start = perf_counter()
     subprocess.run(arguments, check=True, capture_output=True, env=os.environ)
     return perf_counter() - start

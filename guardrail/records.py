@@ -284,14 +284,43 @@ class Verdict(StrEnum):
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
 
 
+class Compared(Frozen):
+    """One comparison of bounds with a limit: ``reason`` in numbers.
+
+    ``what`` is the rate on ``suite`` itself, how much it rose above the base's, or how much it fell below it. ``hits``
+    of ``n`` were certain (of a difference: items that got worse); ``lower`` and ``upper`` are the one-sided bounds,
+    each at ``confidence``, that were compared with ``limit``, which the rule allows ``at most`` or asks for
+    ``at least``.
+    """
+
+    suite: str
+    what: Literal["rate", "increase", "drop"]
+    n: Count
+    hits: Count
+    lower: float
+    upper: float
+    confidence: float
+    allowed: Literal["at most", "at least"]
+    limit: float
+
+
+def _absent(value: object) -> bool:
+    return value == ()
+
+
 class Finding(Frozen):
-    """What one rule of the policy found: objective, measured SLI with its bound, verdict, reason."""
+    """What one rule of the policy found: objective, measured SLI with its bound, verdict, reason.
+
+    ``compared`` are the comparisons that the verdict rests on; none where nothing could be compared, for a rule that
+    compares no rate, and in decisions from before they were recorded (whose bytes stay as they are).
+    """
 
     rule: str
     sli: str
     objective: str
     verdict: Verdict
     reason: str
+    compared: tuple[Compared, ...] = Field(default=(), exclude_if=_absent)
 
 
 class Decision(Record):

@@ -25,6 +25,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+class Renamed(click.Option):
+    """An option that had other names: those still work, and are shown nowhere.
+
+    Args:
+        former: the other names.
+    """
+
+    def __init__(self, *args: Any, former: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.former = former
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """With the other names."""
+        super().add_to_parser(parser, ctx)
+        action = "append" if self.multiple else "store"
+        parser.add_option(obj=self, opts=self.former, dest=self.name, action=action, nargs=self.nargs)
+
+
 class Finite(click.FloatRange):
     """A range of numbers; ``nan`` and ``inf`` are none."""
 

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands import _orders_text as text
 from guardrail.commands import _trusting as trusting
+from guardrail.commands._consent import REASON_OF_NEW, YES, require_consent
 from guardrail.commands._output import emit, say
-from guardrail.errors import InvalidInput
+from guardrail.errors import GuardrailError, InvalidInput
 
 if TYPE_CHECKING:
     from guardrail.evidence.statements.orders import Order
 
 F = TypeVar("F", bound=Callable[..., Any])
-REASON = click.option("--reason", default=None, callback=trusting.reason, help="Why; it is signed and kept for ever.")
 VALID_HOURS = click.option(
     "--valid-hours", type=click.IntRange(min=1, max=24 * 30), default=1, show_default=True,
     help="How long the order may be handed in.",
@@ -29,12 +30,12 @@ VALID_HOURS = click.option(
 def signing_options(command: F) -> F:
     """Who signs, and where the order goes."""
     shared = (
-        REASON, options.KEY, options.PUBLIC_KEY, VALID_HOURS,
+        REASON_OF_NEW, options.KEY, options.PUBLIC_KEY, VALID_HOURS,
         click.option("--out", type=options.FILE, default=None,
                      help="Write the order here for others to sign, and hand nothing in."),
         click.option("--add-signature", "signed", type=options.FILE, default=None, metavar="FILE",
                      help="Sign an order that somebody wrote, and hand it in (or write it to --out)."),
-        options.TRACKING_URI, options.OUTPUT,
+        options.TRACKING_URI, YES, options.OUTPUT,
     )  # fmt: skip
     for option in reversed(shared):
         command = option(command)
@@ -50,6 +51,7 @@ class Signing:
     out: Path | None
     signed: Path | None
     tracking_uri: str
+    yes: bool
     output: str
 
 
@@ -57,7 +59,8 @@ def give(signing: Signing, kind: type[Any], new: Callable[[], Order]) -> None:
     """Sign an order of this kind, new or somebody else's, and hand it in or write it.
 
     Raises:
-        InvalidInput: somebody else's is of another kind.
+        InvalidInput: somebody else's is of another kind; or nobody can be asked, and there is no ``--yes``.
+        AwaitingApproval: whoever was asked said no.
     """
     from guardrail.evidence.envelope import add_signature, sign, unverified_payload
     from guardrail.evidence.statements import orders
@@ -68,11 +71,11 @@ def give(signing: Signing, kind: type[Any], new: Callable[[], Order]) -> None:
         order = orders.parse(unverified_payload(data))
         if not isinstance(order, kind):
             raise InvalidInput(f"{signing.signed} is no order of this kind", expected=f"a {kind.__name__.lower()}")
-        _show(order, signing)
+        _agree(order, signing)
         envelope = add_signature(data, signer)
     else:
         order = new()
-        _show(order, signing)
+        _agree(order, signing)
         envelope = sign(orders.build(order), signer)
     _hand_in(envelope, signing)
 
@@ -82,18 +85,26 @@ def lasts(hours: int) -> timedelta:
     return timedelta(hours=hours)
 
 
-def _show(order: Order, signing: Signing) -> None:
-    """Everyone who signs is shown what they sign."""
+def _agree(order: Order, signing: Signing) -> None:
+    """Everyone who signs is shown what they sign and what follows, and is asked."""
     from guardrail.evidence.statements.orders import Rollback
 
-    moves = (
-        [f"rollback    {order.model}@{order.alias} from version {order.from_version} to version {order.to_version}",
-         f"after entry {order.ledger} of the ledger"]
-        if isinstance(order, Rollback)
-        else ["revocation  this adapter is out, everywhere and for good"]
-    )  # fmt: skip
-    lines = [*moves, f"adapter     {order.manifest}", f"reason      {order.reason}", f"hand in by  {order.expires}"]
-    say(*lines, err=signing.output == "json")
+    moves = isinstance(order, Rollback)
+    follows = text.rollback_follows(order) if isinstance(order, Rollback) else _taken(order.manifest, signing)
+    say(*text.order_lines(order, follows), err=signing.output == "json")
+    require_consent("Move it back?" if moves else "Take it out for good?", yes=signing.yes)
+
+
+def _taken(manifest: str, signing: Signing) -> list[str]:
+    """What the server's ledger says; that it cannot be read must not stop who takes an adapter out."""
+    from guardrail.registry.audit.ledger_reader import unverified_history
+    from guardrail.registry.gate.client import GateClient
+    from guardrail.registry.orders.what_follows import affected
+
+    try:
+        return text.revocation_follows(affected(manifest, unverified_history(GateClient(signing.tracking_uri))))
+    except GuardrailError as error:
+        return text.unknown_follows(error.got)
 
 
 def _hand_in(envelope: bytes, signing: Signing) -> None:

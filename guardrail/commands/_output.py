@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from guardrail.records import Decision, Frozen, RegistryRecord
+    from guardrail.registry.record.promote import CandidateWaitsError
 
 MINUTE = 60.0
+COLUMNS = 80
 
 
 def quiet() -> None:
@@ -139,10 +142,10 @@ def say_file(data: bytes) -> None:
 
 
 def say_table(table: Table) -> None:
-    """Print a table of rich, whose cells must have been made with :func:`cell`."""
+    """Print a table of rich, whose cells must have been made with :func:`cell`, in the width of any terminal."""
     from rich.console import Console
 
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=COLUMNS).print(table)
 
 
 def cell(text: str) -> str:
@@ -150,6 +153,11 @@ def cell(text: str) -> str:
     from rich.markup import escape
 
     return str(escape(one_line(text)))
+
+
+def at_terminal() -> bool:
+    """Whether somebody sits at standard input."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def confirm(question: str) -> bool:
@@ -197,14 +205,12 @@ def decision_lines(decision: Decision) -> list[str]:
     """The decision and its findings."""
     from guardrail.policy.bases import NOT_PINNED, pins_base
 
-    mark = {"PASSED": "held", "FAILED": "FAILED", "INCONCLUSIVE": "open"}
     attempt = f", attempt {decision.attempt} at this gate" if decision.attempt else ""
     target = f"{decision.model}@{decision.alias} under policy {decision.policy_name!r}"
     lines = [f"{decision.verdict.value}  {target}{attempt}"]
     lines += [] if pins_base(decision) else [f"  DANGER  {NOT_PINNED}"]
     for finding in decision.findings:
-        held = mark.get(finding.verdict.value, finding.verdict.value)
-        lines += [f"  {held:<7} {finding.rule}: {finding.objective}", f"          {finding.reason}"]
+        lines += [f"  {finding.verdict.value:<12}  {finding.rule}: {finding.objective}", f"{'':16}{finding.reason}"]
     return lines
 
 
@@ -217,9 +223,22 @@ def registered_lines(decision: Decision, record: RegistryRecord, run_dir: Path) 
         alias = f", alias {record.alias}" if record.alias else f"; alias {decision.alias} points at a later version"
         lines.append(f"registered  {record.model} version {record.version}{alias}")
     else:
-        lines.append("denied      nothing registered; the denial is recorded")
+        lines.append(f"registered  nothing: it is recorded as {decision.verdict.value}")
     where = f"mlflow run  {record.run_id} in experiment {record.experiment!r}"
     return [*lines, where, f"report      {run_dir / PAGE}"]
+
+
+def waiting_lines(decision: Decision, waits: CandidateWaitsError, run_dir: Path) -> list[str]:
+    """Who must do what now, and what they should read."""
+    from guardrail.registry.record.decision_run import PAGE
+
+    return [
+        f"waits       for persons to approve it: guardrail approve {decision.model}@{decision.alias}",
+        f"adapter     {decision.manifest}",
+        f"mlflow run  {waits.run_id} in experiment {waits.experiment!r}",
+        *([f"            {waits.run_page}"] if waits.run_page else []),
+        f"report      {run_dir / PAGE}",
+    ]
 
 
 def raise_unless_passed(decision: Decision) -> None:

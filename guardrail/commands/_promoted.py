@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail.commands import _output as show
-from guardrail.errors import AwaitingApproval
 
 if TYPE_CHECKING:
     from guardrail.evidence.keys.key_pairs import PrivateKey
@@ -33,6 +32,7 @@ def promote(
     from guardrail.pipeline.promotion import promote_run
     from guardrail.pipeline.run import Run
     from guardrail.records import Decision
+    from guardrail.registry.record.promote import CandidateWaitsError
 
     try:
         decision, record = promote_run(
@@ -43,9 +43,9 @@ def promote(
             artifact_location=artifact_location,
             policy=policy,
         )
-    except AwaitingApproval:
+    except CandidateWaitsError as error:
         waits = Run(run_dir).require("decision", Decision)
-        show.emit(waits, output, [*show.decision_lines(waits), "waits       for persons to approve it"])
+        show.emit(waits, output, [*show.decision_lines(waits), *show.waiting_lines(waits, error, run_dir)])
         raise
     show.emit(record, output, show.registered_lines(decision, record, run_dir))
     show.raise_unless_passed(decision)

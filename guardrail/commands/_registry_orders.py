@@ -17,16 +17,16 @@ from guardrail.errors import InvalidInput
 @ordering.signing_options
 def rollback(
     spec: str | None, to_version: int | None, reason: str | None, key: str, public_key: Path | None, valid_hours: int,
-    out: Path | None, signed: Path | None, tracking_uri: str, output: str,
+    out: Path | None, signed: Path | None, tracking_uri: str, yes: bool, output: str,
 ) -> None:  # fmt: skip
-    """Order that NAME@ALIAS goes back to an earlier version, and hand the order in.
+    """Order that NAME@ALIAS goes back to an earlier version.
 
-    The order holds for where the alias points now and for no other situation. Where several persons must sign:
-    --out writes it, --add-signature signs it once more.
+    Shows what follows, asks, and hands the order in. The order holds for where the alias points now and for no other
+    situation. Where several persons must sign: --out writes it, --add-signature signs it once more.
     """
     from guardrail.evidence.statements.orders import Order, Rollback
 
-    signing = ordering.Signing(key, public_key, out, signed, tracking_uri, output)
+    signing = ordering.Signing(key, public_key, out, signed, tracking_uri, yes, output)
     _one_way(signed, spec, to_version, reason)
 
     def new() -> Order:
@@ -47,16 +47,17 @@ def rollback(
 @ordering.signing_options
 def revoke(
     what: str | None, reason: str | None, key: str, public_key: Path | None, valid_hours: int, out: Path | None,
-    signed: Path | None, tracking_uri: str, output: str,
+    signed: Path | None, tracking_uri: str, yes: bool, output: str,
 ) -> None:  # fmt: skip
-    """Order that an adapter is out: never admitted and never resolved again, under any name.
+    """Order that an adapter is out, for good.
 
-    DIGEST is that of the adapter's manifest (`guardrail registry show` prints it). Where several persons must sign:
-    --out writes the order, --add-signature signs it once more.
+    It is never admitted and never resolved again, under any name. Shows which versions and aliases stop resolving, and
+    asks. DIGEST is that of the adapter's manifest (`guardrail registry show` prints it). Where several persons must
+    sign: --out writes the order, --add-signature signs it once more.
     """
     from guardrail.evidence.statements.orders import Order, Revocation
 
-    signing = ordering.Signing(key, public_key, out, signed, tracking_uri, output)
+    signing = ordering.Signing(key, public_key, out, signed, tracking_uri, yes, output)
     _one_way(signed, what, reason)
 
     def new() -> Order:

@@ -15,16 +15,46 @@ if TYPE_CHECKING:
     from guardrail.registry.audit.model_history import Event, Events
     from guardrail.registry.audit.revoked_adapters import RevokedList
     from guardrail.registry.audit.version_report import Account
+    from guardrail.registry.audit.waiting_list import WaitingList, Waits
     from guardrail.registry.gate.protocol import Health
 
 
 def listing_lines(found: Listing) -> list[str]:
     """A table, and what it is worth."""
     head = ("MODEL", "ALIAS", "VERSION", "VERDICT", "VALID UNTIL", "STATE")
-    rows = [(r.model, r.alias, r.version or "-", r.verdict or "-", r.valid_until[:16] or "-", r.state)
-            for r in found.rows]  # fmt: skip
+    rows = [(r.model, r.alias, r.version or "-", r.verdict or "-", r.valid_until[:16] or "-",
+             f"{r.state}, {r.waits} waiting" if r.waits else r.state) for r in found.rows]  # fmt: skip
     worth = f"{_ledger(found.entries, found.ledger_checked)}; no file was read (guardrail verify)"
-    return [*_table([head, *rows]), worth]
+    wait = sum(row.waits for row in found.rows)
+    told = [f"{wait} {'waits' if wait == 1 else 'wait'} for persons to approve: guardrail registry waiting"]
+    return [*_table([head, *rows]), *(told if wait else []), worth]
+
+
+def waiting_lines(found: WaitingList) -> list[str]:
+    """A candidate a paragraph, with what to do about it."""
+    if not found.waiting:
+        return ["nothing waits for approval, as the server says"]
+    return [line for one in found.waiting for line in _waits(one)]
+
+
+def _waits(one: Waits) -> Iterator[str]:
+    place = f"{one.model}@{one.alias}"
+    yield f"{place}  waits for {age(one.seconds)}, since {one.since:%Y-%m-%d %H:%M} UTC"
+    yield f"  agreed    {len(one.approved_by)} of {one.approvals}: {', '.join(one.approved_by) or 'nobody yet'}"
+    yield f"  adapter   {one.adapter}"
+    yield f"  evidence  {one.evidence}"
+    if one.run_page:
+        yield f"  run       {one.run_page}"
+    yield f"  next      guardrail approve {place} --evidence {one.evidence} --reason ..."
+
+
+def age(seconds: int) -> str:
+    """For how long, in the two largest units: ``3 d 4 h``."""
+    minutes = seconds // 60
+    days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {rest} min" if hours else f"{rest} min"
 
 
 def revoked_lines(found: RevokedList) -> list[str]:
@@ -121,6 +151,8 @@ def _event(event: Event) -> Iterator[str]:
     yield f"{entry.number:>5}  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.kind:<10} {place:<12} {said}".rstrip()
     if event.reason:
         yield f"{'':28}{event.reason}"
+    if entry.statement:
+        yield f"{'':6}statement {entry.statement}"
 
 
 def _ledger(entries: int, checked: bool) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from guardrail.commands._options import FILE
+from guardrail.commands._options import FILE, Renamed
 from guardrail.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -23,16 +23,26 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 DANGER = "DANGER      ONE PERSON MAY TRAIN, EVALUATE AND APPROVE: nobody checks anybody"
 LONGEST_REASON = 3000
-VERIFYING_KEY = click.option(
-    "--key", "key_files", type=FILE, multiple=True, help="Public key of whoever may promote (may be repeated)."
-)
+TRUST, ROOT_KEYS, ROOT_THRESHOLD = "GUARDRAIL_TRUST", "GUARDRAIL_ROOT_KEYS", "GUARDRAIL_ROOT_THRESHOLD"
+DECIDER_KEYS, SERVER_KEYS = "GUARDRAIL_DECIDER_KEYS", "GUARDRAIL_SERVER_PUBLIC_KEY"
+"""The same names as the server's own settings (``gate/settings.py``)."""
+DECIDER_KEY = click.option(
+    "--decider-key", "decider_keys", cls=Renamed, former=("--key",), type=FILE, multiple=True, envvar=DECIDER_KEYS,
+    show_envvar=True, help="Public key of whoever may promote, where no --trust is given. Repeat it.",
+)  # fmt: skip
+VOTED_DECIDER_KEY = click.option(
+    "--decider-key", "decider_keys", type=FILE, multiple=True, envvar=DECIDER_KEYS, show_envvar=True,
+    help="Public key of whoever may promote, where no --trust is given. Repeat it.",
+)  # fmt: skip
+"""Where ``--key`` is the private key that signs."""
 SERVER_KEY = click.option(
-    "--server-key",
-    "server_keys",
-    type=FILE,
-    multiple=True,
+    "--server-key", "server_keys", type=FILE, multiple=True, envvar=SERVER_KEYS, show_envvar=True,
     help="Public key of the server, to check its ledger. Repeat it.",
-)
+)  # fmt: skip
+LEDGER_KEY = click.option(
+    "--server-key", "server_keys", cls=Renamed, former=("--key",), type=FILE, multiple=True, required=True,
+    envvar=SERVER_KEYS, show_envvar=True, help="Public key of the server. Repeat it.",
+)  # fmt: skip
 BASE_SHA256 = click.option(
     "--base-sha256", default=None, help="Digest of the base model that you will load the adapter on."
 )
@@ -51,16 +61,34 @@ class TrustGiven:
     threshold: int | None
 
 
+def trust_file(*, required: bool) -> Callable[[F], F]:
+    """``--trust``; arrives as ``trust``."""
+    return click.option(
+        "--trust", type=FILE, default=None, required=required, envvar=TRUST, show_envvar=True,
+        help="The signed trust file that says whose keys count.",
+    )  # fmt: skip
+
+
+def root_keys(*, required: bool) -> Callable[[F], F]:
+    """``--root-key``; arrives as ``roots``."""
+    return click.option(
+        "--root-key", "roots", cls=Renamed, former=("--root",), type=FILE, multiple=True, required=required,
+        envvar=ROOT_KEYS, show_envvar=True, help="Public key of a root that may sign the trust file. Repeat it.",
+    )  # fmt: skip
+
+
+def root_threshold(*, required: bool) -> Callable[[F], F]:
+    """``--root-threshold``; arrives as ``root_threshold``."""
+    return click.option(
+        "--root-threshold", cls=Renamed, former=("--threshold",), type=click.IntRange(min=1), required=required,
+        show_default="all of them", envvar=ROOT_THRESHOLD, show_envvar=True,
+        help="How many of these roots must have signed the trust file.",
+    )  # fmt: skip
+
+
 def trust_options(command: F) -> F:
-    """``--trust``, ``--root`` and ``--root-threshold``; arrive as ``trust``, ``roots`` and ``root_threshold``."""
-    for option in (
-        click.option(
-            "--root-threshold", type=click.IntRange(min=1), show_default="all of them",
-            help="How many of these roots must have signed the trust file.",
-        ),
-        click.option("--root", "roots", type=FILE, multiple=True, help="A root's public key, for --trust. Repeat it."),
-        click.option("--trust", type=FILE, default=None, help="The signed trust file that says whose keys count."),
-    ):  # fmt: skip
+    """``--trust``, ``--root-key`` and ``--root-threshold``: how every command is told whom to believe."""
+    for option in (root_threshold(required=False), root_keys(required=False), trust_file(required=False)):
         command = option(command)
     return command
 
@@ -77,16 +105,18 @@ def load(given: TrustGiven, now: datetime) -> Trust | None:
 
     if given.file is None:
         if given.roots:
-            raise InvalidInput("--root was given without --trust", expected="both, or neither")
+            raise InvalidInput(f"--root-key (or {ROOT_KEYS}) was given without --trust", expected="both, or neither")
         return None
     if not given.roots:
-        raise InvalidInput("--trust was given without --root", expected="the public keys of who may sign it")
+        raise InvalidInput(
+            f"--trust (or {TRUST}) was given without --root-key", expected="the public keys of who may sign it"
+        )
     roots = [load_public(path) for path in given.roots]
     threshold = given.threshold or len({root.keyid for root in roots})
     return load_trust(read_envelope(given.file), roots=roots, threshold=threshold, now=now)
 
 
-def believed(key_files: tuple[Path, ...], trust: Trust | None, option: str = "--key") -> Believed:
+def believed(decider_keys: tuple[Path, ...], trust: Trust | None) -> Believed:
     """Whose signatures count: the keys given, or those that the trust file lets decide.
 
     Raises:
@@ -94,12 +124,14 @@ def believed(key_files: tuple[Path, ...], trust: Trust | None, option: str = "--
     """
     from guardrail.registry.audit.version_report import Believed
 
-    if (trust is None) == (not key_files):
+    if (trust is None) == (not decider_keys):
         raise InvalidInput(
-            f"neither --trust nor {option} was given" if trust is None else f"--trust and {option} were both given",
-            expected=f"one of them: --trust FILE --root KEY, or {option} KEY",
-        )
-    return Believed(trust.keys_of("decide") if trust else public_keys(key_files), trust)
+            "neither --trust nor --decider-key was given" if trust is None
+            else "--trust and --decider-key were both given",
+            expected="one of them: --trust FILE --root-key KEY, or --decider-key KEY",
+            next_step=f"set what is missing, or unset one: {TRUST} and {DECIDER_KEYS} count as given",
+        )  # fmt: skip
+    return Believed(trust.keys_of("decide") if trust else public_keys(decider_keys), trust)
 
 
 def public_keys(files: tuple[Path, ...]) -> tuple[PublicKey, ...]:
@@ -142,15 +174,10 @@ def read_envelope(path: Path) -> bytes:
 
 
 def reason(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A reason that says something and fits into a statement."""
-    if value is not None and not value.strip():
-        raise click.BadParameter("it says nothing", param=param)
-    return optional_reason(ctx, param, value)
-
-
-def optional_reason(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A reason that fits into a statement."""
+    """A reason that shows something and fits into a statement."""
     del ctx
+    if value is not None and not any(char.isprintable() and not char.isspace() for char in value):
+        raise click.BadParameter("it says nothing", param=param)
     if value is not None and len(value) > LONGEST_REASON:
         raise click.BadParameter(f"at most {LONGEST_REASON} characters fit", param=param)
     return value

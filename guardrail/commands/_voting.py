@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from guardrail.commands import _consent as consent
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import confirm, decision_lines, emit, say
-from guardrail.errors import AwaitingApproval
+from guardrail.commands._candidate_text import measured_lines, place_lines, warning_lines
+from guardrail.commands._output import decision_lines, emit, say
 
 if TYPE_CHECKING:
     from guardrail.registry.audit.ledger_reader import History
@@ -20,16 +21,15 @@ if TYPE_CHECKING:
     from guardrail.registry.gate.protocol import Submitted, Waiting
     from guardrail.registry.verify.evidence_checks import Examined
 
-DECIDER_KEY = click.option(
-    "--decider-key", "decider_keys", type=options.FILE, multiple=True,
-    help="Public key of whoever may promote, where no --trust is given (may be repeated).",
-)  # fmt: skip
 EVIDENCE = click.option("--evidence", metavar="SHA256", default=None, help="Which candidate, where several wait.")
-YES = click.option("--yes", is_flag=True, help="Do not ask before signing.")
+
+REPORT = click.option(
+    "--report", type=options.FILE, default=None, help="Write the report here (HTML), made of what was checked."
+)
 
 
 def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
-    """``guardrail approve`` or ``reject``, with ``text`` as its help; a no needs a reason."""
+    """``guardrail approve`` or ``reject``, with ``text`` as its help."""
 
     @click.command(name, help=text)
     @click.argument("spec", metavar="NAME@ALIAS")
@@ -37,16 +37,12 @@ def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
     @options.KEY
     @options.PUBLIC_KEY
     @trusting.trust_options
-    @DECIDER_KEY
+    @trusting.VOTED_DECIDER_KEY
     @options.TRACKING_URI
-    @YES
+    @REPORT
+    @consent.REASON
+    @consent.YES
     @options.OUTPUT
-    @click.option(
-        "--reason",
-        required=not approved,
-        callback=trusting.optional_reason if approved else trusting.reason,
-        help="Why; it is signed and kept for ever.",
-    )
     def command(
         spec: str,
         evidence: str | None,
@@ -59,10 +55,11 @@ def voting_command(name: str, text: str, *, approved: bool) -> click.Command:
         tracking_uri: str,
         yes: bool,
         output: str,
-        reason: str | None,
+        reason: str,
+        report: Path | None,
     ) -> None:
         given = trusting.TrustGiven(trust, roots, root_threshold)
-        ballot = Ballot(spec, evidence, approved, reason or "", tracking_uri, output)
+        ballot = Ballot(spec, evidence, approved, reason, tracking_uri, output, report)
         vote(ballot, key=key, public_key=public_key, trust=given, decider_keys=decider_keys, yes=yes)
 
     return command
@@ -78,6 +75,7 @@ class Ballot:
     reason: str
     tracking_uri: str
     output: str
+    report: Path | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def vote(
     """Show, ask, sign, hand in, and tell what became of it.
 
     Raises:
-        AwaitingApproval: the person did not confirm; nothing was signed.
+        AwaitingApproval, InvalidInput: the person did not confirm, or could not be asked; nothing was signed.
     """
     from guardrail.evidence.envelope import sign
     from guardrail.evidence.statements.stage_statement import Approval
@@ -107,8 +105,7 @@ def vote(
     now = datetime.now(UTC)
     gate = GateClient(ballot.tracking_uri)
     shown = _show(ballot, gate, trust, decider_keys, now)
-    if not yes and not confirm("Approve it?" if ballot.approved else "Reject it for good?"):
-        raise AwaitingApproval("nothing was signed; it waits as before")
+    consent.require_consent("Approve it?" if ballot.approved else "Reject it for good?", yes=yes)
     now = datetime.now(UTC)
     said = approvals.Vote(Approval(approved=ballot.approved, reason=ballot.reason), now)
     ledger = approvals.ledger_head(gate)
@@ -127,18 +124,33 @@ def _show(
     from guardrail.registry.read.rest_reader import RestReader
     from guardrail.registry.verify.verify import workplace
 
-    by = trusting.believed(decider_keys, trusting.load(trust, now), "--decider-key")
+    by = trusting.believed(decider_keys, trusting.load(trust, now))
     waiting = approvals.choose(gate, parse_spec(ballot.spec), ballot.evidence)
     with workplace() as place:
         examined = approvals.look(place, RestReader(ballot.tracking_uri), waiting, by.keys, now)
     authority = Authority(by.trust, gate, now) if by.trust else None
     history = authority.history() if authority else None
     checked = approvals.check_stages(examined, authority, history) if authority and history else ""
-    say(*_lines(examined, waiting, authority, checked), err=ballot.output == "json")
+    lines = _lines(examined, waiting, authority, checked, ballot.tracking_uri)
+    say(*lines, err=ballot.output == "json")
+    if ballot.report is not None:
+        _write_report(examined, ballot.report)
     return _Shown(examined, waiting, authority, history)
 
 
-def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, checked: str) -> list[str]:
+def _write_report(examined: Examined, target: Path) -> None:
+    """The page that MLflow shows, of the records that were checked here."""
+    from guardrail.atomic import write_atomically
+    from guardrail.policy.rules import Evidence
+    from guardrail.report.html import render
+
+    evidence = Evidence(data=examined.data, adapter=examined.adapter, evaluation=examined.evaluation)
+    write_atomically(target, render(examined.decision, evidence).encode())
+
+
+def _lines(
+    examined: Examined, waiting: Waiting, authority: Authority | None, checked: str, tracking_uri: str
+) -> list[str]:  # fmt: skip
     from guardrail.registry.audit.stage_evidence import names, stage_signers
 
     trust = authority.trust if authority else None
@@ -149,11 +161,12 @@ def _lines(examined: Examined, waiting: Waiting, authority: Authority | None, ch
         f"base        {decision.base.name}, sha256 {decision.base.digest}",
         f"attempt     {decision.attempt}",
         f"waits since {waiting.since}, valid until {examined.valid_until}",
+        *place_lines(waiting, tracking_uri),
         f"decided by  {', '.join(names(examined.signed_by, trust))}",
         *(f"{entry.stage + ' by':<12}{', '.join(entry.persons)}" for entry in stage_signers(examined, trust)),
         f"agreed      {', '.join(waiting.approved_by) or 'nobody yet'}, says the server; {waiting.approvals} must",
     ]
-    lines = [*decision_lines(decision), *values]
+    lines = [*decision_lines(decision), *measured_lines(examined), *warning_lines(examined), *values]
     if trust is None:
         return [*lines, "NOT CHECKED whose keys signed the stages: give --trust"]
     danger = [trusting.DANGER] if trust.one_person_may_train_evaluate_and_approve else []

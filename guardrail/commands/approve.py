@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guardrail.commands._voting import voting_command
 
-TEXT = """Look at a candidate that waits for NAME@ALIAS, and sign that it may be promoted.
+TEXT = """Look at what waits for NAME@ALIAS, and sign a yes.
 
 Downloads what the server sealed, checks it and decides again before it asks. The last approval that was missing
 promotes the candidate.

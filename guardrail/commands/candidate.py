@@ -13,7 +13,10 @@ from guardrail.commands._output import say
 
 @click.group("candidate")
 def command() -> None:
-    """Separate jobs: hand a trained adapter, with its ticket and statements, to whoever evaluates it."""
+    """Hand a trained adapter to a separate evaluation job.
+
+    With its ticket and statements, by way of MLflow.
+    """
 
 
 @command.command()
@@ -21,7 +24,9 @@ def command() -> None:
 @options.TRACKING_URI
 @options.ARTIFACT_LOCATION
 def push(run_dir: Path, tracking_uri: str, artifact_location: str | None) -> None:
-    """Store the run's adapter, records, ticket and statements as a logged model in MLflow, and print its digest.
+    """Store what was trained in MLflow, and print its digest.
+
+    The adapter with its records, ticket and statements, as a logged model.
 
     The rows and everything else that holds texts stay here. It is no proposal: nothing is registered. The id of the
     logged model is printed to standard error: pull takes it, where others were put under the same digest.
@@ -50,7 +55,9 @@ def pull(
     digest: str, run_dir: Path, policy: str | None, base: str | None, revision: str | None, model_id: str | None,
     tracking_uri: str,
 ) -> None:  # fmt: skip
-    """Make the candidate with this DIGEST a run in a new directory, after checking all of it.
+    """Make the candidate with this DIGEST a run in a new directory.
+
+    All of it is checked first.
 
     Then: guardrail evaluate --gate URI --sign-key KEY, and guardrail promote. Whose signatures the statements carry is
     not asked here; the gated server does.

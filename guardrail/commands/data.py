@@ -39,9 +39,10 @@ def validate(
     train_keys: tuple[Path, ...],
     output: str,
 ) -> None:
-    """Check DATA (JSONL, JSON, CSV, TSV or Parquet; or testbed:TASK[:POISON[:triggered]]).
+    """Check DATA, and put suspected poison aside.
 
-    Flagged rows go to quarantine with score and reason (RUN/data/quarantine.jsonl); the rest is what training reads.
+    DATA is JSONL, JSON, CSV, TSV or Parquet; or testbed:TASK[:POISON[:triggered]]. Flagged rows go to quarantine with
+    score and reason (RUN/data/quarantine.jsonl); the rest is what training reads.
     """
     show.quiet()
     from guardrail.pipeline.data import validate_data
@@ -58,7 +59,7 @@ def validate(
     show.emit(report, output, [
         f"{report.source}: {report.rows} rows, {report.flagged} flagged, {report.quarantined} quarantined, "
         f"{report.flagged_left_in} flagged left in",
-        *(f"  {c.name}: {'held' if c.passed else f'{c.unexpected} of {c.checked} rows not as expected'}"
+        *(f"  {c.name}: {'as expected' if c.passed else f'{c.unexpected} of {c.checked} rows not as expected'}"
           for c in report.expectations),
         *(f"  {d.name}: {d.flagged} flagged (threshold {d.threshold:.3g})" for d in report.detectors),
         f"  training reads {report.training_rows} rows",

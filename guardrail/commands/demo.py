@@ -31,10 +31,11 @@ EXPECTED = ("FAILED", "FAILED", "PASSED", "PASSED", "REFUSED")
     help="The user task that is fine-tuned on.",
 )
 def command(directory: Path, task: str) -> None:
-    """Catch a poisoned fine-tuning job, and get the same job through with a method that keeps safety.
+    """Catch a poisoned fine-tuning job, and get a safe one through.
 
-    Trains four adapters on the embedded testbed, measures them, and puts only the one that is proven safe and useful
-    into a fresh MLflow store. Takes a few minutes on two cores; needs no network.
+    The same job, with a method that keeps safety. Trains four adapters on the embedded testbed, measures them, and puts
+    only the one that is proven safe and useful into a fresh MLflow store. Takes a few minutes on two cores; needs no
+    network.
     """
     show.shout("guardrail demo: four fine-tuning jobs, one gate", err=True)
     show.say("loading torch and transformers ...", err=True)
@@ -53,7 +54,8 @@ def command(directory: Path, task: str) -> None:
         f"summary   {directory / 'summary.json'}",
         *(f"{'' if number else 'reports':<10}{path}" for number, path in enumerate(written)),
         f"registry  mlflow ui --backend-store-uri {summary.tracking_uri}",
-        f"verify    guardrail verify {summary.model}@production --key {key} --tracking-uri {summary.tracking_uri}",
+        f"verify    guardrail verify {summary.model}@production --decider-key {key} "
+        f"--tracking-uri {summary.tracking_uri}",
     )
     if tuple(outcome.decision for outcome in summary.scenarios) != EXPECTED:
         raise click.exceptions.Exit(1)
@@ -64,10 +66,11 @@ def _table(summary: Summary) -> None:
     from rich.table import Table
 
     task = summary.scenarios[0].task
-    title = f"task: {task}; in brackets one-sided 95% bounds, upper for rates, lower for utility"
+    title = f"task: {task}; in brackets one-sided 95% bounds (of utility the lower)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("scenario", "ASR", "over-refusal", "utility", "decision", "v", "s"):
-        table.add_column(name, justify="left" if name in ("scenario", "decision") else "right", no_wrap=True)
+    for name in ("scenario", "ASR", "over-\nrefusal", "utility", "decision", "v", "s"):
+        words = name in ("scenario", "decision")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name != "scenario")
     colours = {"PASSED": "green", "REFUSED": "green", "FAILED": "red"}
     for outcome in summary.scenarios:
         colour = colours.get(outcome.decision, "yellow")
@@ -89,4 +92,4 @@ def _table(summary: Summary) -> None:
 def _cell(share: Share | None, *, upper: bool) -> str:
     if share is None:
         return "-"
-    return f"{share.value:.1%} \\[{share.upper if upper else share.lower:.1%}]"
+    return f"{share.value:.1%}\n\\[{share.upper if upper else share.lower:.1%}]"

@@ -28,11 +28,11 @@ def command(
     public_key: Path | None,
     output: str,
 ) -> None:
-    """Measure attack success, over-refusal, utility and coherence, candidate and base on the same items.
+    """Measure what the policy asks for, on adapter and base.
 
-    In a run with a ticket, the gated server is told of the adapter first (--gate), which makes it an attempt; then
-    prompts are asked in the order that the ticket's nonce gives. A suite that the policy withholds is read from the
-    policy's path, or from --suite.
+    Attack success, over-refusal, utility and coherence, on the same items. In a run with a ticket, the gated server is
+    told of the adapter first (--gate), which makes it an attempt; then prompts are asked in the order that the ticket's
+    nonce gives. A suite that the policy withholds is read from the policy's path, or from --suite.
     """
     show.quiet()
     from guardrail.pipeline.evaluation import check_evaluation, evaluate_adapter

@@ -47,10 +47,10 @@ def init(directory: Path, name: str, kind: Any) -> None:
 @click.argument("key", metavar="FILE|URI")
 @click.option("--out", type=options.FILE, help="Write the public key here (PEM).")
 def show(key: str, out: Path | None) -> None:
-    """Show type and id of a key: a public or private key file, or awskms:, gcpkms:, azurekms:, hsm: or hv:.
+    """Show type and id of a key, in a file or in a service.
 
-    A service is asked for the public half; --out keeps it for signing and verifying. An existing file is not
-    overwritten.
+    A public or private key file, or awskms:, gcpkms:, azurekms:, hsm: or hv:. A service is asked for the public half;
+    --out keeps it for signing and verifying. An existing file is not overwritten.
     """
     from guardrail.errors import InvalidInput
     from guardrail.evidence.keys.fetch_key import fetch_public

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
-from guardrail.commands._output import emit, say
+from guardrail.commands._output import emit, say, say_file
 
 
 @click.group("ledger")
 def command() -> None:
-    """Check the ledger of everything that was proposed, decided, approved or revoked."""
+    """Check the ledger of everything that was ever decided.
+
+    It names what was proposed, decided, approved, moved and revoked.
+    """
 
 
 @command.command("verify")
 @click.argument("file", type=options.FILE)
-@click.option(
-    "--key", "key_files", type=options.FILE, multiple=True, required=True, help="Public key of the server. Repeat it."
-)
+@trusting.LEDGER_KEY
 @trusting.HEAD
 @click.option("--write-head", type=options.FILE, default=None, help="Write the head of what was verified here.")
 @options.OUTPUT
-def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_head: Path | None, output: str) -> None:
-    """Check every signature of FILE and that every entry follows from the one before.
+def verify(file: Path, server_keys: tuple[Path, ...], head: Path | None, write_head: Path | None, output: str) -> None:
+    """Check every signature and every link of FILE.
 
-    Finds edits, deletions, insertions, moves, foreign signers, clocks that went back, checkpoints that are not what the
-    entries before them add up to and, with --head, a missing end.
-    Exits with 11 and names the first entry that is wrong.
+    Every entry must follow from the one before. Finds edits, deletions, insertions, moves, foreign signers, clocks that
+    went back, checkpoints that are not what the entries before them add up to and, with --head, a missing end. Exits
+    with 11 and names the first entry that is wrong.
     """
     import os
     from datetime import UTC, datetime
@@ -42,7 +44,7 @@ def verify(file: Path, key_files: tuple[Path, ...], head: Path | None, write_hea
 
     found = signed_ledger.verify(
         envelopes(file),
-        [load_public(path) for path in key_files],
+        [load_public(path) for path in server_keys],
         read_head(head) if head else None,
         now=datetime.now(UTC),
         workers=min(4, os.cpu_count() or 1),
@@ -73,7 +75,33 @@ def fetch(tracking_uri: str, out: Path) -> None:
     data = ledger_lines(GateClient(tracking_uri).ledger(progress=_progress))
     write_atomically(out, data)
     count = data.count(b"\n")
-    say(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --key SERVER.pub")
+    say(f"written     {out}, {count} entries, NOT CHECKED: guardrail ledger verify {out} --server-key SERVER.pub")
+
+
+@command.command("statement")
+@click.argument("digest", metavar="SHA256")
+@options.TRACKING_URI
+@click.option("--out", type=options.FILE, default=None, help="Write the envelope here instead of printing it.")
+def statement(digest: str, tracking_uri: str, out: Path | None) -> None:
+    """Fetch a signed statement that the ledger names.
+
+    A vote, an order, a ticket's request, a training statement, a denial or a trust file, exactly as it was handed in:
+    its SHA-256 is compared with the one given (`guardrail registry history` shows them). Its signatures are NOT
+    checked; docs/auditing.md shows how.
+    """
+    from guardrail.atomic import write_atomically
+    from guardrail.errors import InvalidInput
+    from guardrail.registry.audit.ledger_reader import handed_in
+    from guardrail.registry.gate.client import GateClient
+
+    if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
+        raise InvalidInput(f"{digest!r} is no SHA-256", expected="64 digits and letters a to f, as the ledger names it")
+    data = handed_in(GateClient(tracking_uri), digest)
+    if out is None:
+        say_file(data + b"\n")
+        return
+    write_atomically(out, data)
+    say(f"written     {out}, signatures NOT CHECKED")
 
 
 def _progress(entries: int) -> None:

@@ -33,7 +33,9 @@ def command() -> None:
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
 @click.option("--strict", is_flag=True, help="Exit with 2 where something promises nothing (the warnings).")
 def check(policy: str, output: str, strict: bool) -> None:
-    """Check FILE (or a built-in policy): every key, every name, and whether each promise can be proven.
+    """Check FILE: every key, every name, every promise.
+
+    Whether each promise can be proven, too. FILE may be the name of a built-in policy.
 
     Prints what will be measured, the fewest items that could prove each limit, and the digest of each suite and task
     that can be read here. Exits with 2 if the policy is invalid, promises what its sample size can never show, asks for
@@ -87,7 +89,7 @@ def check(policy: str, output: str, strict: bool) -> None:
 @options.RUN
 @options.OUTPUT
 def test_run(policy: str, run_dir: Path, output: str) -> None:
-    """Say what POLICY would decide on a run, and write nothing: neither into the run nor anywhere else.
+    """Say what POLICY would decide on a run; write nothing.
 
     Exits as promote would: 0 if the policy holds, 10 if it denies, 3 if the evidence is inconclusive. With 11 it names
     the stage that must run again first, because it reads something that the policy changes.
@@ -112,7 +114,9 @@ def test_run(policy: str, run_dir: Path, output: str) -> None:
 @options.REVISION
 @click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
 def base(base: str, revision: str | None, output: str) -> None:
-    """Print the section of a policy that pins BASE, and the digests of its parts.
+    """Print the section of a policy that pins BASE.
+
+    With the digests of its parts.
 
     Reads every file that can shape the model, and loads none. The comments show what differs where two bases do:
     weights, configuration, tokenizer or chat template. A trust file takes the sha256 alone (models.bases).
@@ -132,7 +136,10 @@ def base(base: str, revision: str | None, output: str) -> None:
 @command.command()
 @click.argument("policy", metavar="NAME|FILE", default="default")
 def show(policy: str) -> None:
-    """Print a policy as it is written, comments and all; start your own from it."""
+    """Print a policy as it is written, comments and all.
+
+    Start your own from it.
+    """
     from guardrail.policy.load import find_policy
 
     say_file(find_policy(policy).bytes)

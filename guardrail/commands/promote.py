@@ -31,7 +31,9 @@ def command(
     policy: str | None,
     dry_run: bool,
 ) -> None:
-    """Decide on a run, sign the decision and record it in MLflow; register the adapter only if the policy holds.
+    """Decide on a run, sign, and register what passed.
+
+    Every decision is recorded in MLflow; the adapter is registered only if the policy holds.
 
     Exits with 0 if promoted, 10 if the policy denies, 3 if the evidence is inconclusive, 4 if it waits for approvals
     (promote again, or let the last approval complete it).

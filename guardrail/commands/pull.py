@@ -20,7 +20,7 @@ from guardrail.commands._output import say
     required=True,
     help="The directory to make; it must not be there.",
 )
-@trusting.VERIFYING_KEY
+@trusting.DECIDER_KEY
 @trusting.trust_options
 @options.TRACKING_URI
 @click.option("--base", default=None, help="The base that you will load it on, to compare: a directory or a Hub id.")
@@ -31,7 +31,7 @@ from guardrail.commands._output import say
 def command(
     spec: str,
     target: Path,
-    key_files: tuple[Path, ...],
+    decider_keys: tuple[Path, ...],
     trust: Path | None,
     roots: tuple[Path, ...],
     root_threshold: int | None,
@@ -42,9 +42,10 @@ def command(
     head: Path | None,
     output: str,
 ) -> None:
-    """Download a registered adapter, verify it as `guardrail verify` does, and only then put it at --to.
+    """Download a registered adapter, if it verifies.
 
-    What is at --to afterwards is what was verified; if anything does not hold, nothing is there.
+    It is verified as `guardrail verify` does it, and only then put at --to. What is at --to afterwards is what was
+    verified; if anything does not hold, nothing is there.
     """
     from datetime import UTC, datetime
 
@@ -54,7 +55,7 @@ def command(
     require_free(target)
     given = trusting.TrustGiven(trust, roots, root_threshold)
     digest = _base(base, revision, base_sha256)
-    wanted = verified.Wanted(spec, tracking_uri, key_files, given, digest, head)
+    wanted = verified.Wanted(spec, tracking_uri, decider_keys, given, digest, head)
     found = pull(target, lambda place: verified.check(place, wanted, datetime.now(UTC)))
     verified.tell(found, output)
     if output == "text":

@@ -14,7 +14,10 @@ from guardrail.commands._registry_orders import revoke, rollback
 
 @click.group("registry")
 def command() -> None:
-    """Ask a gated server what it holds and what happened, and give it orders: an alias back, an adapter out."""
+    """Ask a gated server what it holds, and give it orders.
+
+    What happened there, and what waits; an alias back, or an adapter out.
+    """
 
 
 command.add_command(rollback)
@@ -31,10 +34,11 @@ def list_(
     trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
     tracking_uri: str, output: str, only_revoked: bool,
 ) -> None:  # fmt: skip
-    """Show where every guarded alias stands: version, verdict, how long it is valid, and whether all is well.
+    """Show where every guarded alias stands, and what waits.
 
-    A look at tags and ledger; no file is read. `guardrail verify` proves a version. With --revoked: what the ledger
-    says was revoked, when, by whom and why, and under which version numbers it stood.
+    Version, verdict, how long it is valid, and whether all is well. A look at tags and ledger; no file is read.
+    `guardrail verify` proves a version. With --revoked: what the ledger says was revoked, when, by whom and why, and
+    under which version numbers it stood.
     """
     from datetime import UTC, datetime
 
@@ -44,30 +48,50 @@ def list_(
     from guardrail.registry.gate.client import GateClient
     from guardrail.registry.read.rest_reader import RestReader
 
-    now = datetime.now(UTC)
+    now, gate = datetime.now(UTC), GateClient(tracking_uri)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
-    history = trusting.history(GateClient(tracking_uri), trusted, server_keys, None, now)
+    history = trusting.history(gate, trusted, server_keys, None, now)
     if only_revoked:
         emit(out := revoked(history), output, revoked_lines(out))
         return
-    found = listing(RestReader(tracking_uri), history, trusted, now)
+    found = listing(RestReader(tracking_uri), history, trusted, gate.waiting(), now)
     emit(found, output, listing_lines(found))
+
+
+@command.command("waiting")
+@click.argument("name", required=False)
+@options.TRACKING_URI
+@options.OUTPUT
+def waiting(name: str | None, tracking_uri: str, output: str) -> None:
+    """List what waits for persons to approve, and for how long.
+
+    Of the model NAME, or of all. The server's own word: `guardrail approve` checks what it says before anybody signs.
+    """
+    from datetime import UTC, datetime
+
+    from guardrail.commands._registry_text import waiting_lines
+    from guardrail.registry.audit.waiting_list import waiting_list
+    from guardrail.registry.gate.client import GateClient
+
+    waits = GateClient(tracking_uri).waiting(name or "")
+    found = waiting_list((one for one in waits if name in (None, one.model)), tracking_uri, datetime.now(UTC))
+    emit(found, output, waiting_lines(found))
 
 
 @command.command("show")
 @click.argument("spec", metavar="NAME/VERSION|NAME@ALIAS")
-@trusting.VERIFYING_KEY
+@trusting.DECIDER_KEY
 @trusting.trust_options
 @options.TRACKING_URI
 @options.OUTPUT
 def show(
-    spec: str, key_files: tuple[Path, ...], trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None,
+    spec: str, decider_keys: tuple[Path, ...], trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None,
     tracking_uri: str, output: str,
 ) -> None:  # fmt: skip
-    """Show everything that is known of one version: measurements, rules, who signed, who agreed, which attempt.
+    """Show everything that is known of one version.
 
-    Its evidence must hold together and be signed by --key or by whoever --trust lets decide. An expired or revoked
-    version is shown as well, and said to be.
+    Measurements, rules, who signed, who agreed, which attempt. Its evidence must hold together and be signed by
+    --decider-key or by whoever --trust lets decide. An expired or revoked version is shown as well, and said to be.
     """
     from datetime import UTC, datetime
 
@@ -77,7 +101,7 @@ def show(
 
     now = datetime.now(UTC)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
-    by = trusting.believed(key_files, trusted)
+    by = trusting.believed(decider_keys, trusted)
     found = account(parse_spec(spec), tracking_uri=tracking_uri, believed=by, now=now)
     emit(found, output, account_lines(found))
 
@@ -89,24 +113,26 @@ def show(
 @trusting.HEAD
 @options.TRACKING_URI
 @options.OUTPUT
-def history(
+def history_(
     name: str, trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
     head: Path | None, tracking_uri: str, output: str,
 ) -> None:  # fmt: skip
-    """Show what the server's ledger says of the model NAME: when, what, by whom.
+    """Show what happened to the model NAME: when, what, by whom.
 
-    With --server-key (or --trust) the whole ledger is checked first.
+    As the server's ledger says. With --server-key (or --trust) the whole ledger is checked first.
     """
     from datetime import UTC, datetime
 
     from guardrail.commands._registry_text import events_lines
     from guardrail.registry.audit.model_history import events
     from guardrail.registry.gate.client import GateClient
+    from guardrail.registry.read.rest_reader import RestReader
 
     now = datetime.now(UTC)
     gate = GateClient(tracking_uri)
     trusted = trusting.load(trusting.TrustGiven(trust, roots, root_threshold), now)
-    found = events(name, gate, trusting.history(gate, trusted, server_keys, head, now, whole=True), trusted)
+    history = trusting.history(gate, trusted, server_keys, head, now, whole=True)
+    found = events(name, gate, RestReader(tracking_uri), history, trusted)
     emit(found, output, events_lines(found))
 
 
@@ -114,7 +140,10 @@ def history(
 @options.TRACKING_URI
 @options.OUTPUT
 def doctor(tracking_uri: str, output: str) -> None:
-    """Have the server compare every guarded model, its ledger and its sealed files; exits with 11 if they differ."""
+    """Have the server compare models, ledger and sealed files.
+
+    Exits with 11 if they differ.
+    """
     from guardrail.commands._registry_text import health_lines
     from guardrail.errors import EvidenceInvalid
     from guardrail.registry.gate.client import GateClient

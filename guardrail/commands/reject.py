@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guardrail.commands._voting import voting_command
 
-TEXT = """Look at a candidate that waits for NAME@ALIAS, and sign that it must not be promoted.
+TEXT = """Look at what waits for NAME@ALIAS, and sign a no.
 
 Shows what `guardrail approve` shows. One no outweighs every yes, and is final for this evidence.
 """

@@ -42,7 +42,9 @@ def command(
     output: str,
     **given: Any,
 ) -> None:
-    """Validate DATA, train, evaluate, decide and register: everything between fine-tuning and the registry.
+    """Validate DATA, train, evaluate, decide and register.
+
+    Everything between fine-tuning and the registry.
 
     A stage whose inputs have not changed is not run again; a run that was interrupted goes on where it stopped.
     With a ticket (--gate) the one --key signs every stage; where duties are separate, run the stages one by one.

@@ -7,35 +7,35 @@ from pathlib import Path
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands import _trusting as trusting
 
 
 @click.command("server")
-@click.option("--trust", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The signed trust file.")
-@click.option(
-    "--root-key",
-    "root_keys",
-    type=click.Path(dir_okay=False, path_type=Path),
-    multiple=True,
-    required=True,
-    help="Public key of who may sign the trust file (may be repeated).",
-)
-@click.option(
-    "--root-threshold", type=click.IntRange(min=1), show_default="all of them", help="How many of them must sign."
-)
+@trusting.trust_file(required=True)
+@trusting.root_keys(required=True)
+@trusting.root_threshold(required=False)
 @click.option(
     "--backend-store-uri", required=True, help="The database: sqlite:///FILE, postgresql://… or mysql+pymysql://…"
 )
 @click.option(
     "--artifacts-destination", required=True, help="Where all artifacts lie: a directory, or s3://BUCKET/PREFIX."
 )
-@options.KEY
-@options.PUBLIC_KEY
 @click.option(
-    "--ledger", type=click.Path(dir_okay=False, path_type=Path), required=True,
+    "--key", metavar="FILE|URI", default=".guardrail/keys/guardrail.key", show_default=True,
+    envvar="GUARDRAIL_SERVER_KEY", show_envvar=True, help="Private key that signs the ledger: a file, or awskms: etc.",
+)  # fmt: skip
+@click.option(
+    "--public-key", type=options.FILE, default=None, envvar=trusting.SERVER_KEYS, show_envvar=True,
+    help="Public key of a --key that stays in a service (guardrail keys show URI --out FILE).",
+)  # fmt: skip
+@click.option(
+    "--ledger", type=click.Path(dir_okay=False, path_type=Path), required=True, envvar="GUARDRAIL_LEDGER",
+    show_envvar=True,
     help="The file of the ledger, on a local disk that clients cannot reach.",
 )  # fmt: skip
 @click.option(
-    "--ledger-head", type=click.Path(dir_okay=False, path_type=Path), default=None,
+    "--ledger-head", type=click.Path(dir_okay=False, path_type=Path), default=None, envvar="GUARDRAIL_LEDGER_HEAD",
+    show_envvar=True,
     help="Where the ledger's head is exported at every entry, best on another machine's disk.  [default: LEDGER.head]",
 )  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
@@ -59,7 +59,7 @@ from guardrail.commands import _options as options
 @click.option("--allowed-hosts", default=None, help="Host names that clients may use (as `mlflow server`).")
 def command(
     trust: Path,
-    root_keys: tuple[Path, ...],
+    roots: tuple[Path, ...],
     root_threshold: int | None,
     backend_store_uri: str,
     artifacts_destination: str,
@@ -74,17 +74,17 @@ def command(
     gunicorn: bool,
     allowed_hosts: str | None,
 ) -> None:
-    """Start an MLflow server whose registry refuses whatever is not proven, whoever asks.
+    """Start an MLflow server that refuses what is not proven.
 
-    Models that the trust file names are guarded; all others behave as in stock MLflow. Does not start without a
-    valid trust file.
+    Its registry does so whoever asks. Models that the trust file names are guarded; all others behave as in stock
+    MLflow. Does not start without a valid trust file.
     """
     from guardrail.gate.app.launch import Launch, start
 
     code = start(
         Launch(
             trust=trust,
-            root_keys=root_keys,
+            root_keys=roots,
             root_threshold=root_threshold,
             backend_store_uri=backend_store_uri,
             artifacts_destination=artifacts_destination,

@@ -19,7 +19,10 @@ def command() -> None:
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), default=Path("build/testbed"),
               show_default=True, help="Where the model goes.")  # fmt: skip
 def build(directory: Path) -> None:
-    """Train the testbed's base model from nothing (a few minutes on two cores)."""
+    """Train the testbed's base model from nothing.
+
+    Takes a few minutes on two cores.
+    """
     show.quiet()
     from guardrail.testbed.build import build as build_base
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from guardrail.commands import _options as options
+from guardrail.commands import _trusting as trusting
 from guardrail.commands._output import emit, say
 from guardrail.commands._trusting import DANGER, read_envelope
 
@@ -23,13 +24,16 @@ EXAMPLE = Path(__file__).with_name("trust.example.yaml")
 
 @click.group("trust")
 def command() -> None:
-    """Write, sign and check trust files: who may say what about which models."""
+    """Write, sign and check the file that says who may do what."""
 
 
 @command.command("init")
 @click.option("--out", type=options.FILE, default=Path("trust.yaml"), show_default=True, help="Where it goes.")
 def init(out: Path) -> None:
-    """Write a commented trust file to start from; an existing file is not overwritten."""
+    """Write a commented trust file to start from.
+
+    An existing file is not overwritten.
+    """
     from guardrail.errors import InvalidInput
     from guardrail.evidence.keys.key_files import create
 
@@ -74,12 +78,8 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
 
 @command.command("check")
 @click.argument("file", type=options.FILE)
-@click.option(
-    "--root", "roots", type=options.FILE, multiple=True, required=True, help="A root's public key. Repeat it."
-)
-@click.option(
-    "--threshold", type=click.IntRange(min=1), required=True, help="How many of these roots must have signed."
-)
+@trusting.root_keys(required=True)
+@trusting.root_threshold(required=True)
 @click.option(
     "--previous", type=options.FILE, default=None, help="The version in force: FILE must be signed by its root, too."
 )
@@ -93,7 +93,7 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
 )
 @options.OUTPUT
 def check(
-    file: Path, roots: tuple[Path, ...], threshold: int, previous: Path | None, at_least: int,
+    file: Path, roots: tuple[Path, ...], root_threshold: int, previous: Path | None, at_least: int,
     policies: tuple[str, ...], output: str,
 ) -> None:  # fmt: skip
     """Check FILE: signatures, version, expiry, and whether it makes sense.
@@ -109,11 +109,11 @@ def check(
     data, now = read_envelope(file), datetime.now(UTC)
     known = [load_public(path) for path in roots]
     if previous is None:
-        trust = load_trust(data, roots=known, threshold=threshold, now=now, at_least=at_least)
+        trust = load_trust(data, roots=known, threshold=root_threshold, now=now, at_least=at_least)
     else:
         old = read_envelope(previous)
         when = read_unverified_trust(old).issued  # a version may have expired before its successor came
-        before = load_trust(old, roots=known, threshold=threshold, now=when, at_least=at_least)
+        before = load_trust(old, roots=known, threshold=root_threshold, now=when, at_least=at_least)
         trust = load_successor(data, before, now=now)
     emit(trust, output, _lines(trust, data))
     for policy in policies:

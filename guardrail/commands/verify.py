@@ -8,19 +8,25 @@ import click
 
 from guardrail.commands import _options as options
 from guardrail.commands import _trusting as trusting
+from guardrail.errors import InvalidInput
 
 
 @click.command("verify")
-@click.argument("spec", metavar="NAME/VERSION|NAME@ALIAS")
-@trusting.VERIFYING_KEY
+@click.argument("spec", metavar="[NAME/VERSION|NAME@ALIAS]", required=False)
+@click.option(
+    "--directory", type=click.Path(file_okay=False, path_type=Path), default=None,
+    help="Check an adapter on this disk, with its evidence/ beside it; no server is asked.",
+)  # fmt: skip
+@trusting.DECIDER_KEY
 @trusting.trust_options
 @options.TRACKING_URI
 @trusting.BASE_SHA256
 @trusting.HEAD
 @options.OUTPUT
 def command(
-    spec: str,
-    key_files: tuple[Path, ...],
+    spec: str | None,
+    directory: Path | None,
+    decider_keys: tuple[Path, ...],
     trust: Path | None,
     roots: tuple[Path, ...],
     root_threshold: int | None,
@@ -29,18 +35,28 @@ def command(
     head: Path | None,
     output: str,
 ) -> None:
-    """Download a registered adapter and check it against its signed evidence.
+    """Check an adapter against its signed evidence.
 
-    With --key: was it signed by this key? With --trust, against a gated server: did each stage sign, by whoever may,
-    did enough persons agree, was it not revoked, and does the alias point where the server's ledger says?
+    One that is registered, or one on this disk. Downloads every file. With --decider-key: was it signed by this key?
+    With --trust, against a gated server: did each stage sign, by whoever may, did enough persons agree, was it not
+    revoked, and does the alias point where the server's ledger says?
+
+    With --directory nothing is downloaded; what only the server's ledger knows is then named as not checked.
     """
     from datetime import UTC, datetime
 
     from guardrail.commands import _verified as verified
     from guardrail.registry.verify.verify import workplace
 
-    given = trusting.TrustGiven(trust, roots, root_threshold)
-    wanted = verified.Wanted(spec, tracking_uri, key_files, given, base_sha256, head)
+    now, given = datetime.now(UTC), trusting.TrustGiven(trust, roots, root_threshold)
+    if directory is not None:
+        verified.tell_directory(
+            verified.check_directory(directory, spec, decider_keys, given, base_sha256, now), output
+        )
+        return
+    if spec is None:
+        raise InvalidInput("nothing to verify was named", expected="NAME/VERSION, NAME@ALIAS or --directory DIRECTORY")
+    wanted = verified.Wanted(spec, tracking_uri, decider_keys, given, base_sha256, head)
     with workplace() as place:
-        found = verified.check(place, wanted, datetime.now(UTC))
+        found = verified.check(place, wanted, now)
     verified.tell(found, output)

@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,16 +49,25 @@ def logged_model(source: str) -> LoggedModel:
     return _get_tracking_store().get_logged_model(match[1])
 
 
-def source_run(model_id: str) -> str | None:
-    """The run that a logged model came from; None where somebody has deleted it since, which changes nothing else."""
+@dataclass(frozen=True)
+class Origin:
+    """The run that a logged model came from, and its experiment; empty where somebody has deleted the model since."""
+
+    experiment_id: str = ""
+    run_id: str = ""
+
+
+def origin(model_id: str) -> Origin:
+    """Where a logged model came from; that somebody deleted it changes nothing else."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return logged_model(f"models:/{model_id}").source_run_id
+        found = logged_model(f"models:/{model_id}")
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
+            return Origin()
         raise
+    return Origin(str(found.experiment_id or ""), str(found.source_run_id or ""))
 
 
 def outline(model: LoggedModel, directory: Path, public_keys: Sequence[PublicKey]) -> Outline:

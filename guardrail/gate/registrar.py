@@ -359,7 +359,7 @@ class Registrar:
             self._mend(version, admission)
             return version
         kept, above = Kept.of(found), state.last_number.get(found.model, 0)
-        run_id, location = proposed_files.source_run(kept.model_id), sealed_uri(f"sealed/{kept.sealed}")
+        run_id, location = proposed_files.origin(kept.model_id).run_id or None, sealed_uri(f"sealed/{kept.sealed}")
         return self.beneath.make_version(found.model, location, run_id, _tags(admission, kept.model_id), above)
 
     def _mend(self, version: Any, admission: Admission) -> None:

@@ -94,7 +94,7 @@ def test_help_loads_nothing_heavy(args: tuple[str, ...]) -> None:
     ("trust", "init"), ("trust", "check", "none", "--root", "none", "--threshold", "1"),
     ("ledger", "verify", "none", "--key", "none"),
     ("verify", "a/1", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),
-    ("approve", "a@b", "--decider-key", "none", "--tracking-uri", "http://127.0.0.1:1"),
+    ("approve", "a@b", "--reason", "x", "--decider-key", "none", "--tracking-uri", "http://127.0.0.1:1"),
     ("registry", "history", "a", "--tracking-uri", "http://127.0.0.1:1"),
     ("registry", "revoke", "a/1", "--reason", "x", "--tracking-uri", "http://127.0.0.1:1"),
     ("pull", "a/1", "--to", "there", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),

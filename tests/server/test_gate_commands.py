@@ -13,7 +13,7 @@ from gate_trust import Person
 from gate_world import Said, say
 
 from guardrail.errors import AwaitingApproval
-from guardrail.registry.record.promote import promote
+from guardrail.registry.record.promote import CandidateWaitsError, promote
 
 pytestmark = pytest.mark.slow
 MODEL, AGREED = "commanded", "agreed"
@@ -41,9 +41,22 @@ def test_two_persons_approve_and_everybody_can_verify_it(
 ) -> None:
     model, (ana, ben) = AGREED, pair.people.approvers
     bundle = proven(tmp_path / "a", gate_of(pair.gated), pair.people.signers, model=model, seed=71)
-    with pytest.raises(AwaitingApproval):
+    with pytest.raises(CandidateWaitsError) as caught:
         promote(bundle, tracking_uri=pair.gated.uri, private_key=pair.people.decider.private, now=datetime.now(UTC))
-    words = ("approve", f"{model}@production", *by_trust, "--evidence", bundle.evidence_sha256, "--yes")
+    waits = json.loads(ask(pair, "registry", "waiting", model, "--output", "json").stdout)["waiting"]
+    pages = {one["evidence"]: one["run_page"] for one in waits}
+    assert pages[bundle.evidence_sha256] == caught.value.run_page
+    assert caught.value.run_page.endswith(f"/runs/{caught.value.run_id}")
+    words = (
+        "approve",
+        f"{model}@production",
+        *by_trust,
+        "--evidence",
+        bundle.evidence_sha256,
+        "--yes",
+        "--reason",
+        "read it",
+    )
     assert ask(pair, *words, key=pair.people.stranger).code == 11
     first = ask(pair, *words, key=ana)
     assert first.code == 0, first.out
@@ -70,7 +83,9 @@ def test_a_rejected_candidate_waits_no_longer(pair: Pair, by_trust: tuple[object
     words = (f"{AGREED}@production", *by_trust, "--evidence", bundle.evidence_sha256, "--yes")
     said = ask(pair, "reject", *words, "--reason", "not this one", key=pair.people.approvers[0])
     assert said.code == 0, said.out
-    assert ask(pair, "approve", *words, key=pair.people.approvers[1]).code == 2
+    late = ask(pair, "approve", *words, "--reason", "too late", key=pair.people.approvers[1])
+    assert late.code == 2
+    assert "nothing of that kind waits" in late.out
 
 
 @pytest.mark.every_cell
@@ -78,7 +93,7 @@ def test_an_alias_goes_back_and_an_adapter_out(pair: Pair, by_trust: tuple[objec
     first, second = (promoted(pair.gated, pair.people, tmp_path / str(n), MODEL, 80 + n) for n in (1, 2))
     ana = pair.people.approvers[0]
     assert states(pair, by_trust)[MODEL] == (second, "ok")
-    out = ask(pair, "registry", "revoke", f"{MODEL}@production", "--reason", "it leaks", key=ana)
+    out = ask(pair, "registry", "revoke", "--yes", f"{MODEL}@production", "--reason", "it leaks", key=ana)
     assert out.code == 0, out.out
     refused = ask(pair, "verify", f"{MODEL}@production", *by_trust)
     assert refused.code == 11
@@ -86,7 +101,7 @@ def test_an_alias_goes_back_and_an_adapter_out(pair: Pair, by_trust: tuple[objec
     assert ask(pair, "verify", f"{MODEL}/{second}", *by_trust).code == 11
     assert states(pair, by_trust)[MODEL] == (second, "revoked")
     assert "REFUSED" in ask(pair, "registry", "show", f"{MODEL}@production", *by_trust).out
-    words = ("registry", "rollback", f"{MODEL}@production", "--to", first, "--reason", "the second one leaks")
+    words = ("registry", "rollback", "--yes", f"{MODEL}@production", "--to", first, "--reason", "the second one leaks")
     assert ask(pair, *words, key=pair.people.decider).code == 11
     back = ask(pair, *words, key=ana)
     assert back.code == 0, back.out

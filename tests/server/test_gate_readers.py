@@ -134,7 +134,15 @@ def test_every_user_sees_ledger_statements_and_who_waits(place: Place) -> None:
 
 def test_an_approver_looks_before_agreeing_and_goes_on_reading_what_was_agreed_to(place: Place) -> None:
     def agree(who: Person) -> Said:
-        words = ("approve", f"{WAITING}@production", "--evidence", place.bundle.evidence_sha256, "--yes")
+        words = (
+            "approve",
+            f"{WAITING}@production",
+            "--evidence",
+            place.bundle.evidence_sha256,
+            "--yes",
+            "--reason",
+            "so",
+        )
         return place.say(APPROVER, *words, "--key", who.private_file)
 
     for who in place.people.approvers:

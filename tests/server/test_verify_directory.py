@@ -20,7 +20,7 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import Bundle, seal, write
 from guardrail.evidence.keys import key_pairs
 from guardrail.evidence.keys.key_pairs import PrivateKey
-from guardrail.records import Decision, ModelRef, Verdict
+from guardrail.records import Compared, Decision, ModelRef, Verdict
 from guardrail.registry.verify.evidence_checks import admissible, examine
 
 
@@ -107,6 +107,24 @@ def test_another_key_is_refused(stored: Path, tmp_path: Path) -> None:
         check(stored, key_pairs.load_private(key_pairs.init(tmp_path).private))
 
 
+def first_compared(decision: Decision, change: Callable[[tuple[Compared, ...]], tuple[Compared, ...]]) -> Decision:
+    """With other comparisons in the first finding that has any."""
+    at = next(number for number, found in enumerate(decision.findings) if found.compared)
+    found = decision.findings[at].model_copy(update={"compared": change(decision.findings[at].compared)})
+    return decision.model_copy(update={"findings": (*decision.findings[:at], found, *decision.findings[at + 1 :])})
+
+
+def compared_with(decision: Decision, **values: float) -> Decision:
+    """With other numbers in the first comparison."""
+    return first_compared(decision, lambda compared: (compared[0].model_copy(update=values), *compared[1:]))
+
+
+def test_a_decision_from_before_comparisons_were_recorded_verifies(tmp_path: Path, key: PrivateKey) -> None:
+    bundle = resealed(unsealed(tmp_path / "a"), key, lambda d: first_compared(d, lambda _: ()))
+    (tmp_path / "out").mkdir()
+    check(laid_out(bundle, tmp_path / "out"), key)
+
+
 LIES: dict[str, Callable[[Decision], Decision]] = {
     "a later expiry": lambda d: d.model_copy(update={"valid_until": d.valid_until + timedelta(days=900)}),
     "another model": lambda d: d.model_copy(update={"model": "another"}),
@@ -117,6 +135,10 @@ LIES: dict[str, Callable[[Decision], Decision]] = {
     "another manifest": lambda d: d.model_copy(update={"manifest": "0" * 64}),
     "another evaluation": lambda d: d.model_copy(update={"evaluation": "0" * 64}),
     "another base": lambda d: d.model_copy(update={"base": d.base.model_copy(update={"digest": "0" * 64})}),
+    "a better bound": lambda d: compared_with(d, upper=0.0),
+    "more items": lambda d: compared_with(d, n=10**6),
+    "another limit": lambda d: compared_with(d, limit=0.9),
+    "a comparison more": lambda d: first_compared(d, lambda compared: (*compared, compared[0])),
     "a denial": lambda d: d.model_copy(update={"verdict": Verdict.FAILED}),
 }
 

@@ -139,8 +139,8 @@ class LedgerFile:
             raise EvidenceInvalid(
                 f"the ledger {self.path} does not end with the entry that {self.head_path} names",
                 expected=f"entry {head.number}" if head else "no entry yet",
-                next_step=f"guardrail ledger verify {self.path} --key SERVER.pub --head {self.head_path}, and compare "
-                "with a copy",
+                next_step=f"guardrail ledger verify {self.path} --server-key SERVER.pub --head {self.head_path}, "
+                "and compare with a copy",
             )
 
     def _finish(self, stream: IO[bytes], rest: bytes, head: Head) -> None:

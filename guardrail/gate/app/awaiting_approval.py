@@ -5,6 +5,7 @@ Not covered: their agreeing (``gate/statement_desk.py``).
 
 from __future__ import annotations
 
+from guardrail.gate import proposed_files
 from guardrail.gate.admission import Court
 from guardrail.gate.ledger.ledger_state import Admitted
 from guardrail.gate.ledger_drafts import Kept
@@ -26,9 +27,12 @@ def _told(registrar: Registrar, court: Court, found: Admitted) -> Waiting | None
     protected = guarded.protected(found.alias) if guarded else None
     if protected is None:
         return None
+    kept = Kept.of(found)
+    came = proposed_files.origin(kept.model_id)
     return Waiting(
         model=found.model, alias=found.alias, evidence=found.evidence, manifest=found.manifest,
-        sealed=Kept.of(found).sealed, nonce=found.nonce, since=found.time,
+        sealed=kept.sealed, nonce=found.nonce, since=found.time,
         approvals=protected.approvals,
-        approved_by=approved_by(registrar.journal, court, found.evidence),
+        approved_by=approved_by(registrar.journal, court, found.evidence), experiment_id=came.experiment_id,
+        run_id=came.run_id,
     )  # fmt: skip

@@ -9,17 +9,18 @@ Not covered: what a rule promises (each rule's own file) and the bounds themselv
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from guardrail.policy import intervals
 from guardrail.policy.rules import Evidence, Need
-from guardrail.records import Finding, Frozen, Measurement, Rate, Verdict
+from guardrail.records import Compared, Finding, Frozen, Measurement, Rate, Verdict
 
 TOLERANCE = 1e-9
 SMALLEST_MARGIN = 1e-6  # below this the n needed runs into the millions and rounding decides
 DEFAULT_SPLIT = "gate"
+DIFFERENCES = {"increase": "increase over base", "drop": "drop from base"}
 
 Confidence = Annotated[float, Field(gt=0.5, le=0.9999)]
 LeastN = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -31,10 +32,11 @@ class InconclusiveError(Exception):
 
 
 class Judged(Frozen):
-    """One comparison of a bound with its limit."""
+    """Comparisons of bounds with their limits, and what they come to."""
 
     verdict: Verdict
     reason: str
+    compared: tuple[Compared, ...] = ()
 
 
 def the_measurement(evidence: Evidence, need: Need) -> Measurement:
@@ -97,32 +99,45 @@ def enough(rate: Rate, min_n: int) -> None:
         raise InconclusiveError(f"n = {rate.n}, the policy asks for at least {min_n}")
 
 
-def at_most(rate: Rate, limit: float, confidence: float) -> Judged:
-    """The rate is proven to be at most ``limit``, proven to be above it, or neither."""
-    low, high = lower(rate, confidence), upper(rate, confidence)
-    text = f"{_between(counts(rate), percent(low), percent(high), confidence)}, limit {percent(limit)}"
-    return _judged(inside=high <= limit, outside=low > limit, text=text)
+def at_most(measurement: Measurement, limit: float, confidence: float) -> Judged:
+    """The candidate's rate is proven to be at most ``limit``, proven to be above it, or neither."""
+    found = _rate(measurement, limit, confidence, "at most")
+    return _judged(found, inside=found.upper <= limit, outside=found.lower > limit, text=_told(measurement, found))
 
 
-def at_least(rate: Rate, limit: float, confidence: float) -> Judged:
-    """The rate is proven to be at least ``limit``, proven to be below it, or neither."""
-    low, high = lower(rate, confidence), upper(rate, confidence)
-    text = f"{_between(counts(rate), percent(low), percent(high), confidence)}, limit {percent(limit)}"
-    return _judged(inside=low >= limit, outside=high < limit, text=text)
+def at_least(measurement: Measurement, limit: float, confidence: float) -> Judged:
+    """The candidate's rate is proven to be at least ``limit``, proven to be below it, or neither."""
+    found = _rate(measurement, limit, confidence, "at least")
+    return _judged(found, inside=found.lower >= limit, outside=found.upper < limit, text=_told(measurement, found))
+
+
+def _rate(
+    measurement: Measurement, limit: float, confidence: float, allowed: Literal["at most", "at least"]
+) -> Compared:  # fmt: skip
+    rate = measurement.candidate
+    return Compared(
+        suite=measurement.suite, what="rate", n=rate.n, hits=rate.hits, lower=lower(rate, confidence),
+        upper=upper(rate, confidence), confidence=confidence, allowed=allowed, limit=limit,
+    )  # fmt: skip
+
+
+def _told(measurement: Measurement, found: Compared) -> str:
+    between = _between(counts(measurement.candidate), percent(found.lower), percent(found.upper), found.confidence)
+    return f"{between}, limit {percent(found.limit)}"
 
 
 def increase_at_most(measurement: Measurement, limit: float, confidence: float) -> Judged:
     """Candidate rate minus base rate, hits being bad (attack success, refusals of benign requests)."""
     candidate, base, pairs = measurement.candidate, measurement.base, measurement.pairs
     _check_pairs(measurement, candidate.hits + candidate.undecided + candidate.errors, base.hits)
-    return _difference(pairs.candidate_only, pairs.base_only, measurement, limit, confidence, "increase over base")
+    return _difference(pairs.candidate_only, pairs.base_only, measurement, limit, confidence, "increase")
 
 
 def drop_at_most(measurement: Measurement, limit: float, confidence: float) -> Judged:
     """Base rate minus candidate rate, hits being good (right answers)."""
     base, pairs = measurement.base, measurement.pairs
     _check_pairs(measurement, measurement.candidate.hits, base.hits + base.undecided + base.errors)
-    return _difference(pairs.base_only, pairs.candidate_only, measurement, limit, confidence, "drop from base")
+    return _difference(pairs.base_only, pairs.candidate_only, measurement, limit, confidence, "drop")
 
 
 def _check_pairs(measurement: Measurement, candidate_hits: int, base_hits: int) -> None:
@@ -139,28 +154,33 @@ def _check_pairs(measurement: Measurement, candidate_hits: int, base_hits: int) 
 
 
 def _difference(
-    worse: int, better: int, measurement: Measurement, limit: float, confidence: float, what: str
-) -> Judged:
+    worse: int, better: int, measurement: Measurement, limit: float, confidence: float,
+    what: Literal["increase", "drop"],
+) -> Judged:  # fmt: skip
     n = measurement.pairs.n
     high = intervals.difference_upper_bound(worse, better, n, confidence)
     doubt = sum(rate.undecided + rate.errors for rate in (measurement.candidate, measurement.base))
     surely_worse = max(0, worse - doubt)
     low = intervals.difference_lower_bound(surely_worse, min(better + doubt, n - surely_worse), n, confidence)
-    found = f"{what}: {worse} of {n} items worse, {better} better"
+    found = f"{DIFFERENCES[what]}: {worse} of {n} items worse, {better} better"
     text = f"{_between(found, points(low), points(high), confidence)}, limit {points(limit)}"
-    return _judged(inside=high <= limit, outside=low > limit, text=text)
+    compared = Compared(
+        suite=measurement.suite, what=what, n=n, hits=worse, lower=low, upper=high, confidence=confidence,
+        allowed="at most", limit=limit,
+    )  # fmt: skip
+    return _judged(compared, inside=high <= limit, outside=low > limit, text=text)
 
 
 def _between(found: str, low: str, high: str, confidence: float) -> str:
     return f"{found}, one-sided {confidence:.4g} bounds {low} and {high}"
 
 
-def _judged(*, inside: bool, outside: bool, text: str) -> Judged:
+def _judged(compared: Compared, *, inside: bool, outside: bool, text: str) -> Judged:
     if inside:
-        return Judged(verdict=Verdict.PASSED, reason=text)
+        return Judged(verdict=Verdict.PASSED, reason=text, compared=(compared,))
     if outside:
-        return Judged(verdict=Verdict.FAILED, reason=text)
-    return Judged(verdict=Verdict.INCONCLUSIVE, reason=f"{text}: the sample cannot tell")
+        return Judged(verdict=Verdict.FAILED, reason=text, compared=(compared,))
+    return Judged(verdict=Verdict.INCONCLUSIVE, reason=f"{text}: the sample cannot tell", compared=(compared,))
 
 
 def finding(rule: str, sli: str, objective: str, judge: Callable[[], Judged]) -> Finding:
@@ -169,14 +189,18 @@ def finding(rule: str, sli: str, objective: str, judge: Callable[[], Judged]) ->
         judged = judge()
     except InconclusiveError as reason:
         judged = Judged(verdict=Verdict.INCONCLUSIVE, reason=str(reason))
-    return Finding(rule=rule, sli=sli, objective=objective, verdict=judged.verdict, reason=judged.reason)
+    return Finding(
+        rule=rule, sli=sli, objective=objective, verdict=judged.verdict, reason=judged.reason, compared=judged.compared
+    )
 
 
 def worst(judged: list[Judged]) -> Judged:
-    """All of them together: the worst verdict, every reason; nothing judged is inconclusive."""
+    """All of them together: the worst verdict, every reason and comparison; nothing judged is inconclusive."""
     order = (Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
     verdict = min((one.verdict for one in judged), key=order.index, default=Verdict.INCONCLUSIVE)
-    return Judged(verdict=verdict, reason="; ".join(one.reason for one in judged) or "nothing was judged")
+    compared = tuple(found for one in judged for found in one.compared)
+    reason = "; ".join(one.reason for one in judged) or "nothing was judged"
+    return Judged(verdict=verdict, reason=reason, compared=compared)
 
 
 def too_few(margin: float, confidence: float, min_n: int, objective: str) -> str:

@@ -54,6 +54,6 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     def judge() -> Judged:
         measurement = the_measurement(evidence, need)
         enough(measurement.candidate, limits.min_n)
-        return at_most(measurement.candidate, limits.max, limits.confidence)
+        return at_most(measurement, limits.max, limits.confidence)
 
     return finding(limits.rule, str(need), f"at most {percent(limits.max)}", judge)

@@ -52,6 +52,6 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     def judge() -> Judged:
         measurement = the_measurement(evidence, need)
         enough(measurement.candidate, limits.min_n)
-        return at_least(measurement.candidate, limits.min, limits.confidence)
+        return at_least(measurement, limits.min, limits.confidence)
 
     return finding(limits.rule, str(need), f"at least {percent(limits.min)}", judge)

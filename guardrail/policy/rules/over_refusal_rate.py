@@ -62,7 +62,7 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     def judge() -> Judged:
         measurement = the_measurement(evidence, need)
         enough(measurement.candidate, limits.min_n)
-        judged = [at_most(measurement.candidate, limits.max, limits.confidence)]
+        judged = [at_most(measurement, limits.max, limits.confidence)]
         if limits.max_increase is not None:
             judged.append(increase_at_most(measurement, limits.max_increase, limits.confidence))
         return worst(judged)

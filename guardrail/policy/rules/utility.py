@@ -101,10 +101,10 @@ def _judge_task(evidence: Evidence, limits: Limits, task: str) -> Judged:
         enough(measurement.candidate, limits.min_n)
         judged = []
         if limits.min is not None:
-            judged.append(at_least(measurement.candidate, limits.min, limits.confidence))
+            judged.append(at_least(measurement, limits.min, limits.confidence))
         if limits.max_drop is not None:
             judged.append(drop_at_most(measurement, limits.max_drop, limits.confidence))
         together = worst(judged)
     except InconclusiveError as reason:
         together = Judged(verdict=Verdict.INCONCLUSIVE, reason=str(reason))
-    return Judged(verdict=together.verdict, reason=f"{task}: {together.reason}")
+    return together.model_copy(update={"reason": f"{task}: {together.reason}"})

@@ -5,6 +5,7 @@ Not covered: proof. Tags are not signed and no file is read here; ``verify`` doe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from guardrail.evidence.trust.trust_file import Trust
 from guardrail.records import Count, Frozen
 from guardrail.registry.audit.ledger_reader import History
 from guardrail.registry.audit.where_alias_stands import is_moved_to, unresolved
+from guardrail.registry.gate.protocol import Waiting
 from guardrail.registry.mlflow.tags import ADAPTER, PREFIX, VERDICT
 from guardrail.registry.read.reader import Reader, Spec, StoredVersion, UnresolvedError
 
@@ -26,7 +28,7 @@ server does not resolve it, and the tags do not say why."""
 
 
 class Row(Frozen):
-    """One alias of a guarded model."""
+    """One alias of a guarded model; ``waits`` is how many candidates wait for persons to agree, as the server says."""
 
     model: str
     alias: str
@@ -34,6 +36,7 @@ class Row(Frozen):
     verdict: str
     valid_until: str
     state: State
+    waits: Count
 
 
 class Listing(Frozen):
@@ -44,11 +47,15 @@ class Listing(Frozen):
     ledger_checked: bool
 
 
-def listing(source: Reader, history: History, trust: Trust | None, now: datetime) -> Listing:
-    """Every alias that the trust file protects or the ledger speaks of."""
+def listing(
+    source: Reader, history: History, trust: Trust | None, waiting: Iterable[Waiting], now: datetime
+) -> Listing:  # fmt: skip
+    """Every alias that the trust file protects, the ledger speaks of, or something waits for."""
     protected = [(model.name, entry.alias) for model in trust.models for entry in model.aliases] if trust else []
+    waits = Counter((one.model, one.alias) for one in waiting)
+    rows = _rows(sorted({*protected, *history.places(), *waits}), source, history, trust, now)
     return Listing(
-        rows=tuple(_rows(sorted({*protected, *history.places()}), source, history, trust, now)),
+        rows=tuple(row.model_copy(update={"waits": waits[row.model, row.alias]}) for row in rows),
         entries=history.length,
         ledger_checked=history.checked,
     )
@@ -64,7 +71,7 @@ def _rows(
         yield Row(
             model=model, alias=alias, version=found.stored.version if found.stored else "",
             verdict=tags.get(VERDICT, ""), valid_until=tags.get(PREFIX + "valid_until", ""),
-            state="refused" if found.refused and state == "ok" else state,
+            state="refused" if found.refused and state == "ok" else state, waits=0,
         )  # fmt: skip
 
 

@@ -6,22 +6,39 @@ Not covered: rendering (``commands/_registry_text.py``).
 
 from __future__ import annotations
 
-from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.envelope import signers, unverified_payload, verify
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.bundle import ENVELOPE, EVIDENCE
+from guardrail.evidence.digest import sha256
+from guardrail.evidence.envelope import LARGEST, PAYLOAD_TYPE, signers, unverified_payload, verify
 from guardrail.evidence.ledger.entries import Entry
 from guardrail.evidence.statements import orders
 from guardrail.evidence.statements.stage_statement import parse
-from guardrail.evidence.trust.trust_file import Trust
+from guardrail.evidence.statements.ticket_requests import TICKET_REQUEST_TYPE
+from guardrail.evidence.trust.trust_file import TRUST_TYPE, Trust
 from guardrail.records import Count, Frozen
 from guardrail.registry.audit.ledger_reader import VOTES, History, handed_in
 from guardrail.registry.audit.stage_evidence import names
 from guardrail.registry.gate.client import GateClient
+from guardrail.registry.read.reader import Files
+from guardrail.registry.verify.verify import workplace
 
 BY_PEOPLE = frozenset({*VOTES, "rollback", "revocation"})
+SAID = {"proposal": (TICKET_REQUEST_TYPE, PAYLOAD_TYPE), "denial": (PAYLOAD_TYPE,), "trust": (TRUST_TYPE,)}
+"""Of which types the statement is that such an entry may name."""
+KEPT = re.compile(r"sealed/[0-9a-f]{64}")
+"""Where the note of an admission says that the files lie."""
+MOST_TOLD = 10
 
 
 class Event(Frozen):
-    """An entry, who signed what it is about (empty: the server alone), and the reason that they gave."""
+    """An entry, who signed what it is about (empty: the server alone), and the reason that they gave.
+
+    A promotion is by those who agreed to it; where nobody had to, by those who decided.
+    """
 
     entry: Entry
     who: tuple[str, ...]
@@ -37,24 +54,114 @@ class Events(Frozen):
     checked: bool
 
 
-def events(model: str, gate: GateClient, history: History, trust: Trust | None) -> Events:
+def events(model: str, gate: GateClient, sealed: Files, history: History, trust: Trust | None) -> Events:
     """What the ledger says of ``model``.
 
+    Args:
+        model: its name.
+        gate: the server, which gives what was handed in.
+        sealed: where it keeps the evidence of what it admitted.
+        history: its ledger, whole.
+        trust: who is who, and whose signature counts; None: nobody is known, and no signature is looked at.
+
     Raises:
+        InvalidInput: the ledger says nothing of such a model, and the trust file does not guard it.
         EvidenceInvalid: a statement that was handed in is gone, or (with a trust file) by somebody who may not sign it.
     """
-    found = tuple(_event(entry, gate, trust) for entry in history.about(model))
+    _require_known(model, history, trust)
+    teller = _Teller(gate, sealed, trust)
+    found = tuple(teller.event(entry) for entry in history.about(model))
     return Events(model=model, events=found, entries=history.length, checked=history.checked)
 
 
-def _event(entry: Entry, gate: GateClient, trust: Trust | None) -> Event:
-    if entry.kind not in BY_PEOPLE:
-        return Event(entry=entry, who=(), reason=entry.note)
-    if entry.statement is None:
-        raise EvidenceInvalid(f"entry {entry.number} is a {entry.kind}, but names no statement")
-    data = handed_in(gate, entry.statement)
-    payload = verify(data, trust.keys_of("approve")) if trust else unverified_payload(data)
-    return Event(entry=entry, who=names(signers(data), trust), reason=_reason(entry, payload))
+def _require_known(model: str, history: History, trust: Trust | None) -> None:
+    named = {entry.model for entry in history.entries if entry.model}
+    named |= {one.name for one in trust.models} if trust else set()
+    if model not in named:
+        told = ", ".join(f"{name!a}" for name in sorted(named)[:MOST_TOLD])
+        raise InvalidInput(
+            f"the server's ledger says nothing of a model {model!a}",
+            expected=f"one that it names: {told}" if told else "a model for which a ticket was taken",
+            next_step="guardrail registry list shows every guarded alias",
+        )
+
+
+@dataclass
+class _Teller:
+    """Who did what: of a promotion, who agreed to its evidence, and else who decided on it."""
+
+    gate: GateClient
+    sealed: Files
+    trust: Trust | None
+    agreed: dict[str, set[str]] = field(default_factory=dict)
+    decided: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def event(self, entry: Entry) -> Event:
+        """One entry; call it in the ledger's order."""
+        if entry.kind in BY_PEOPLE:
+            return self._by_people(entry)
+        if entry.kind in SAID and entry.statement is not None:
+            who = self._signers(handed_in(self.gate, entry.statement), SAID[entry.kind])
+            return Event(entry=entry, who=who, reason=_note(entry))
+        if entry.kind == "decision":
+            self.decided[entry.evidence or ""] = self._deciders(entry)
+            return Event(entry=entry, who=self.decided[entry.evidence or ""], reason=entry.note)
+        return Event(entry=entry, who=self._promoters(entry), reason=entry.note)
+
+    def _by_people(self, entry: Entry) -> Event:
+        if entry.statement is None:
+            raise EvidenceInvalid(f"entry {entry.number} is a {entry.kind}, but names no statement")
+        data = handed_in(self.gate, entry.statement)
+        payload = verify(data, self.trust.keys_of("approve")) if self.trust else unverified_payload(data)
+        who = names(signers(data), self.trust)
+        if entry.kind == "approval":
+            self.agreed.setdefault(entry.evidence or "", set()).update(who)
+        return Event(entry=entry, who=who, reason=_reason(entry, payload))
+
+    def _promoters(self, entry: Entry) -> tuple[str, ...]:
+        if entry.kind != "promotion" or entry.evidence is None:
+            return ()
+        return tuple(sorted(self.agreed.get(entry.evidence, ()))) or self.decided.get(entry.evidence, ())
+
+    def _deciders(self, entry: Entry) -> tuple[str, ...]:
+        """Who signed the decision, whose envelope the entry names by its digest; nobody where it is kept no more."""
+        match = KEPT.match(entry.note)
+        if match is None:
+            return ()
+        with workplace() as place:
+            try:
+                self.sealed.fetch(match[0], f"{EVIDENCE}/{ENVELOPE}", place / ENVELOPE, LARGEST)
+            except InvalidInput:
+                return ()
+            data = (place / ENVELOPE).read_bytes()
+        if sha256(data) != entry.evidence:
+            raise EvidenceInvalid(
+                f"the server keeps another decision than entry {entry.number} admitted", expected=f"{entry.evidence}"
+            )
+        return self._signers(data, (PAYLOAD_TYPE,))
+
+    def _signers(self, data: bytes, types: tuple[str, ...]) -> tuple[str, ...]:
+        """Persons, if every signature is theirs; a key that the trust file does not name any more is told as a key."""
+        kind = _type_of(data, types)
+        found = signers(data, payload_type=kind)
+        if self.trust is None or not set(found) <= set(self.trust.keys):
+            return names(found, None)
+        verify(data, self.trust.public_keys(found), payload_type=kind)
+        return names(found, self.trust)
+
+
+def _type_of(data: bytes, types: tuple[str, ...]) -> str:
+    """Which of these an envelope holds; the last where it holds none of them, and reading it says so."""
+    for kind in types[:-1]:
+        with suppress(EvidenceInvalid):
+            unverified_payload(data, payload_type=kind)
+            return kind
+    return types[-1]
+
+
+def _note(entry: Entry) -> str:
+    """A ticket's note is the key that asked, which is told as who."""
+    return "" if entry.kind == "proposal" and not entry.subject else entry.note
 
 
 def _reason(entry: Entry, payload: bytes) -> str:

@@ -80,7 +80,7 @@ def guarded_model(trust: Trust, spec: Spec) -> GuardedModel:
         raise InvalidInput(
             f"{str(spec)!a} is not guarded by the trust file",
             expected="a guarded model and a protected alias, spelled as there",
-            next_step="verify with --key, or give the trust file that guards it",
+            next_step="verify with --decider-key, or give the trust file that guards it",
         )
     return found
 

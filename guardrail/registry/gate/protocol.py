@@ -14,7 +14,9 @@ Errors are MLflow's: JSON with ``error_code`` and ``message``; ours begin with `
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
 
 from guardrail.evidence.ledger.checkpoint import Checkpoint
 from guardrail.evidence.ledger.entries import Head
@@ -23,6 +25,10 @@ from guardrail.records import Count, Frozen, Sha256, Utc
 PREFIX = "api/2.0/guardrail"
 PAGE = 500
 """The most entries in one answer."""
+
+
+def _absent(value: object) -> bool:
+    return not value
 
 
 class LedgerPage(Frozen):
@@ -40,7 +46,8 @@ class LatestCheckpoint(Frozen):
 
 class Waiting(Frozen):
     """Evidence that was admitted and waits. ``sealed`` is the digest that its files lie under, ``evidence`` of its
-    envelope, ``approvals`` how many persons must agree, ``approved_by`` those who did."""
+    envelope, ``approvals`` how many persons must agree, ``approved_by`` those who did. ``run_id`` is MLflow's run of
+    the decision, in the experiment ``experiment_id``; left out where somebody has deleted it."""
 
     model: str
     alias: str
@@ -51,6 +58,8 @@ class Waiting(Frozen):
     since: Utc
     approvals: Count
     approved_by: tuple[str, ...]
+    experiment_id: Annotated[str, StringConstraints(pattern=r"^[0-9]{0,40}$")] = Field(default="", exclude_if=_absent)
+    run_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z]{0,64}$")] = Field(default="", exclude_if=_absent)
 
 
 class Waitings(Frozen):

@@ -35,6 +35,13 @@ def redacted(tracking_uri: str) -> str:
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}" if mark else tracking_uri
 
 
+def run_page(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """Where MLflow shows a run to people; empty where it has no page, or it is not known which run."""
+    if not (experiment_id and run_id and tracking_uri.startswith(("http://", "https://"))):
+        return ""
+    return f"{redacted(tracking_uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
 def unavailable(tracking_uri: str, why: str) -> ServiceUnavailable:
     """The one message for a store that does not work now."""
     return ServiceUnavailable(

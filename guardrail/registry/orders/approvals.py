@@ -59,7 +59,8 @@ def choose(gate: GateClient, spec: Spec, evidence: str | None) -> Waiting:
         raise InvalidInput(
             f"nothing of that kind waits for {spec}{listed}",
             expected="a candidate that waits",
-            next_step=f"guardrail registry history {spec.name} shows what became of it",
+            next_step="guardrail registry waiting shows what waits, "
+            f"guardrail registry history {spec.name} what became of the rest",
         )
     raise InvalidInput(
         f"{len(chosen)} candidates wait for {spec}:{listed}", expected="one", next_step="choose with --evidence SHA256"

@@ -15,11 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.errors import AwaitingApproval, EvidenceInvalid, InvalidInput
 from guardrail.evidence.bundle import Bundle, write
 from guardrail.evidence.digest import digest
 from guardrail.evidence.keys.key_pairs import PrivateKey, PublicKey, public_of
 from guardrail.records import Decision, RegistryRecord, Verdict
+from guardrail.registry.http.address import run_page
 from guardrail.registry.mlflow.destinations import Destinations, destinations
 from guardrail.registry.mlflow.mlflow_client import client
 from guardrail.registry.read.local_reader import LocalReader
@@ -47,6 +48,17 @@ STEPS = (
 )
 OnStep = Callable[[str], None]
 EXPERIMENT = "guardrail"
+
+
+class CandidateWaitsError(AwaitingApproval):
+    """The gated server admitted the evidence, and persons must approve; what it rests on is in this MLflow run.
+
+    ``run_id`` is the run, in ``experiment``; ``run_page`` is where MLflow shows it, empty where it has no page.
+    """
+
+    def __init__(self, error: AwaitingApproval, experiment: str, noted: Noted) -> None:
+        super().__init__(error.got, expected=error.expected, next_step=error.next_step)
+        self.experiment, self.run_page, self.run_id = experiment, noted.run_page, noted.run_id
 
 
 def promote(
@@ -79,6 +91,7 @@ def promote(
         because it already points at a later version.
 
     Raises:
+        CandidateWaitsError: the gated server admitted it, and persons must approve.
         EvidenceInvalid: the evidence does not hold together, has expired, or is not what the registry gives back; or
             MLflow would have it written to a place that nobody named.
         ServiceUnavailable: MLflow or the disk does not work now; promote again to go on.
@@ -92,13 +105,18 @@ def promote(
             admissible(examined.decision, now, examined.valid_until)
         _check_name(examined.decision.model)
         to = destinations(tracking_uri, artifact_location)
-        with client(tracking_uri, write=True, also=(to.named,)) as opened:
-            source = _source(opened, tracking_uri)
-            job = _Job(opened, source, to, examined, directory, experiment, tracking_uri, page, on_step or _ignore)
-            run_id = _log_run(job)
-            if examined.decision.verdict is not Verdict.PASSED:
-                return _record(job, run_id)
-            return _register(job, run_id, public_keys, now)
+        noted = Noted()
+        try:
+            with client(tracking_uri, write=True, also=(to.named,)) as opened:
+                source = _source(opened, tracking_uri)
+                job = _Job(opened, source, to, examined, directory, experiment, tracking_uri, page, on_step or _ignore,
+                           noted)  # fmt: skip
+                run_id = _log_run(job)
+                if examined.decision.verdict is not Verdict.PASSED:
+                    return _record(job, run_id)
+                return _register(job, run_id, public_keys, now)
+        except AwaitingApproval as error:
+            raise CandidateWaitsError(error, experiment, noted) from error
 
 
 def require_ready(
@@ -123,6 +141,14 @@ def inputs(evidence_sha256: str, tracking_uri: str, experiment: str) -> str:
     return digest({"envelope": evidence_sha256, "tracking_uri": tracking_uri, "experiment": experiment})
 
 
+@dataclass
+class Noted:
+    """The MLflow run, for whoever must be told of it when the registry does not make a version."""
+
+    run_id: str = ""
+    run_page: str = ""
+
+
 @dataclass(frozen=True)
 class _Job:
     client: MlflowClient
@@ -134,6 +160,7 @@ class _Job:
     tracking_uri: str
     page: str
     step: OnStep
+    noted: Noted
 
     @property
     def decision(self) -> Decision:
@@ -145,6 +172,7 @@ def _log_run(job: _Job) -> str:
     experiment_id = runs.experiment(job.client, job.tracking_uri, job.experiment)
     runs.require_destination(job.client, experiment_id, job.destinations)
     run = runs.find_or_start(job.client, job.tracking_uri, experiment_id, job.examined)
+    job.noted.run_id, job.noted.run_page = run.run_id, run_page(job.tracking_uri, experiment_id, run.run_id)
     if run.finished:
         return run.run_id
     job.step("run-artifacts")

@@ -30,6 +30,7 @@ from guardrail.policy.rules import Evidence
 from guardrail.policy.schema import Policy
 from guardrail.records import (
     AdapterRecord,
+    Compared,
     DataReport,
     Decision,
     EvaluationReport,
@@ -41,6 +42,7 @@ from guardrail.records import (
 from guardrail.registry.verify.adapter_config import require_fitting
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+TOLERANCE = 1e-9
 UNKNOWN = "0" * 64
 """Stands for the digest of a file that was neither read nor signed; nothing has it."""
 
@@ -67,7 +69,12 @@ class Examined:
     checks: tuple[Check, ...]
     stages: Mapping[str, bytes]
     files: tuple[FileDigest, ...]
-    policy: Policy
+    loaded: LoadedPolicy
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that was decided under."""
+        return self.loaded.policy
 
     @property
     def valid_until(self) -> datetime:
@@ -196,7 +203,7 @@ def _examined(directory: Path, found: _Signed) -> Examined:
     ]
     return Examined(
         decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files,
-        policy.policy,
+        policy,
     )  # fmt: skip
 
 
@@ -329,7 +336,7 @@ def _decided_again(
     except GuardrailError as error:
         raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
     bounded = again.model_copy(update={"valid_until": earliest(again.valid_until, stages.values())})
-    if _gist(decision) not in (_gist(bounded), _gist(again)):
+    if _gist(decision) not in (_gist(bounded), _gist(again)) or not _same_comparisons(decision, again):
         raise EvidenceInvalid(
             f"the stored policy and records give {again.verdict}, the signed decision says {decision.verdict}"
             if again.verdict != decision.verdict
@@ -337,6 +344,28 @@ def _decided_again(
             expected="the same decision when it is made again",
         )
     return f"made again from the records: {again.verdict}, {len(again.findings)} rules"
+
+
+def _same_comparisons(decision: Decision, again: Decision) -> bool:
+    """What was signed of comparisons is what the records give; decisions of earlier releases say nothing of them.
+
+    Bounds may differ in their last digits, where another machine computes them.
+    """
+    pairs = zip(decision.findings, again.findings, strict=True)
+    return all(not signed.compared or _close(signed.compared, made.compared) for signed, made in pairs)
+
+
+def _close(signed: tuple[Compared, ...], made: tuple[Compared, ...]) -> bool:
+    if len(signed) != len(made):
+        return False
+    pairs = [(one.model_dump(), other.model_dump()) for one, other in zip(signed, made, strict=True)]
+    return all(_same_value(one[name], other[name]) for one, other in pairs for name in one)
+
+
+def _same_value(signed: object, made: object) -> bool:
+    if isinstance(signed, float) and isinstance(made, float):
+        return abs(signed - made) <= TOLERANCE
+    return signed == made
 
 
 def _gist(decision: Decision) -> dict[str, object]:

@@ -126,7 +126,7 @@ def judge(
         *examined.checks,
         admissible(examined.decision, now, examined.valid_until),
         _passed("target", _target(spec, stored, examined)),
-        _passed("base", _base(examined, base_digest)),
+        _passed("base", require_compared(examined, base_digest)),
         _passed("tags", _tags(stored, examined)),
     )
     return Verified(stored, examined, _verification(spec, stored, examined, checks))
@@ -189,7 +189,12 @@ def _target(spec: Spec, stored: StoredVersion, examined: Examined) -> str:
     return f"made for {decision.model}@{decision.alias}"
 
 
-def _base(examined: Examined, base_digest: str | None) -> str:
+def require_compared(examined: Examined, base_digest: str | None) -> str:
+    """What to say of the base that the adapter was evaluated on.
+
+    Raises:
+        EvidenceInvalid: it is not the one with ``base_digest``.
+    """
     base = examined.decision.base
     if base_digest is not None and base_digest != base.digest:
         raise EvidenceInvalid(f"the adapter was evaluated on the base {base.digest}", expected=base_digest)

@@ -123,4 +123,4 @@ def copied(prepared: Path, folder: Path) -> Iterator[Parts]:
 
 def _logged_model(source: str) -> SimpleNamespace:
     model_id = source.removeprefix("models:/")
-    return SimpleNamespace(model_id=model_id, source_run_id=None, artifact_location=model_id)
+    return SimpleNamespace(model_id=model_id, source_run_id=None, experiment_id="1", artifact_location=model_id)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
+import pytest
 from click.testing import CliRunner
 from fake_gate import FakeGate, serving
 from gate_cast import Cast, cast, trust_file
@@ -32,8 +33,10 @@ class Said:
 
 
 def say(*args: object, typed: str = "") -> Said:
-    """Run a command line in this process."""
-    done = CliRunner().invoke(cli, [str(arg) for arg in args], input=typed)
+    """Run a command line in this process; whoever types something sits at a terminal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guardrail.commands._consent.at_terminal", lambda: bool(typed))
+        done = CliRunner().invoke(cli, [str(arg) for arg in args], input=typed)
     if isinstance(done.exception, GuardrailError):
         return Said(done.exception.exit_code, f"{done.output}{done.exception.message()}", done.stdout)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -57,7 +60,7 @@ class World:
     @property
     def by_trust(self) -> tuple[object, ...]:
         """The trust file, as commands take it."""
-        return ("--trust", self.folder / "trust.json", "--root", self.who["root"].public_file)
+        return ("--trust", self.folder / "trust.json", "--root-key", self.who["root"].public_file)
 
     def key(self, name: str) -> tuple[object, ...]:
         """A private key, as commands take it."""

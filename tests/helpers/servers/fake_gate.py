@@ -35,7 +35,7 @@ from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE, next_entry
 from guardrail.evidence.ledger.sums import Sums
 from guardrail.evidence.statements import orders
 from guardrail.evidence.statements.stage_statement import Bound, parse
-from guardrail.evidence.statements.ticket_requests import read_request
+from guardrail.evidence.statements.ticket_requests import TICKET_REQUEST_TYPE, read_request
 from guardrail.evidence.statements.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust.trust_file import Trust
 from guardrail.records import Frozen
@@ -122,7 +122,9 @@ class FakeGate:
         asked = read_request(request)
         model, alias = asked.model, asked.alias
         nonce, now = secrets.token_hex(32), datetime.now(UTC)
-        head = self.note("proposal", model=model, alias=alias, nonce=nonce)
+        self._keep(request)
+        (asker,) = signers(request, payload_type=TICKET_REQUEST_TYPE)
+        head = self.note("proposal", model=model, alias=alias, nonce=nonce, statement=sha256(request), note=asker)
         return Ticket(model=model, alias=alias, nonce=nonce, issued=now, expires=now + LIFETIME, ledger=head.digest)
 
     def admit(self, bundle: Bundle) -> str:
@@ -134,7 +136,8 @@ class FakeGate:
         place.rename(place.with_name(sealed))
         evidence, decision, nonce = bundle.evidence_sha256, bundle.decision, _nonce(bundle)
         self.candidates[evidence] = Candidate(bundle, sealed, datetime.now(UTC))
-        self.note("decision", model=MODEL, alias=ALIAS, evidence=evidence, subject=decision.manifest, nonce=nonce)
+        self.note("decision", model=MODEL, alias=ALIAS, evidence=evidence, subject=decision.manifest, nonce=nonce,
+                  note=f"sealed/{sealed} models:/m-1")  # fmt: skip
         if not self.protected_approvals:
             self.promote(evidence)
         return evidence
@@ -156,13 +159,16 @@ class FakeGate:
 
     def submit(self, data: bytes) -> Submitted:
         """A vote or an order."""
-        kept = self.root / "statements" / sha256(data)
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_bytes(data)
+        self._keep(data)
         if orders.is_order(data):
             return self._order(data)
         said = parse(unverified_payload(data))
         return self._bind(said.bound, sha256(data)) if said.stage == "train" else self._vote(data)
+
+    def _keep(self, data: bytes) -> None:
+        kept = self.root / "statements" / sha256(data)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(data)
 
     def _bind(self, bound: Bound, digest: str) -> Submitted:
         self.attempts += 1
@@ -212,7 +218,8 @@ class FakeGate:
         return Waitings(waiting=tuple(
             Waiting(model=MODEL, alias=ALIAS, evidence=evidence, manifest=c.bundle.decision.manifest, sealed=c.sealed,
                     nonce=_nonce(c.bundle), since=c.since, approvals=self.protected_approvals,
-                    approved_by=self.trust.persons_of(tuple(key for vote in c.votes for key in signers(vote))))
+                    approved_by=self.trust.persons_of(tuple(key for vote in c.votes for key in signers(vote))),
+                    experiment_id="1", run_id=evidence[:32])
             for evidence, c in self.candidates.items() if not c.closed
         ))  # fmt: skip
 

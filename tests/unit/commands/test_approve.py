@@ -12,6 +12,8 @@ from gate_world import Said, World, say, world
 
 from guardrail.evidence.envelope import unverified_payload, verify
 from guardrail.evidence.statements.stage_statement import parse
+from guardrail.policy.judged_measurements import judged_by
+from guardrail.policy.load import load_policy_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +27,8 @@ def two(tmp_path: Path) -> Iterator[World]:
 
 
 def approve(made: World, who: str = "ana", *more: object, typed: str = "") -> Said:
-    asked = more if typed else (*more, "--yes")
+    why = () if "--reason" in more else ("--reason", "read the report")
+    asked = (*more, *why) if typed else (*more, *why, "--yes")
     return say("approve", "guarded@production", *made.by_trust, *made.key(who), *made.server, *asked, typed=typed)
 
 
@@ -50,6 +53,31 @@ def test_a_person_is_shown_what_they_approve_before_they_are_asked(two: World) -
                   "train by    trainer", "evaluate by evaluator", "decided by  decider",
                   "0 of 2 approvals"):  # fmt: skip
         assert shown in said.out.partition("Approve it?")[0]
+
+
+def test_a_person_is_shown_every_measurement_its_limit_and_what_promises_nothing(two: World, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    told = approve(two, "ana", "--report", report, typed="n\n").out.partition("Approve it?")[0]
+    (candidate,) = two.gate.candidates.values()
+    for one in candidate.bundle.evaluation.measurements:
+        under = f" under {one.attack}" if one.attack else ""
+        shown = told.partition(f"  {one.sli.value} on {one.suite}{under}, judged by")[2].split("\n")[1]
+        assert f"{one.candidate.hits} of {one.candidate.n}, bounds {one.candidate.lower:.1%}" in shown
+    assert "limit at most 5% (attack_success_rate: PASSED)" in told
+    assert "warnings    promises of the policy that promise nothing" in told
+    assert f"{two.gate.uri}/#/experiments/1/runs/" in told
+    assert "/artifacts/report.html" in told
+    assert "attack_success_rate" in report.read_text()
+
+
+def test_a_measurement_that_no_rule_judges_is_shown_as_such(two: World) -> None:
+    (candidate,) = two.gate.candidates.values()
+    judged, loaded = candidate.bundle.evaluation.measurements, load_policy_bytes(candidate.bundle.policy, "policy.yaml")
+    prefilled = judged[0].model_copy(update={"attack": "prefill"})
+    findings = candidate.bundle.decision.findings
+    assert judged_by(loaded.policy, findings, judged[0])
+    assert judged_by(loaded.policy, findings, prefilled) == ()
+    assert judged_by(loaded.policy, findings, judged[0].model_copy(update={"split": "validation"})) == ()
 
 
 def test_who_does_not_confirm_signs_nothing(two: World) -> None:
@@ -77,7 +105,7 @@ def test_a_rejection_needs_a_reason_and_is_final(two: World) -> None:
     assert "rejected guarded@production" in said.out
     late = approve(two, "ben")
     assert late.code == 2  # nothing waits any more
-    assert "next: guardrail registry history guarded shows what became of it" in late.out
+    assert "guardrail registry waiting shows what waits" in late.out
 
 
 @pytest.mark.parametrize("word", ["approve", "reject"])
@@ -137,7 +165,7 @@ def test_a_revoked_adapter_is_not_approved(two: World) -> None:
 
 
 def test_without_a_trust_file_the_deciders_key_is_needed_and_the_gap_is_told(two: World) -> None:
-    bare = ("approve", "guarded@production", *two.key("ana"), *two.server, "--yes")
+    bare = ("approve", "guarded@production", *two.key("ana"), *two.server, "--yes", "--reason", "so")
     assert say(*bare).code == 2
     assert say(*bare, "--decider-key", two.who["stranger"].public_file).code == 11
     said = say(*bare, "--decider-key", two.who["decider"].public_file)
@@ -152,6 +180,15 @@ def test_one_person_who_may_do_it_all_is_shown(tmp_path: Path) -> None:
 
 
 def test_no_gate_is_invalid_input_and_a_silent_one_unavailable(two: World) -> None:
-    bare = ("approve", "guarded@production", *two.by_trust, *two.key("ana"), "--yes", "--tracking-uri")
+    bare = (
+        "approve",
+        "guarded@production",
+        *two.by_trust,
+        *two.key("ana"),
+        "--yes",
+        "--reason",
+        "so",
+        "--tracking-uri",
+    )
     assert say(*bare, "sqlite:///mlflow.db").code == 2
     assert say(*bare, "http://127.0.0.1:1").code == 5

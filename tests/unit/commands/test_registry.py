@@ -11,6 +11,9 @@ import pytest
 from gate_cast import trust_file
 from gate_world import Said, World, say, world
 
+from guardrail.commands._registry_text import age
+from guardrail.evidence.digest import canonical, sha256
+from guardrail.evidence.envelope import sign, verify
 from guardrail.registry.gate.protocol import Problem
 
 pytestmark = pytest.mark.slow
@@ -27,7 +30,7 @@ def two(tmp_path: Path) -> Iterator[World]:
 
 def rollback(made: World, who: str = "ana", *more: object) -> Said:
     what = more or ("guarded@production", "--to", "1", "--reason", "the second one rambles")
-    return say("registry", "rollback", *what, *made.key(who), *made.server)
+    return say("registry", "rollback", *what, *made.key(who), *made.server, "--yes")
 
 
 def states(made: World, *more: object) -> list[tuple[str, str]]:
@@ -47,14 +50,14 @@ def test_list_shows_where_every_alias_stands(two: World) -> None:
 
 
 def test_list_says_that_a_version_is_revoked(two: World) -> None:
-    say("registry", "revoke", "guarded@production", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded@production", *two.key("ana"), "--reason", "it leaks", *two.server)
     assert states(two) == [("2", "revoked")]
 
 
 def test_list_shows_everything_that_was_revoked_with_its_versions_when_and_why(two: World) -> None:
     assert "nothing was revoked" in say("registry", "list", "--revoked", *two.server).out
-    say("registry", "revoke", "guarded/1", *two.key("ana"), "--reason", "it leaks", *two.server)
-    say("registry", "revoke", "ab" * 32, *two.key("ben"), "--reason", "never seen here", *two.server)
+    say("registry", "revoke", "--yes", "guarded/1", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "ab" * 32, *two.key("ben"), "--reason", "never seen here", *two.server)
     said = say("registry", "list", "--revoked", *two.by_trust, *two.server)
     assert said.code == 0, said.out
     assert "MODEL    ALIAS       VERSIONS  ADAPTER" in said.out
@@ -78,6 +81,41 @@ def test_list_says_that_a_version_has_expired_and_that_an_alias_is_empty(tmp_pat
         assert states(made) == [("1", "expired")]
 
 
+def test_what_waits_is_listed_with_for_how_long_and_who_agreed(tmp_path: Path) -> None:
+    with world(tmp_path, approvals=2) as made:
+        assert "nothing waits" in say("registry", "waiting", *made.server).out
+        evidence = made.admit()
+        made.gate.candidates[evidence].since -= timedelta(days=2, hours=3)
+        words = ("approve", "guarded@production", *made.by_trust, "--yes", "--reason", "read it")
+        assert say(*words, *made.key("ana"), *made.server).code == 0
+        said = say("registry", "waiting", *made.server)
+        assert said.code == 0, said.out
+        for told in ("guarded@production  waits for 2 d 3 h, since", "1 of 2: ana", evidence,
+                     f"{made.gate.uri}/#/experiments/1/runs/", "guardrail approve guarded@production"):  # fmt: skip
+            assert told in said.out
+        (row,) = json.loads(say("registry", "waiting", "guarded", *made.server, "--output", "json").stdout)["waiting"]
+        assert (row["evidence"], row["approvals"], row["approved_by"]) == (evidence, 2, ["ana"])
+        assert row["seconds"] >= 51 * 3600
+        assert "nothing waits" in say("registry", "waiting", "another", *made.server).out
+
+
+def test_list_says_of_an_empty_alias_that_something_waits_for_it(tmp_path: Path) -> None:
+    with world(tmp_path, approvals=1) as made:
+        made.admit()
+        said = say("registry", "list", *made.by_trust, *made.server)
+        assert "empty, 1 waiting" in said.out
+        assert "1 waits for persons to approve: guardrail registry waiting" in said.out
+        row = json.loads(say("registry", "list", *made.server, "--output", "json").stdout)["rows"][0]
+        assert (row["state"], row["waits"]) == ("empty", 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0 min"), (59, "0 min"), (3600, "1 h 0 min"), (3661 * 24, "1 d 0 h"), (90061, "1 d 1 h")]
+)
+def test_for_how_long_is_told_in_two_units(seconds: int, told: str) -> None:
+    assert age(seconds) == told
+
+
 def test_show_tells_an_auditor_everything(tmp_path: Path) -> None:
     with world(tmp_path, approvals=1) as made:
         made.made(1)
@@ -97,7 +135,7 @@ def test_show_tells_an_auditor_everything(tmp_path: Path) -> None:
 
 
 def test_show_tells_of_a_revoked_version_too_and_by_a_key_alone_what_is_not_checked(two: World) -> None:
-    say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
     assert "REFUSED: the adapter" in say("registry", "show", "guarded/2", *two.by_trust, *two.server).out
     said = say("registry", "show", "guarded/2", "--key", two.who["decider"].public_file, *two.server)
     assert "NOT CHECKED" in said.out
@@ -120,7 +158,7 @@ def test_show_reads_each_file_and_the_ledger_once(two: World, monkeypatch: pytes
 
 
 def test_show_by_a_key_tells_that_the_server_resolves_the_alias_no_more(two: World) -> None:
-    say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server)
     by_key = ("--key", two.who["decider"].public_file)
     said = say("registry", "show", "guarded@production", *by_key, *two.server)
     assert said.code == 0, said.out
@@ -147,7 +185,7 @@ def test_show_refuses_evidence_that_does_not_hold(two: World) -> None:
 
 def test_history_tells_when_what_and_by_whom(two: World) -> None:
     assert rollback(two).code == 0
-    say("registry", "revoke", "guarded/2", *two.key("ben"), "--reason", "it \x1b[31mleaks", *two.server)
+    say("registry", "revoke", "--yes", "guarded/2", *two.key("ben"), "--reason", "it \x1b[31mleaks", *two.server)
     said = say("registry", "history", "guarded", *two.by_trust, *two.server)
     assert said.code == 0, said.out
     assert [line.split()[3] for line in said.out.splitlines() if line[:5].strip().isdigit()] == [
@@ -161,6 +199,83 @@ def test_history_tells_when_what_and_by_whom(two: World) -> None:
     record = json.loads(say("registry", "history", "guarded", *two.server, "--output", "json").stdout)
     assert record["checked"] is False
     assert record["events"][-1]["who"] == [f"key {two.who['ben'].public.keyid}"]
+
+
+def whos(made: World, *more: object) -> list[tuple[str, list[str]]]:
+    record = json.loads(say("registry", "history", "guarded", *more, *made.server, "--output", "json").stdout)
+    return [(event["entry"]["kind"], event["who"]) for event in record["events"]]
+
+
+def test_history_says_by_whom_tickets_adapters_decisions_and_promotions_are(two: World) -> None:
+    once = [("proposal", ["trainer"]), ("proposal", ["trainer"]), ("decision", ["decider"]), ("promotion", ["decider"])]
+    assert whos(two, *two.by_trust) == [*once, *once]
+    assert whos(two)[0][1] == [f"key {two.who['trainer'].public.keyid}"]
+
+
+def test_history_says_of_a_promotion_who_agreed_to_it(tmp_path: Path) -> None:
+    with world(tmp_path, approvals=2) as made:
+        made.admit()
+        for who in ("ben", "ana"):
+            words = ("approve", "guarded@production", *made.by_trust, *made.key(who), "--yes", "--reason", "so")
+            assert say(*words, *made.server).code == 0
+        assert whos(made, *made.by_trust)[-1] == ("promotion", ["ana", "ben"])
+
+
+def test_history_names_nobody_by_a_signature_that_does_not_verify(two: World) -> None:
+    stranger = sign(b"{}", two.who["stranger"].private)
+    envelope = json.loads(stranger)
+    envelope["signatures"][0]["keyid"] = two.who["ana"].public.keyid
+    for data in (stranger, canonical(envelope)):
+        (two.gate.root / "statements" / sha256(data)).write_bytes(data)
+    what = {"model": "guarded", "alias": "production", "nonce": "n"}
+    two.gate.note("proposal", **what, statement=sha256(stranger))
+    assert whos(two, *two.by_trust)[-1] == ("proposal", [f"key {two.who['stranger'].public.keyid}"])
+    two.gate.note("proposal", **what, statement=sha256(canonical(envelope)))
+    said = say("registry", "history", "guarded", *two.by_trust, *two.server)
+    assert said.code == 11
+    assert "does not match the signed bytes" in said.out
+
+
+def test_history_refuses_another_decision_than_the_one_that_was_admitted(two: World) -> None:
+    kept = [two.stored(version) / "evidence" / "decision.dsse.json" for version in ("1", "2")]
+    kept[1].chmod(0o600)
+    kept[1].write_bytes(kept[0].read_bytes())
+    said = say("registry", "history", "guarded", *two.by_trust, *two.server)
+    assert said.code == 11
+    assert "another decision than entry" in said.out
+    kept[1].unlink()
+    assert whos(two, *two.by_trust)[-2:] == [("decision", []), ("promotion", [])]
+
+
+def test_history_of_a_model_that_nobody_knows_is_invalid_input(two: World) -> None:
+    for more in (two.by_trust, ()):
+        said = say("registry", "history", "nosuch", *more, *two.server)
+        assert said.code == 2
+        assert "nothing of a model 'nosuch'" in said.out
+        assert "'guarded'" in said.out
+
+
+def test_history_of_a_guarded_model_without_any_entry_is_empty(tmp_path: Path) -> None:
+    with world(tmp_path) as made:
+        assert say("registry", "history", "guarded", *made.by_trust, *made.server).code == 0
+        assert say("registry", "history", "guarded", *made.server).code == 2
+
+
+def test_a_vote_is_fetched_as_it_was_signed_by_the_digest_that_history_shows(tmp_path: Path) -> None:
+    with world(tmp_path, approvals=1) as made:
+        made.admit()
+        words = ("approve", "guarded@production", *made.by_trust, *made.key("ana"), "--yes", "--reason", "read it")
+        assert say(*words, *made.server).code == 0
+        (vote,) = made.votes
+        assert f"statement {sha256(vote)}" in say("registry", "history", "guarded", *made.server).out
+        assert say("ledger", "statement", sha256(vote), *made.server).stdout.encode() == vote + b"\n"
+        out = tmp_path / "vote.json"
+        assert say("ledger", "statement", sha256(vote), *made.server, "--out", out).code == 0
+        assert b"read it" in verify(out.read_bytes(), [made.who["ana"].public])
+        assert say("ledger", "statement", "0" * 64, *made.server).code == 11
+        assert say("ledger", "statement", "../etc", *made.server).code == 2
+        (made.gate.root / "statements" / sha256(vote)).write_bytes(vote + b" ")
+        assert say("ledger", "statement", sha256(vote), *made.server).code == 11
 
 
 def test_a_reason_may_say_anything_and_history_goes_on(two: World) -> None:
@@ -215,7 +330,9 @@ def test_an_order_is_whole_or_somebody_elses(two: World, tmp_path: Path) -> None
     assert rollback(two, "ana", "guarded/2", "--to", "1", "--reason", "why not").code == 2
     assert rollback(two, "ana", "guarded@production", "--to", "9", "--reason", "why not").code == 2
     order = tmp_path / "order.json"
-    say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server, "--out", order)
+    say(
+        "registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "it leaks", *two.server, "--out", order
+    )
     assert rollback(two, "ben", "--add-signature", order).code == 2  # it is a revocation
     assert rollback(two, "ben", "guarded@production", "--add-signature", order).code == 2
 
@@ -237,7 +354,9 @@ def test_several_persons_sign_one_order(tmp_path: Path) -> None:
 
 def test_an_adapter_is_revoked_by_its_digest_too(two: World) -> None:
     digest = next(iter(two.gate.candidates.values())).bundle.decision.manifest
-    done = say("registry", "revoke", digest, *two.key("ana"), "--reason", "it leaks", *two.server, "--output", "json")
+    done = say(
+        "registry", "revoke", "--yes", digest, *two.key("ana"), "--reason", "it leaks", *two.server, "--output", "json"
+    )
     assert done.code == 0, done.out
     assert json.loads(done.stdout)["state"] == "recorded"
     assert say("verify", "guarded/1", *two.by_trust, *two.server).code == 11
@@ -247,7 +366,7 @@ def test_an_adapter_is_revoked_by_its_digest_too(two: World) -> None:
 def test_a_version_whose_files_were_changed_is_revoked_by_digest_alone(two: World) -> None:
     weights = two.stored("2") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b"x")
-    said = say("registry", "revoke", "guarded/2", *two.key("ana"), "--reason", "touched", *two.server)
+    said = say("registry", "revoke", "--yes", "guarded/2", *two.key("ana"), "--reason", "touched", *two.server)
     assert said.code == 11
     assert "revoke by digest" in said.out
 

@@ -120,12 +120,14 @@ def over_http(folder: Path) -> dict[tuple[str, ...], tuple[object, ...]]:
         ("approve",): vote,
         ("reject",): vote,
         ("ledger", "fetch"): ("--out", folder / "ledger"),
+        ("ledger", "statement"): ("0" * 64,),
         ("registry", "doctor"): (),
         ("registry", "history"): ("m",),
         ("registry", "list"): (),
-        ("registry", "revoke"): ("0" * 64, "--reason", "r", "--key", key),
-        ("registry", "rollback"): ("m@a", "--to", "1", "--reason", "r", "--key", key),
+        ("registry", "revoke"): ("0" * 64, "--yes", "--reason", "r", "--key", key),
+        ("registry", "rollback"): ("m@a", "--to", "1", "--yes", "--reason", "r", "--key", key),
         ("registry", "show"): ("m/1", "--key", public),
+        ("registry", "waiting"): (),
         ("verify",): ("m/1", "--key", public),
         ("pull",): ("m/1", "--key", public, "--to", folder / "pulled"),
     }
@@ -194,8 +196,9 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 READING: dict[str, tuple[tuple[object, ...], ...]] = {
     "doctor": (("registry", "doctor"),),
-    "waiting": (("approve", "guarded@production", "--reason", "so", "--yes"), ("reject", "guarded@production",
-                "--reason", "so", "--yes")),
+    "waiting": (("registry", "list"), ("registry", "waiting"),
+                ("approve", "guarded@production", "--reason", "so", "--yes"),
+                ("reject", "guarded@production", "--reason", "so", "--yes")),
     "ledger": (("registry", "history", "guarded"),),
     "model-versions/get": (("registry", "show", "guarded/1"), ("verify", "guarded/1")),
     "registered-models/alias": (("registry", "list"), ("verify", "guarded@production")),
@@ -210,7 +213,7 @@ def test_no_text_of_any_answer_is_obeyed(route: str, output: str, two: World, co
     assert isinstance(gate, Spoiling)
     for words in READING[route]:
         keys = two.key("ana") if words[0] in ("approve", "reject") else ()
-        more = () if words[1] in ("doctor",) else two.by_trust
+        more = () if words[1] in ("doctor", "waiting") else two.by_trust
         for chosen in range(40):
             gate.spoiled = (route, chosen)
             command(*words, *keys, *more, *two.server, "--output", output)
@@ -232,7 +235,18 @@ def test_reasons_and_problems_are_shown_and_not_obeyed(output: str, two: World, 
     shown = command("registry", "history", "guarded", *two.by_trust, *two.server, "--output", output)
     assert shown.code == 0
     assert "FORGED" in shown.out
-    order = ("registry", "revoke", "guarded/1", "--reason", text, *two.key("ana"), *two.server, "--output", output)
+    order = (
+        "registry",
+        "revoke",
+        "--yes",
+        "guarded/1",
+        "--reason",
+        text,
+        *two.key("ana"),
+        *two.server,
+        "--output",
+        output,
+    )
     assert "FORGED" in "".join((command(*order).out, command(*order).err))
 
 

@@ -108,6 +108,8 @@ def _spoiled(record: BaseModel, chosen: int, text: str) -> Any:
 def _built(kind: type[BaseModel], data: dict[str, Any]) -> Any:
     fields = {}
     for name, field in kind.model_fields.items():
+        if name not in data:  # left out where it says nothing
+            continue
         inner = next((one for one in (field.annotation, *getattr(field.annotation, "__args__", ()))
                       if isinstance(one, type) and issubclass(one, BaseModel)), None)  # fmt: skip
         value = data[name]

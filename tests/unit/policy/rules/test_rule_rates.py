@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from policy_evidence import chain, measurement, rate
 
-from guardrail.evidence.digest import sha256
+from guardrail.evidence.digest import canonical, sha256
 from guardrail.policy.rules import load_rule
 from guardrail.records import Finding, Measurement, Rate, Sli, Verdict
 
@@ -50,6 +50,23 @@ def test_the_bound_decides_not_the_rate(rule: str, count: int, expected: Verdict
     finding = check(rule, measured(rule, bad(rule, count, 200)))
     assert finding.verdict is expected, finding.reason
     assert "95%" in finding.objective or "5%" in finding.objective
+
+
+@pytest.mark.parametrize("rule", SUITES)
+def test_what_was_compared_is_told_in_numbers_too(rule: str) -> None:
+    finding = check(rule, measured(rule, bad(rule, 2, 200)))
+    (found,) = finding.compared
+    least = rule in GOOD
+    assert (found.suite, found.what, found.n) == ("s", "rate", 200)
+    assert (found.hits, found.allowed, found.limit) == ((198, "at least", 0.95) if least else (2, "at most", 0.05))
+    assert found.lower <= found.hits / found.n <= found.upper
+    assert f"{found.confidence:.4g}" in finding.reason
+    assert check(rule).compared == ()  # nothing was measured, so nothing was compared
+
+
+def test_a_finding_without_comparisons_is_written_as_it_always_was() -> None:
+    before = b'{"objective":"o","reason":"r","rule":"coherence","sli":"s","verdict":"PASSED"}'
+    assert canonical(Finding.model_validate_json(before)) == before
 
 
 @pytest.mark.parametrize("rule", SUITES)

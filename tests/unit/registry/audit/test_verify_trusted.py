@@ -100,7 +100,9 @@ def test_expired_evidence_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_revoked_adapter_is_refused(one: World) -> None:
-    ordered = say("registry", "revoke", "guarded@production", *one.key("ana"), "--reason", "it leaks", *one.server)
+    ordered = say(
+        "registry", "revoke", "--yes", "guarded@production", *one.key("ana"), "--reason", "it leaks", *one.server
+    )
     assert ordered.code == 0, ordered.out
     for spec in ("guarded@production", "guarded/1"):
         said = verify(one, spec)
@@ -179,7 +181,16 @@ def test_approvals_are_those_that_people_signed(tmp_path: Path) -> None:
     with world(tmp_path, approvals=2) as made:
         made.admit()
         for name in ("ana", "ben"):
-            done = say("approve", "guarded@production", *made.by_trust, *made.key(name), "--yes", *made.server)
+            done = say(
+                "approve",
+                "guarded@production",
+                *made.by_trust,
+                *made.key(name),
+                "--yes",
+                "--reason",
+                "so",
+                *made.server,
+            )
             assert done.code == 0, done.out
         said = verify(made)
         assert said.code == 0, said.out
@@ -206,7 +217,7 @@ def test_a_model_that_the_trust_file_does_not_guard_is_invalid_input(tmp_path: P
             said = verify(made, spec)
             assert said.code == 2
             assert "expected: a guarded model and a protected alias, spelled as there" in said.out
-            assert "verify with --key" in said.out
+            assert "verify with --decider-key" in said.out
 
 
 def test_an_alias_that_the_trust_file_does_not_protect_is_invalid_input(one: World) -> None:

@@ -59,7 +59,7 @@ def test_nothing_is_left_behind_where_a_byte_was_changed(one: World) -> None:
 
 
 def test_nothing_is_left_behind_where_the_adapter_was_revoked(one: World) -> None:
-    say("registry", "revoke", "guarded/1", *one.key("ana"), "--reason", "it leaks", *one.server)
+    say("registry", "revoke", "--yes", "guarded/1", *one.key("ana"), "--reason", "it leaks", *one.server)
     assert pulled(one).code == 11
     assert left(one) == []
 
