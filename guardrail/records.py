@@ -22,8 +22,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 def _absent(value: object) -> bool:
-    """Left out of what is stored, so that records from before there were plans keep their bytes and their digest."""
-    return value is None
+    """Left out of what is stored, so that records from before there was such a field keep their bytes and digest."""
+    return value is None or value == ()
 
 
 Plan = Annotated[Sha256 | None, Field(exclude_if=_absent)]
@@ -302,10 +302,6 @@ class Compared(Frozen):
     confidence: float
     allowed: Literal["at most", "at least"]
     limit: float
-
-
-def _absent(value: object) -> bool:
-    return value == ()
 
 
 class Finding(Frozen):
