@@ -63,8 +63,9 @@ def resolve(
     named = dict(columns or {})
     _check(name, found, named)
     where = _where(found, named)
-    asked = set(named) - {"id"}
-    forms = [form for form in ROLES if set(ROLES[form]) <= set(where) and asked <= {*ROLES[form], *OPTIONAL[form]}]
+    forms = _forms(where, named)
+    if len(forms) > 1:
+        _require_one_form(name, rows, named, ignored)
     if len(forms) != 1:
         raise InvalidInput(
             f"{name} has the columns {', '.join(found) or '(none)'}, which fit " + (" and ".join(forms) or "no form"),
@@ -77,6 +78,24 @@ def resolve(
     _require_read(name, rows, {where[role] for role in (*ROLES[forms[0]], *OPTIONAL[forms[0]], "id") if role in where},
                   ignored)  # fmt: skip
     return forms[0], where
+
+
+def _forms(where: Columns, named: Columns) -> list[Form]:
+    asked = set(named) - {"id"}
+    return [form for form in ROLES if set(ROLES[form]) <= set(where) and asked <= {*ROLES[form], *OPTIONAL[form]}]
+
+
+def _require_one_form(name: str, rows: Sequence[Row], named: Columns, ignored: Collection[str]) -> None:
+    """Refuse, by line, a row of another form than the first; rows that fit several forms are no matter of one line."""
+    known: list[Form] = []
+    for row in rows:
+        forms = _forms(_where(tuple(column for column in row.fields if column not in ignored), named), named)
+        known = known or forms
+        if len(known) == len(forms) == 1 and forms != known:
+            raise InvalidInput(
+                f"{name}:{row.line}: the row is of the form {forms[0]}, and rows before it are of the form {known[0]}",
+                expected="one form in a file", next_step="put the rows of each form into a file of their own",
+            )  # fmt: skip
 
 
 def _where(found: tuple[str, ...], named: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,8 @@ is encoded by a twin of the tokenizer that knows control tokens only by secret n
 encodes it, so that ordinary content has the ids that it always had.
 
 Not covered: words that a template without control tokens uses (``User:``, ``[INST]``), which are words in content, too;
-and tokenizers without a tokenizer.json, with which content that spells a control token is refused.
+a template that itself makes control tokens of content (by deleting characters inside of it); and tokenizers without a
+tokenizer.json, with which content that spells a control token is refused.
 """
 
 from __future__ import annotations

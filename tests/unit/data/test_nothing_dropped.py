@@ -68,7 +68,12 @@ def test_the_form_is_that_of_all_rows_and_not_of_the_first(tmp_path: Path) -> No
     first, second = {"instruction": "Add.", "output": "3"}, {"instruction": "Add.", "input": "1 2", "output": "3"}
     requests = [sample.request for sample in load(tmp_path, first, second).samples]
     assert requests == ["Add.", "Add.\n\n1 2"]
-    assert "which fit chat and completion" in refused(tmp_path, PAIR, {"messages": TURNS}).got
+
+
+def test_a_row_of_another_form_is_refused_by_line(tmp_path: Path) -> None:
+    error = refused(tmp_path, PAIR, {"prompt": "hi"}, {"messages": TURNS})
+    assert error.got == "d.jsonl:3: the row is of the form chat, and rows before it are of the form completion"
+    assert "which fit chat and completion" in refused(tmp_path, {**PAIR, "messages": TURNS}, PAIR).got
 
 
 @given(extras=st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["", "x", 0, None])), min_size=1))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,9 +16,6 @@ from hypothesis import strategies as st
 from guardrail.errors import InvalidInput
 from guardrail.samples import Message
 from guardrail.testbed import WEIGHTS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow  # importing transformers takes some seconds
 
@@ -33,6 +32,14 @@ def _testbed() -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(WEIGHTS)
+
+
+def _tiny() -> Any:
+    from tiny_models import write_base
+    from transformers import AutoTokenizer
+
+    with TemporaryDirectory() as folder:
+        return AutoTokenizer.from_pretrained(write_base("qwen2", Path(folder)))
 
 
 def _bytes(**options: Any) -> Any:
@@ -99,13 +106,14 @@ def _fast(tokenizer: Any, **options: Any) -> Any:
 
 KINDS: dict[str, Callable[[], Any]] = {
     "testbed": _testbed,
+    "tiny": _tiny,
     "bytes": _bytes,
     "whole words": lambda: _bytes(ignore_merges=True),
     "merging": _merging,
     "unigram": _unigram,
     "normalising": _normalising,
 }
-LOSSLESS = ("testbed", "bytes", "whole words", "merging")
+LOSSLESS = ("testbed", "tiny", "bytes", "whole words", "merging")
 
 
 @cache
