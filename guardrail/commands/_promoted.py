@@ -45,7 +45,8 @@ def promote(
         )
     except CandidateWaitsError as error:
         waits = Run(run_dir).require("decision", Decision)
-        show.emit(waits, output, [*show.decision_lines(waits), *show.waiting_lines(waits, error, run_dir)])
+        show.emit(waits, output, show.decision_lines(waits))
+        show.say(*show.waiting_lines(waits, error, run_dir), err=output == "json")
         raise
     show.emit(record, output, show.registered_lines(decision, record, run_dir))
     show.raise_unless_passed(decision)

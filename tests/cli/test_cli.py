@@ -25,6 +25,7 @@ from guardrail.evidence.digest import digest, manifest, manifest_digest
 from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import find_policy
 from guardrail.records import Measurement
+from guardrail.registry.record.promote import CandidateWaitsError, Noted
 
 HEAVY = {"torch", "transformers", "peft", "mlflow", "great_expectations", "pydantic"}
 
@@ -292,7 +293,7 @@ def test_what_waits_for_approvals_is_told_by_promote_and_run_alike(
     guardrail: Guardrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], output: str
 ) -> None:
     def waits(*_: object, **__: object) -> None:
-        raise AwaitingApproval("0 of 2 approvals are there")
+        raise CandidateWaitsError(AwaitingApproval("0 of 2 approvals are there"), "guardrail", Noted("r1"))
 
     for stage in ("data.validate_data", "training.train_adapter", "evaluation.evaluate_adapter"):
         monkeypatch.setattr(f"guardrail.pipeline.{stage}", lambda *_: None)
@@ -306,7 +307,13 @@ def test_what_waits_for_approvals_is_told_by_promote_and_run_alike(
         assert json.loads(said.out)["verdict"] == "PASSED"
     else:
         assert said.out.startswith("PASSED")
-        assert said.out.endswith("waits       for persons to approve it\n")
+    told = said.err if output == "json" else said.out
+    for line in (
+        "waits       for persons to approve it: guardrail approve",
+        "mlflow run  r1 in",
+        "report      run/report",
+    ):
+        assert line in told
 
 
 def test_a_full_disk_is_five_and_leaves_no_half_file(guardrail: Guardrail, tmp_path: Path) -> None:

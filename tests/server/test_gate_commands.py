@@ -13,6 +13,7 @@ from gate_trust import Person
 from gate_world import Said, say
 
 from guardrail.errors import AwaitingApproval
+from guardrail.evidence.digest import sha256
 from guardrail.registry.record.promote import CandidateWaitsError, promote
 
 pytestmark = pytest.mark.slow
@@ -112,6 +113,13 @@ def test_an_alias_goes_back_and_an_adapter_out(pair: Pair, by_trust: tuple[objec
     told = ask(pair, "registry", "history", MODEL, *by_trust)
     assert told.code == 0, told.out
     assert [word for word in ("trust", "revocation", "rollback") if word not in told.out] == []
+    found = json.loads(ask(pair, "registry", "history", MODEL, *by_trust, "--output", "json").stdout)["events"]
+    assert [event["entry"]["kind"] for event in found if not event["who"]] == []
+    assert {tuple(event["who"]) for event in found if event["entry"]["kind"] == "promotion"} == {
+        (pair.people.decider.name,)
+    }
+    asked = next(event["entry"]["statement"] for event in found if event["entry"]["kind"] == "proposal")
+    assert sha256(ask(pair, "ledger", "statement", asked).stdout.removesuffix("\n").encode()) == asked
 
 
 def test_the_ledger_that_is_fetched_verifies_and_the_doctor_answers(pair: Pair, tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ def handed_in(gate: GateClient, digest: str) -> bytes:
     try:
         data = gate.statement(digest)
     except InvalidInput as error:
-        raise EvidenceInvalid(f"the server does not give the statement {digest}, which its ledger names") from error
+        raise EvidenceInvalid(
+            f"the server does not give the statement {digest}: {error.got}", expected="what its ledger names",
+            next_step="guardrail registry doctor",
+        ) from error  # fmt: skip
     if sha256(data) != digest:
         raise EvidenceInvalid(f"the server gave another envelope than the statement {digest}", expected="its bytes")
     return data

@@ -31,6 +31,7 @@ SAID = {"proposal": (TICKET_REQUEST_TYPE, PAYLOAD_TYPE), "denial": (PAYLOAD_TYPE
 """Of which types the statement is that such an entry may name."""
 KEPT = re.compile(r"sealed/[0-9a-f]{64}")
 """Where the note of an admission says that the files lie."""
+DECISION = f"{EVIDENCE}/{ENVELOPE}"
 MOST_TOLD = 10
 
 
@@ -104,8 +105,7 @@ class _Teller:
             who = self._signers(handed_in(self.gate, entry.statement), SAID[entry.kind])
             return Event(entry=entry, who=who, reason=_note(entry))
         if entry.kind == "decision":
-            self.decided[entry.evidence or ""] = self._deciders(entry)
-            return Event(entry=entry, who=self.decided[entry.evidence or ""], reason=entry.note)
+            return self._decision(entry)
         return Event(entry=entry, who=self._promoters(entry), reason=entry.note)
 
     def _by_people(self, entry: Entry) -> Event:
@@ -118,27 +118,39 @@ class _Teller:
             self.agreed.setdefault(entry.evidence or "", set()).update(who)
         return Event(entry=entry, who=who, reason=_reason(entry, payload))
 
+    def _decision(self, entry: Entry) -> Event:
+        try:
+            who = self._deciders(entry)
+        except InvalidInput as error:  # it was deleted since, or whoever asks may not read it
+            return Event(entry=entry, who=(), reason=f"{entry.note}; NOT KNOWN by whom: {error.got}")
+        self.decided[entry.evidence or ""] = who
+        return Event(entry=entry, who=who, reason=entry.note)
+
     def _promoters(self, entry: Entry) -> tuple[str, ...]:
         if entry.kind != "promotion" or entry.evidence is None:
             return ()
         return tuple(sorted(self.agreed.get(entry.evidence, ()))) or self.decided.get(entry.evidence, ())
 
     def _deciders(self, entry: Entry) -> tuple[str, ...]:
-        """Who signed the decision, whose envelope the entry names by its digest; nobody where it is kept no more."""
+        """Who signed the decision, whose envelope the entry names by its digest; nobody where no place is noted."""
         match = KEPT.match(entry.note)
         if match is None:
             return ()
         with workplace() as place:
-            try:
-                self.sealed.fetch(match[0], f"{EVIDENCE}/{ENVELOPE}", place / ENVELOPE, LARGEST)
-            except InvalidInput:
-                return ()
+            self.sealed.fetch(match[0], DECISION, place / ENVELOPE, self._size(match[0]))
             data = (place / ENVELOPE).read_bytes()
         if sha256(data) != entry.evidence:
             raise EvidenceInvalid(
                 f"the server keeps another decision than entry {entry.number} admitted", expected=f"{entry.evidence}"
             )
         return self._signers(data, (PAYLOAD_TYPE,))
+
+    def _size(self, root: str) -> int:
+        """What the server says the decision's envelope has; a file may take no longer than its size allows."""
+        sizes = [entry.size for entry in self.sealed.listing(root, EVIDENCE) if entry.path == DECISION]
+        if not sizes:
+            raise InvalidInput(f"the server keeps no {DECISION} there")
+        return min(sizes[0], LARGEST)
 
     def _signers(self, data: bytes, types: tuple[str, ...]) -> tuple[str, ...]:
         """Persons, if every signature is theirs; a key that the trust file does not name any more is told as a key."""

@@ -90,6 +90,11 @@ def ran(w: World, uri: str) -> Said:
     return say("run", "testbed:sums", "--task", "sentiment", "--run", place, "--gate", uri, "--key", signer)
 
 
+def a_statement(w: World) -> str:
+    """The digest of something that was handed in."""
+    return min(path.name for path in (w.gate.root / "statements").iterdir())
+
+
 def evaluated(w: World, uri: str) -> Said:
     """What ``evaluate --gate`` asks before it measures anything."""
     now = datetime.now(UTC)
@@ -115,6 +120,8 @@ COMMANDS: dict[str, Command] = {
     "ledger fetch": lambda w, uri: say("ledger", "fetch", "--out", w.folder / "copy", "--tracking-uri", uri),
     "registry rollback": by_person("registry", "rollback", "--yes", "guarded@production", "--to", "1", "--reason", "r"),
     "registry revoke": by_person("registry", "revoke", "--yes", "guarded/1", "--reason", "it leaks"),
+    "registry waiting": lambda _, uri: say("registry", "waiting", "--tracking-uri", uri),
+    "ledger statement": lambda w, uri: say("ledger", "statement", a_statement(w), "--tracking-uri", uri),
 }
 PERSONS: dict[str, Command] = {
     name: by_person(name, "guarded@production", "--yes", "--reason", "r", trusting=True)
