@@ -9,18 +9,16 @@ machine that trained it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from guardrail import nofollow
 from guardrail.atomic import write_atomically
-from guardrail.errors import InternalError, InvalidInput, ServiceUnavailable
+from guardrail.errors import InternalError, InvalidInput
 from guardrail.evidence.adapter.lora import FILES, read_adapter
 from guardrail.evidence.adapter.lora_settings import CONFIG, SETTINGS
+from guardrail.model.adapter_disk import writing_adapter
 from guardrail.model.fits import is_linear, require_fitting
 from guardrail.model.load import BaseModel
 from guardrail.model.served import Bare, require_served
@@ -105,7 +103,7 @@ def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
         ServiceUnavailable: the disk is full, read-only or otherwise refuses.
     """
     nofollow.remove(directory)
-    with _disk(directory):
+    with writing_adapter(directory):
         model.save_pretrained(str(directory), safe_serialization=True)
         for path in directory.iterdir():
             if path.name not in FILES:
@@ -126,19 +124,6 @@ def _without_new_defaults(config: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in config.items()
         if key in SETTINGS or key not in defaults or defaults[key] != value
     }  # fmt: skip
-
-
-@contextmanager
-def _disk(directory: Path) -> Iterator[None]:
-    """Turn what a full disk does to safetensors and to plain files into one error."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise ServiceUnavailable(
-            f"cannot write the adapter to {directory}: {error}",
-            expected="a writable disk with room",
-            next_step="free space, then run the same command again",
-        ) from error
 
 
 def _check_bare(base: BaseModel) -> None:

@@ -21,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 
 from guardrail import nofollow
 from guardrail.atomic import write_atomically, write_by
-from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
+from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.adapter.lora import WEIGHTS, read_adapter, tensor_name
 from guardrail.evidence.adapter.lora_settings import CONFIG, exactly, load_config, read_settings
+from guardrail.model.adapter_disk import writing_adapter
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -85,7 +86,7 @@ def write_updates(target: Path, updates: Mapping[str, Update], like: Path) -> No
     tensors = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                for key, tensor in factors.items()}  # fmt: skip
     nofollow.remove(target)
-    with _disk(target):
+    with writing_adapter(target):
         target.mkdir(parents=True)
         write_atomically(target / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
         write_by(target / WEIGHTS, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
@@ -161,17 +162,4 @@ def _reading(directory: Path) -> Iterator[Any]:
             f"{WEIGHTS} in {directory} cannot be read ({error})",
             expected="the file that was checked",
             next_step="run the same command again",
-        ) from error
-
-
-@contextmanager
-def _disk(directory: Path) -> Iterator[None]:
-    """Turn what a full disk does to safetensors and to plain files into one error."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise ServiceUnavailable(
-            f"cannot write the adapter to {directory}: {error}",
-            expected="a writable disk with room",
-            next_step="free space, then run the same command again",
         ) from error

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
-from guardrail.evidence.digest import digest
+from guardrail.evidence.agreement import require_agreement
+from guardrail.evidence.digest import digest, manifest_digest
 from guardrail.policy.as_planned import require_as_planned
 from guardrail.policy.bases import base_findings
 from guardrail.policy.load import LoadedPolicy
@@ -145,20 +146,22 @@ def _check_bindings(
             expected=f"records of policy {policy.policy.name!r} ({policy.digest[:12]}…), or of one with these sections",
             next_step=f"run {command} again under this policy, and every stage after it",
         )
-    for what, named, true in (
-        ("the adapter's data report", adapter.data, digest(data)),
-        ("the data report's base model", data.base, adapter.base.digest),
-        ("the adapter's training rows", adapter.training_digest, data.training_digest),
-        ("the adapter's manifest", adapter.manifest, digest([file.model_dump(mode="json") for file in adapter.files])),
-        ("the evaluation's adapter", evaluation.adapter, digest(adapter)),
-        ("the evaluation's files", evaluation.manifest, adapter.manifest),
-        ("the evaluation's base model", evaluation.base.digest, adapter.base.digest),
-        *(("a merged adapter's policy", one.policy, adapter.policy) for one in adapter.merged),
-        *(("a merged adapter's base model", one.base, adapter.base.digest) for one in adapter.merged),
-    ):
-        if named != true:
-            raise EvidenceInvalid(
-                f"{what} is {named[:12]}…",
-                expected=f"{true[:12]}…: records that were made from one another under this policy",
-                next_step="run again every stage from the first that changed",
-            )
+    require_agreement(
+        (
+            ("the adapter's data report", adapter.data, digest(data)),
+            ("the data report's base model", data.base, adapter.base.digest),
+            ("the adapter's training rows", adapter.training_digest, data.training_digest),
+            (
+                "the adapter's manifest",
+                adapter.manifest,
+                manifest_digest(adapter.files),
+            ),
+            ("the evaluation's adapter", evaluation.adapter, digest(adapter)),
+            ("the evaluation's files", evaluation.manifest, adapter.manifest),
+            ("the evaluation's base model", evaluation.base.digest, adapter.base.digest),
+            *(("a merged adapter's policy", one.policy, adapter.policy) for one in adapter.merged),
+            *(("a merged adapter's base model", one.base, adapter.base.digest) for one in adapter.merged),
+        ),
+        parts="records that were made from one another under this policy",
+        next_step="run again every stage from the first that changed",
+    )

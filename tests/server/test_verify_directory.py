@@ -49,8 +49,8 @@ def test_a_stored_bundle_verifies_and_says_what_was_checked(stored: Path, key: P
     assert [found.name for found in examined.checks] == [
         "envelope", "adapter", "evidence", "policy", "records", "decision", "configuration",
     ]  # fmt: skip
-    assert all(found.ok and found.why for found in examined.checks)
-    assert admissible(examined.decision, NOW).ok
+    assert all(found.why for found in examined.checks)
+    assert admissible(examined.decision, NOW).why
 
 
 @settings(max_examples=150)
@@ -248,7 +248,7 @@ def test_an_adapter_that_is_not_what_it_was_measured_as_is_refused_however_it_wa
 
 def test_only_a_passed_decision_within_its_validity_admits(tmp_path: Path) -> None:
     decision = unsealed(tmp_path / "a").decision
-    assert admissible(decision, decision.valid_until - timedelta(microseconds=1)).ok
+    assert admissible(decision, decision.valid_until - timedelta(microseconds=1)).why
     for now in (decision.valid_until, decision.decided_at - timedelta(days=1),
                 datetime(2100, 1, 1, tzinfo=UTC)):  # fmt: skip
         with pytest.raises(EvidenceInvalid):

@@ -29,7 +29,6 @@ from guardrail.pipeline.exam.leakage import check_rows
 from guardrail.pipeline.merge.other_run import Another, holds, read_another, require_files
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence, Limits, flagged_samples, load_rule, training_method
-from guardrail.policy.stage_plans import foreign
 from guardrail.records import DataReport, MergedAdapter, Verdict
 from guardrail.train.stage import Given
 
@@ -155,10 +154,10 @@ def _check_fits(found: Another, wanted: Wanted) -> None:
             expected=f"the base of this run: {base.name} ({base.digest[:12]}…)",
             next_step="train it again on this base: updates of different bases do not add up",
         )
-    if foreign(policy, (found.report, record)):
+    if record.policy != policy.digest:
         raise InvalidInput(
             f"{found.path} was made under another policy ({record.policy[:12]}…)",
-            expected=f"this run's policy, {policy.policy.name!r} ({policy.digest[:12]}…), or one with the same plans",
+            expected=f"this run's policy, {policy.policy.name!r} ({policy.digest[:12]}…), byte for byte",
             next_step="run it again under this policy: other limits judged its data and its method",
         )
     if record.merged:

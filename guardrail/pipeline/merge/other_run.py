@@ -14,6 +14,7 @@ from pathlib import Path
 from guardrail import nofollow
 from guardrail.data.quarantine import CLEAN
 from guardrail.errors import EvidenceInvalid, InvalidInput
+from guardrail.evidence.agreement import require_agreement
 from guardrail.evidence.digest import digest, file_sha256, manifest, manifest_digest
 from guardrail.pipeline.run import Run
 from guardrail.records import AdapterRecord, DataReport
@@ -81,16 +82,15 @@ def require_files(directory: Path, expected: str, source: Path | None = None) ->
 
 def _check_bindings(found: Another) -> None:
     record, report = found.record, found.report
-    for what, named, true in (
-        ("the adapter's data report", record.data, digest(report)),
-        ("the adapter's training rows", record.training_digest, report.training_digest),
-        ("the data report's policy", report.policy, record.policy),
-        ("the data report's base model", report.base, record.base.digest),
-        ("the adapter's manifest", record.manifest, manifest_digest(record.files)),
-    ):
-        if named != true:
-            raise EvidenceInvalid(
-                f"{found.path}: {what} is {named[:12]}…",
-                expected=f"{true[:12]}…: records that were made from one another",
-                next_step="run that run's stages again, from the first that changed",
-            )
+    require_agreement(
+        (
+            ("the adapter's data report", record.data, digest(report)),
+            ("the adapter's training rows", record.training_digest, report.training_digest),
+            ("the data report's policy", report.policy, record.policy),
+            ("the data report's base model", report.base, record.base.digest),
+            ("the adapter's manifest", record.manifest, manifest_digest(record.files)),
+        ),
+        whose=f"{found.path}: ",
+        parts="records that were made from one another",
+        next_step="run that run's stages again, from the first that changed",
+    )

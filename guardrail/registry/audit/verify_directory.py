@@ -104,8 +104,8 @@ def _fits(examined: Examined, wanted: Wanted) -> Iterator[Check]:
     made_for = f"{decision.model}@{decision.alias}"
     if spec is not None and (spec.name, spec.alias) != (decision.model, decision.alias):
         raise EvidenceInvalid(f"the evidence was made for {made_for!a}", expected=f"evidence for {str(spec)!a}")
-    yield Check(name="target", ok=True, why=f"made for {made_for}")
-    yield Check(name="base", ok=True, why=require_compared(examined, wanted.base_digest))
+    yield Check(name="target", why=f"made for {made_for}")
+    yield Check(name="base", why=require_compared(examined, wanted.base_digest))
 
 
 def _by_trust(examined: Examined, trust: Trust, now: datetime) -> Iterator[Check]:
@@ -117,9 +117,9 @@ def _by_trust(examined: Examined, trust: Trust, now: datetime) -> Iterator[Check
     chain = read_chain(envelopes, trust, Target(decision.model, decision.alias, nonce), now=now)
     require_bound(chain, decision, examined.data, examined.adapter, examined.evaluation)
     who = "; ".join(f"{one.stage} by {', '.join(one.persons)}" for one in stage_signers(examined, trust))
-    yield Check(name="stages", ok=True, why=who)
+    yield Check(name="stages", why=who)
     pinned = f"the policy and the base are pinned by version {trust.version} of the trust file"
-    yield Check(name="pinned", ok=True, why=pinned)
+    yield Check(name="pinned", why=pinned)
 
 
 def _record(

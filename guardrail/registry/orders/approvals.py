@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
+from guardrail.evidence.agreement import require_agreement
 from guardrail.evidence.chain.bound_records import statement
 from guardrail.evidence.chain.stage_chain import Target, read_chain
 from guardrail.evidence.digest import GENESIS, manifest, manifest_digest, sha256
@@ -79,14 +80,16 @@ def look(place: Path, source: Reader, waiting: Waiting, keys: tuple[PublicKey, .
     examined = examine(place, keys)
     decision = examined.decision
     admissible(decision, now, examined.valid_until)
-    for what, said, true in (
-        ("evidence", waiting.evidence, examined.evidence_sha256),
-        ("adapter", waiting.manifest, decision.manifest),
-        ("model", waiting.model, decision.model),
-        ("alias", waiting.alias, decision.alias),
-    ):
-        if said != true:
-            raise EvidenceInvalid(f"the server says that the {what} {said!a} waits", expected=f"{true!a}, as signed")
+    require_agreement(
+        (
+            ("evidence", waiting.evidence, examined.evidence_sha256),
+            ("adapter", waiting.manifest, decision.manifest),
+            ("model", waiting.model, decision.model),
+            ("alias", waiting.alias, decision.alias),
+        ),
+        whose="of what waits, as the server says, the ",
+        parts="as signed",
+    )
     return examined
 
 

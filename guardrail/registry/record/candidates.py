@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, InvalidInput, ServiceUnavailable
+from guardrail.evidence.agreement import require_agreement
 from guardrail.evidence.bundle import adapter_files, stage_file
 from guardrail.evidence.chain.bound_records import bound_of
 from guardrail.evidence.chain.expected_statement import Expected, differs
@@ -311,21 +312,20 @@ def _require_bound(
     policy: LoadedPolicy, ticket: Ticket, data: DataReport, adapter: AdapterRecord, files: tuple[FileDigest, ...]
 ) -> None:
     target = policy.policy.target
-    for what, said, true in (
-        ("the adapter's files", adapter.manifest, manifest_digest(files)),
-        ("the adapter record's list of files", manifest_digest(adapter.files), adapter.manifest),
-        ("the adapter record's data report", adapter.data, digest(data)),
-        ("the adapter record's training rows", adapter.training_digest, data.training_digest),
-        ("the adapter record's base", adapter.base.digest, data.base),
-        ("the stage whose record is of another policy", foreign(policy, (data, adapter)), ""),
-        ("the ticket's target", f"{ticket.model}@{ticket.alias}", f"{target.model}@{target.alias}"),
-    ):
-        if said != true:
-            raise EvidenceInvalid(
-                f"{what}: the candidate's records say {said}",
-                expected=f"{true}: parts of one and the same run",
-                next_step="push the candidate again from its run",
-            )
+    require_agreement(
+        (
+            ("the adapter's files", adapter.manifest, manifest_digest(files)),
+            ("the adapter record's list of files", manifest_digest(adapter.files), adapter.manifest),
+            ("the adapter record's data report", adapter.data, digest(data)),
+            ("the adapter record's training rows", adapter.training_digest, data.training_digest),
+            ("the adapter record's base", adapter.base.digest, data.base),
+            ("the stage whose record is of another policy", foreign(policy, (data, adapter)), ""),
+            ("the ticket's target", f"{ticket.model}@{ticket.alias}", f"{target.model}@{target.alias}"),
+        ),
+        whose="of the candidate, ",
+        parts="parts of one and the same run",
+        next_step="push the candidate again from its run",
+    )
 
 
 def _require_stated(

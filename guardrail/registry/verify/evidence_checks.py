@@ -48,10 +48,9 @@ UNKNOWN = "0" * 64
 
 
 class Check(Frozen):
-    """One thing that was checked, and what was found."""
+    """One thing that was checked and holds, and what was found; what does not hold is an error."""
 
     name: str
-    ok: bool
     why: str
 
 
@@ -252,7 +251,7 @@ def require_bounded(examined: Examined) -> None:
 
 
 def _ok(name: str, why: str) -> Check:
-    return Check(name=name, ok=True, why=why)
+    return Check(name=name, why=why)
 
 
 def _read(directory: Path, name: str, present: Mapping[str, FileDigest]) -> bytes:
