@@ -14,8 +14,6 @@ from dataclasses import astuple, dataclass
 from functools import cache
 from itertools import combinations, product
 
-from repository import CAMPAIGN
-
 DATABASES, SERVERS, AUTHS = ("sqlite", "postgresql", "mysql"), ("uvicorn", "gunicorn"), ("plain", "basic-auth")
 ARTIFACTS = ("local", "s3")
 ADMIN = {
@@ -85,13 +83,13 @@ def visited() -> tuple[Cell, ...]:
     """The cells of this run."""
     if named := os.environ.get("GUARDRAIL_CELLS"):
         return tuple(Cell.named(name) for name in named.split(","))
-    return MATRIX if CAMPAIGN else tuple(covering(MATRIX))
+    return MATRIX if os.environ.get("GUARDRAIL_CAMPAIGN") else tuple(covering(MATRIX))
 
 
 @cache
 def whole() -> tuple[Cell, ...]:
     """Those of them in which every test runs; the others run what may depend on the cell."""
-    everything = os.environ.get("GUARDRAIL_CELLS") or CAMPAIGN
+    everything = os.environ.get("GUARDRAIL_CELLS") or os.environ.get("GUARDRAIL_CAMPAIGN")
     return visited() if everything else visited()[:1]
 
 
