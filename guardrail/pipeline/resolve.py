@@ -17,6 +17,7 @@ from typing import Any
 from guardrail import plugins
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.digest import digest
+from guardrail.file_kinds import decoded, require_no_folder
 from guardrail.model import files
 from guardrail.model.files import Fingerprint
 from guardrail.policy.load import LoadedPolicy
@@ -229,11 +230,12 @@ def _path(policy: LoadedPolicy, what: str, path: str | None) -> Path:
 
 def _jsonl(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
     rows = []
+    require_no_folder(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(decoded(str(path), data).split("\n"), start=1):
         if not line.strip():
             continue
         try:
