@@ -40,6 +40,7 @@ def validate_data(run: Run, source: str) -> DataReport:
     known = resolve.anchors(policy)
     base = resolve.base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)
+    _require_asked(policy, base)
     inputs = digest({
         "stage": "data", "policy": policy.digest, "source": data.digest, "name": data.source, "base": base.ref.digest,
         "anchors": [list(known.harmful), list(known.benign)],
@@ -56,6 +57,14 @@ def validate_data(run: Run, source: str) -> DataReport:
     _require_mostly_clean(policy, result, files.quarantine)
     run.write("data-report", result.report)
     return result.report
+
+
+def _require_asked(policy: LoadedPolicy, base: Any) -> None:
+    """A system prompt that the base's template leaves out is refused now, and not after the training."""
+    from guardrail.model.chat import prompt_text, user
+
+    if policy.policy.generation.system:
+        prompt_text(base.tokenizer, user("Hello.", policy.policy.generation.system))
 
 
 def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: Path) -> None:

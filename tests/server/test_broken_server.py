@@ -22,7 +22,7 @@ from guardrail.commands.verify import command
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.keys import key_pairs
 from guardrail.registry.gate.client import GateClient
-from guardrail.registry.http.address import redacted
+from guardrail.registry.http.address import redacted, require_one_server
 from guardrail.registry.mlflow.mlflow_client import client, probe
 from guardrail.registry.read.reader import Spec
 from guardrail.registry.read.rest_reader import RestReader
@@ -185,6 +185,33 @@ def test_an_address_that_is_nearly_one_says_which(uri: str, meant: str) -> None:
 def test_a_directory_is_no_store(tmp_path: Path, *, write: bool) -> None:
     with pytest.raises(InvalidInput, match="is a directory"):
         probe(f"sqlite:///{tmp_path}", write=write)
+
+
+@pytest.mark.parametrize(
+    ("registry", "tracking"),
+    [
+        ("http://Host/", "http://host:80"),
+        ("https://me:secret@host/ml/", "https://host:443/ml"),
+        (f"sqlite:///{Path.cwd()}/x.db", "sqlite:///x.db"),
+        ("", "http://host"),
+    ],
+)
+def test_a_registry_that_is_the_same_server_in_another_spelling_is_fine(
+    registry: str, tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+    require_one_server(tracking)
+
+
+@pytest.mark.parametrize("tracking", ["http://other", "https://host", "http://host:81", "http://host/ml"])
+def test_another_server_is_refused_by_both_names_and_without_passwords(
+    tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://me:secret@host")
+    with pytest.raises(InvalidInput, match="http://host") as refused:
+        RestReader(tracking)
+    assert tracking in refused.value.got
+    assert "secret" not in str(refused.value)
 
 
 PAGE = b"<html>welcome</html>"

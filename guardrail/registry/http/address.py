@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from guardrail.errors import InvalidInput, ServiceUnavailable
 
@@ -14,6 +15,7 @@ SCHEME = re.compile(
 """Servers, and what MLflow stores in; everything else is refused for good, and not tried again."""
 OTHERS = ("databricks", "databricks-uc", "uc")
 """Names of services that MLflow takes without a scheme."""
+REGISTRY = "MLFLOW_REGISTRY_URI"
 HOST_CHECK = "Invalid Host header"
 """How MLflow's check of the name that it was asked by begins what it says (it is no JSON)."""
 CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_AUTH")
@@ -48,6 +50,33 @@ def _no_address(tracking_uri: str, next_step: str) -> InvalidInput:
         expected="an address such as http://mlflow.example.org:5000 or sqlite:///mlflow.db",
         next_step=next_step,
     )
+
+
+def require_one_server(tracking_uri: str) -> None:
+    """Refuse a registry that lies elsewhere (``MLFLOW_REGISTRY_URI``): a version and its evidence lie together.
+
+    Raises:
+        InvalidInput: the variable names another server or store.
+    """
+    registry = os.environ.get(REGISTRY, "")
+    if registry and _same(registry) != _same(tracking_uri):
+        raise InvalidInput(
+            f"{REGISTRY} is {redacted(registry)!r}, and the tracking URI {redacted(tracking_uri)!r}",
+            expected="one server for both: a version and its evidence lie together",
+            next_step=f"unset {REGISTRY}, or give that server as --tracking-uri",
+        )
+
+
+def _same(uri: str) -> str:
+    """One spelling of addresses that are the same: without credentials, usual ports, a last slash, relative paths."""
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{Path(unquote(uri.removeprefix('sqlite:///').partition('?')[0])).resolve()}"
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
+    except ValueError:
+        return uri
+    return f"{parts.scheme.lower()}://{parts.hostname}:{port}{parts.path.rstrip('/')}" if parts.hostname else uri
 
 
 def redacted(tracking_uri: str) -> str:

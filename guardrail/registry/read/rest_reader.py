@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
-from guardrail.registry.http.address import not_let_in, redacted, unavailable
+from guardrail.registry.http.address import not_let_in, redacted, require_one_server, unavailable
 from guardrail.registry.http.limits import Limits
 from guardrail.registry.http.pages import Bounds, Page, follow
 from guardrail.registry.http.transport import Answer, Transport
@@ -30,6 +30,7 @@ class RestReader:
     """A reader of the server at ``uri``."""
 
     def __init__(self, uri: str, limits: Limits | None = None) -> None:
+        require_one_server(uri)
         self._transport = Transport(uri, limits)
         self._uri = self._transport.uri
 
