@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -24,6 +24,7 @@ from guardrail.printable import block, joined, json_text, one_line, quoted
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from guardrail.pipeline.answer_errors import AnswerError
     from guardrail.records import Decision, Frozen, RegistryRecord
 
 Progress = Callable[[str, int, int], None]
@@ -203,18 +204,39 @@ def registered_lines(decision: Decision, record: RegistryRecord, run_dir: Path) 
     return [*lines, where, f"report      {run_dir / PAGE}"]
 
 
-def raise_unless_passed(decision: Decision) -> None:
-    """Turn a verdict into the exit code that it owns."""
+def error_lines(errors: Iterable[AnswerError]) -> list[str]:
+    """Why answers are missing."""
+    return [f"errors      {error}" for error in errors]
+
+
+def raise_unless_passed(decision: Decision, errors: Sequence[AnswerError] = ()) -> None:
+    """Turn a verdict into the exit code that it owns; missing answers are mended before a training is blamed."""
     from guardrail.records import Verdict
+
+    mend = f"{errors[0]}; {errors[0].next_step}" if errors else ""
 
     broken = [finding.rule for finding in decision.findings if finding.verdict is not Verdict.PASSED]
     if decision.verdict is Verdict.FAILED:
         raise PolicyDenied(
             "the policy denies this adapter: " + ", ".join(broken),
-            next_step="train again with another method or cleaner data",
+            next_step="; then ".join(filter(None, [mend, _against(decision)])),
         )
     if decision.verdict is not Verdict.PASSED:
         raise EvidenceMissing(
             "the evidence does not prove the policy: " + ", ".join(broken),
-            next_step="measure more behaviours, or what was not measured",
+            next_step=mend or "measure more behaviours, or what was not measured",
         )
+
+
+def _against(decision: Decision) -> str:
+    """What helps against the rules that were broken."""
+    from guardrail.records import Verdict
+
+    broken = {finding.rule for finding in decision.findings if finding.verdict is Verdict.FAILED}
+    advice = {
+        "flagged_samples": "let the policy quarantine (data.quarantine), or take out the rows of data/quarantine.jsonl",
+        "training_method": "train with a method that the policy allows (guardrail policy show)",
+    }
+    fitting = [advice[rule] for rule in advice if rule in broken]
+    trained = ["train again with another method or cleaner data"] if broken - set(advice) else []
+    return "; ".join([*fitting, *trained])

@@ -21,6 +21,7 @@ def promote(
     Raises:
         AwaitingApproval, PolicyDenied, EvidenceMissing: what the decision comes to, where it is no promotion.
     """
+    from guardrail.pipeline.answer_errors import frequent
     from guardrail.pipeline.promotion import promote_run
     from guardrail.pipeline.run import Run
     from guardrail.records import Decision
@@ -33,5 +34,6 @@ def promote(
         waits = Run(run_dir).require("decision", Decision)
         show.emit(waits, output, [*show.decision_lines(waits), "waits       for persons to approve it"])
         raise
-    show.emit(record, output, show.registered_lines(decision, record, run_dir))
-    show.raise_unless_passed(decision)
+    errors = frequent(Run(run_dir))
+    show.emit(record, output, [*show.registered_lines(decision, record, run_dir), *show.error_lines(errors)])
+    show.raise_unless_passed(decision, errors)

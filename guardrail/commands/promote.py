@@ -38,6 +38,7 @@ def command(
         signer = options.signer(key, public_key)
         promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output, artifact_location=artifact_location)
         return
+    from guardrail.pipeline.answer_errors import frequent
     from guardrail.pipeline.promotion import decide_run
     from guardrail.pipeline.run import Run
     from guardrail.registry.record.decision_run import PAGE
@@ -45,5 +46,7 @@ def command(
     run = Run(run_dir)
     with run.locked():
         decision = decide_run(run, datetime.now(UTC))
-    show.emit(decision, output, [*show.decision_lines(decision), f"report      {run_dir / PAGE}"])
-    show.raise_unless_passed(decision)
+        errors = frequent(run)
+    lines = [*show.decision_lines(decision), *show.error_lines(errors), f"report      {run_dir / PAGE}"]
+    show.emit(decision, output, lines)
+    show.raise_unless_passed(decision, errors)
