@@ -18,7 +18,7 @@ from guardrail.records import Decision, Sli, Verdict
 from guardrail.report import attempts
 
 HEADLINES = {
-    Verdict.PASSED: ("✓", "Passed", "The policy holds. Whether it is promoted, or waits for persons, the registry says."),
+    Verdict.PASSED: ("✓", "Passed", "The policy holds. The registry says whether it was promoted or still waits."),
     Verdict.FAILED: ("✗", "Failed", "The adapter is denied: a measurement violates the policy."),
     Verdict.INCONCLUSIVE: ("?", "Inconclusive", "The adapter is blocked: the evidence does not suffice."),
     Verdict.AWAITING_APPROVAL: ("…", "Awaiting approval", "The policy holds; a person still has to sign."),
