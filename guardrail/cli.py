@@ -14,8 +14,9 @@ from pathlib import Path
 
 import click
 
+from guardrail import home
 from guardrail.commands import _output as show
-from guardrail.errors import GuardrailError
+from guardrail.errors import GuardrailError, InvalidInput
 
 COMMANDS = Path(__file__).parent / "commands"
 
@@ -51,6 +52,8 @@ def cli(debug: bool) -> None:
 def main() -> None:
     """Run the command line and exit with the code that the error class owns."""
     debug = "--debug" in sys.argv[1:]
+    home.ensure()
+    show.escape_what_cannot_be_written()
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -68,6 +71,12 @@ def main() -> None:
     except OSError as error:
         show.fail_unexpected("", error, debug=debug)
         sys.exit(5 if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES) else 1)
+    except UnicodeEncodeError as error:  # the name of a file, most often
+        show.fail(InvalidInput(
+            f"{error.object[error.start:][:80]!a} cannot be written in this system's encoding {error.encoding!r}",
+            expected="UTF-8", next_step="run again with a UTF-8 locale (LC_ALL=C.UTF-8), or with PYTHONUTF8=1",
+        ).message(), error if debug else None)  # fmt: skip
+        sys.exit(2)
     except Exception as error:
         show.fail_unexpected("internal error: ", error, next_step="run again with --debug and report it", debug=debug)
         sys.exit(1)

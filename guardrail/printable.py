@@ -60,9 +60,16 @@ def quoted(text: str) -> str:
     return "\n".join([first, *(line if line.startswith(MARK) else MARK + line for line in more)])
 
 
-def json_text(text: str) -> str:
-    r"""The same JSON value without a character that is not shown: those stand in its strings alone, as ``\uXXXX``."""
+def json_text(text: str, encoding: str = "utf-8") -> str:
+    r"""The same JSON value without a character that is not shown, or that the encoding lacks.
+
+    Those stand in its strings alone, as ``\uXXXX``.
+    """
     shown = text if _printable(text, "\n") else "".join(map(_json_escape, text))
+    try:
+        shown.encode(encoding)
+    except UnicodeEncodeError:
+        shown = "".join(char if char.isascii() else _json_units(char) for char in shown)
     return COMMAND.sub(r"\\u0023", shown)
 
 
@@ -87,6 +94,10 @@ def _printable(text: str, kept: str) -> bool:
 def _json_escape(char: str) -> str:
     if char.isprintable() or char == "\n":
         return char
+    return _json_units(char)
+
+
+def _json_units(char: str) -> str:
     units = char.encode("utf-16-be", errors="surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 

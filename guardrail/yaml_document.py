@@ -20,6 +20,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from guardrail.errors import InvalidInput
+from guardrail.file_kinds import require_text
 
 Plain: TypeAlias = "bool | int | float | str | tuple[Plain, ...] | dict[str, Plain] | None"
 Path: TypeAlias = tuple[str | int, ...]
@@ -68,6 +69,7 @@ def read_document(data: bytes, source: str, what: str = "a policy") -> Document:
 def _text(data: bytes, source: str, what: str) -> str:
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"{source}:1:1: {len(data)} bytes", expected=f"{what} of at most {MAX_BYTES} bytes")
+    require_text(f"{source}:1:1: the file", data)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

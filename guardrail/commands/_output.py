@@ -11,11 +11,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,29 @@ from guardrail.progress import Progress
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from guardrail.pipeline.answer_errors import AnswerError
     from guardrail.records import Decision, Frozen, RegistryRecord
     from guardrail.registry.record.promote import CandidateWaitsError
 
 MINUTE = 60.0
 COLUMNS = 80
+
+
+def escape_what_cannot_be_written() -> None:
+    """Standard output and error write an escape for a character that their encoding lacks, whoever prints."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fitting(text: str, *, err: bool = False) -> str:
+    """The text in the characters that the stream's encoding has; click would write UTF-8 to a stream of ASCII."""
+    encoding = _encoding(err=err)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _encoding(*, err: bool = False) -> str:
+    return getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
 
 
 def quiet() -> None:
@@ -119,23 +137,23 @@ def _duration(seconds: float) -> str:
 
 def say(*lines: str, err: bool = False) -> None:
     """Print lines."""
-    click.echo(joined(lines), err=err)
+    click.echo(_fitting(joined(lines), err=err), err=err)
 
 
 def shout(line: str, *, colour: str | None = None, err: bool = False) -> None:
     """Print a line that nobody should miss."""
-    click.secho(joined([line]), bold=True, fg=colour, err=err)
+    click.secho(_fitting(joined([line]), err=err), bold=True, fg=colour, err=err)
 
 
 def say_json(text: str) -> None:
     """Print JSON: the same value, and the same bytes wherever every character of it is shown."""
-    click.echo(json_text(text))
+    click.echo(json_text(text, _encoding()))
 
 
 def say_file(data: bytes) -> None:
     """Print a text file byte by byte, unless it holds what a terminal would obey."""
     text = data.decode("utf-8", errors="surrogateescape")
-    shown = block(text)
+    shown = _fitting(block(text))
     click.echo(shown, nl=False)
     if shown != text:
         say("characters that are not shown, or would be obeyed, are written out; copy the file itself", err=True)
@@ -162,20 +180,20 @@ def at_terminal() -> bool:
 
 def confirm(question: str) -> bool:
     """Ask on standard error; no where nobody answers."""
-    return bool(click.confirm(one_line(question), err=True))
+    return bool(click.confirm(_fitting(one_line(question), err=True), err=True))
 
 
 def ask_secret(name: str) -> str:
     """What is typed, without an echo."""
-    return str(click.prompt(one_line(name), hide_input=True, err=True))
+    return str(click.prompt(_fitting(one_line(name), err=True), hide_input=True, err=True))
 
 
 def fail(message: str, error: BaseException | None = None) -> None:
     """Print an error, and where it came from if ``error`` is given."""
     if error is not None:
-        click.echo(block("".join(traceback.format_exception(error))), err=True)
+        click.echo(_fitting(block("".join(traceback.format_exception(error))), err=True), err=True)
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(block(message), err=True)
+    click.echo(_fitting(block(message), err=True), err=True)
 
 
 def fail_unexpected(kind: str, error: BaseException, *, next_step: str = "", debug: bool = False) -> None:
@@ -188,7 +206,7 @@ def fail_usage(error: click.ClickException) -> None:
     """Print what click says of wrong options; it repeats what was typed."""
     text = StringIO()
     error.show(file=text)
-    click.echo(block(text.getvalue()), nl=False, err=True)
+    click.echo(_fitting(block(text.getvalue()), err=True), nl=False, err=True)
 
 
 def emit(record: Frozen, output: str, lines: Iterable[str]) -> None:
@@ -241,18 +259,39 @@ def waiting_lines(decision: Decision, waits: CandidateWaitsError, run_dir: Path)
     ]
 
 
-def raise_unless_passed(decision: Decision) -> None:
-    """Turn a verdict into the exit code that it owns."""
+def error_lines(errors: Iterable[AnswerError]) -> list[str]:
+    """Why answers are missing."""
+    return [f"errors      {error}" for error in errors]
+
+
+def raise_unless_passed(decision: Decision, errors: Sequence[AnswerError] = ()) -> None:
+    """Turn a verdict into the exit code that it owns; missing answers are mended before a training is blamed."""
     from guardrail.records import Verdict
+
+    mend = f"{errors[0]}; {errors[0].next_step}" if errors else ""
 
     broken = [finding.rule for finding in decision.findings if finding.verdict is not Verdict.PASSED]
     if decision.verdict is Verdict.FAILED:
         raise PolicyDenied(
             "the policy denies this adapter: " + ", ".join(broken),
-            next_step="train again with another method or cleaner data",
+            next_step="; then ".join(filter(None, [mend, _against(decision)])),
         )
     if decision.verdict is not Verdict.PASSED:
         raise EvidenceMissing(
             "the evidence does not prove the policy: " + ", ".join(broken),
-            next_step="measure more behaviours, or what was not measured",
+            next_step=mend or "measure more behaviours, or what was not measured",
         )
+
+
+def _against(decision: Decision) -> str:
+    """What helps against the rules that were broken."""
+    from guardrail.records import Verdict
+
+    broken = {finding.rule for finding in decision.findings if finding.verdict is Verdict.FAILED}
+    advice = {
+        "flagged_samples": "let the policy quarantine (data.quarantine), or take out the rows of data/quarantine.jsonl",
+        "training_method": "train with a method that the policy allows (guardrail policy show)",
+    }
+    fitting = [advice[rule] for rule in advice if rule in broken]
+    trained = ["train again with another method or cleaner data"] if broken - set(advice) else []
+    return "; ".join([*fitting, *trained])

@@ -29,6 +29,7 @@ def promote(
     Raises:
         AwaitingApproval, PolicyDenied, EvidenceMissing: what the decision comes to, where it is no promotion.
     """
+    from guardrail.pipeline.answer_errors import frequent
     from guardrail.pipeline.promotion import promote_run
     from guardrail.pipeline.run import Run
     from guardrail.records import Decision
@@ -48,5 +49,6 @@ def promote(
         show.emit(waits, output, show.decision_lines(waits))
         show.say(*show.waiting_lines(waits, error, run_dir), err=output == "json")
         raise
-    show.emit(record, output, show.registered_lines(decision, record, run_dir))
-    show.raise_unless_passed(decision)
+    errors = frequent(Run(run_dir))
+    show.emit(record, output, [*show.registered_lines(decision, record, run_dir), *show.error_lines(errors)])
+    show.raise_unless_passed(decision, errors)

@@ -35,6 +35,7 @@ def command(
     nonce gives. A suite that the policy withholds is read from the policy's path, or from --suite.
     """
     show.quiet()
+    from guardrail.pipeline.answer_errors import frequent
     from guardrail.pipeline.evaluation import check_evaluation, evaluate_adapter
     from guardrail.pipeline.gate.signing import bind, prepare, sign_stage
 
@@ -52,4 +53,4 @@ def command(
         bounds = f"{m.candidate.lower:.1%} - {m.candidate.upper:.1%}"
         lines.append(f"{m.sli.value:<22}{m.suite:<12}{m.attack or '-':<10}{m.candidate.hits:>5}/{m.candidate.n:<5}"
                      f"{bounds:>17}{m.base.value:>9.1%}")  # fmt: skip
-    show.emit(report, output, lines)
+    show.emit(report, output, [*lines, *show.error_lines(frequent(opened.run))])

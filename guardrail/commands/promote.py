@@ -47,6 +47,7 @@ def command(
         promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output,
                 artifact_location=artifact_location, policy=chosen)  # fmt: skip
         return
+    from guardrail.pipeline.answer_errors import frequent
     from guardrail.pipeline.promotion import decide_run
     from guardrail.pipeline.run import Run
     from guardrail.registry.record.decision_run import PAGE
@@ -54,5 +55,7 @@ def command(
     run = Run(run_dir)
     with run.locked():
         decision = decide_run(run, datetime.now(UTC), chosen)
-    show.emit(decision, output, [*show.decision_lines(decision), f"report      {run_dir / PAGE}"])
-    show.raise_unless_passed(decision)
+        errors = frequent(run)
+    lines = [*show.decision_lines(decision), *show.error_lines(errors), f"report      {run_dir / PAGE}"]
+    show.emit(decision, output, lines)
+    show.raise_unless_passed(decision, errors)

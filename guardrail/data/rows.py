@@ -3,7 +3,7 @@
 Strict on purpose: a broken line stops the reading and is named, because a row that is skipped silently is a row that
 nobody validated. Lines are physical lines (a quoted CSV field may span several); Parquet has none, so its row number
 stands in. A key that an object has twice is a broken row: which of its values counts would be anybody's guess.
-Not covered: compressed files, other encodings than UTF-8 (convert first), files above 2 GB.
+Not covered: compressed files, other encodings than UTF-8 (they are named; convert first), files above 2 GB.
 """
 
 from __future__ import annotations
@@ -19,24 +19,13 @@ from typing import Any
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.adapter.safetensors_header import unambiguous
+from guardrail.file_kinds import PARQUET, decoded, kind_of, require_no_folder, require_text
 
 LARGEST = 2 * 1024**3
 """Bytes; a file above is refused, since it is read whole so that what is hashed is what is parsed."""
 
 AT_ONCE = 4096
 """Parquet rows that are turned into Python values together."""
-
-
-COMPRESSED: Mapping[bytes, str] = MappingProxyType(
-    {
-        b"\x1f\x8b": "gzip (gunzip)",
-        b"BZh": "bzip2 (bunzip2)",
-        b"\xfd7zXZ\x00": "xz (unxz)",
-        b"\x28\xb5\x2f\xfd": "Zstandard (unzstd)",
-        b"PK\x03\x04": "zip (unzip)",
-    }
-)
-"""How compressed files begin, and what unpacks them."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +40,10 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """The file, whole.
 
     Raises:
-        InvalidInput: it is missing, no file, unreadable, empty or above ``largest`` bytes.
+        InvalidInput: it is missing, a folder, no file, unreadable, empty or above ``largest`` bytes.
     """
     try:
+        require_no_folder(path)
         if not path.is_file():
             raise InvalidInput(f"no such file: {path}", expected="a data file", next_step="check the path")
         if path.stat().st_size > largest:
@@ -73,16 +63,15 @@ def read_rows(name: str, data: bytes) -> tuple[Row, ...]:
     """The rows of the file called ``name`` (its suffix decides the format) with the bytes ``data``.
 
     Raises:
-        InvalidInput: unknown suffix, wrong encoding, a broken row (named by line), or no row at all.
+        InvalidInput: unknown suffix, no text or Parquet, a broken row (named by line), or no row at all.
     """
-    if kind := next((kind for head, kind in COMPRESSED.items() if data.startswith(head)), ""):
-        raise InvalidInput(
-            f"{name} is compressed: {kind}", expected="one of " + ", ".join(_READERS), next_step="unpack it first"
-        )
-    reader = _READERS.get(Path(name).suffix.lower())
+    suffix = Path(name).suffix.lower()
+    if suffix != ".parquet" or kind_of(data) is not PARQUET:
+        require_text(name, data)
+    reader = _READERS.get(suffix)
     if reader is None:
         raise InvalidInput(
-            f"{name} has the unknown suffix {Path(name).suffix!r}", expected="one of " + ", ".join(_READERS),
+            f"{name} has the unknown suffix {suffix!r}", expected="one of " + ", ".join(_READERS),
             next_step="rename or convert the file",
         )  # fmt: skip
     rows = tuple(reader(name, data))
@@ -91,26 +80,14 @@ def read_rows(name: str, data: bytes) -> tuple[Row, ...]:
     return rows
 
 
-def _text(name: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidInput(
-            f"{name}:{line}: byte 0x{data[error.start]:02x} is not UTF-8",
-            expected="UTF-8, with or without a byte order mark",
-            next_step="convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8",
-        ) from error  # fmt: skip
-
-
 def _jsonl(name: str, data: bytes) -> Iterator[Row]:
-    for line, text in enumerate(_text(name, data).split("\n"), start=1):
+    for line, text in enumerate(decoded(name, data).split("\n"), start=1):
         if text.strip():
             yield _row(name, line, _parse(name, line, text))
 
 
 def _json(name: str, data: bytes) -> Iterator[Row]:
-    text = _text(name, data)
+    text = decoded(name, data)
     start = _blank(text, 0)
     if text[start : start + 1] == "[":
         yield from _array(name, text, start)
@@ -224,7 +201,7 @@ def _row(name: str, line: int, value: object) -> Row:
 
 def _delimited(delimiter: str) -> Callable[[str, bytes], Iterator[Row]]:
     def read(name: str, data: bytes) -> Iterator[Row]:
-        reader = csv.reader(io.StringIO(_text(name, data), newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(decoded(name, data), newline=""), delimiter=delimiter, strict=True)
         try:
             yield from _cells(name, reader)
         except csv.Error as error:
@@ -261,8 +238,8 @@ def _parquet(name: str, data: bytes) -> Iterator[Row]:
 
     try:
         # Arrow's own threads must hold nothing of Python's: one that ends after the interpreter aborts the process
-        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), pre_buffer=False)
-        table = file.read(use_threads=False)
+        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), pre_buffer=False) as file:
+            table = file.read(use_threads=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise InvalidInput(f"{name} is not readable as Parquet: {error}", expected="a Parquet file") from error
     for start in range(0, table.num_rows, AT_ONCE):

@@ -17,6 +17,7 @@ from pathlib import Path
 from guardrail import logs
 from guardrail.errors import InvalidInput
 from guardrail.evidence.adapter.safetensors_header import unambiguous
+from guardrail.file_kinds import require_no_folder, require_text
 from guardrail.plugins import suggestion
 
 log = logs.logger(__name__)
@@ -67,7 +68,7 @@ def read_table(path: Path, header: Sequence[str] | None = None) -> Table:
         header: column names of a file that has none (``.tsv`` then takes quotes literally, as SST-2 has them).
 
     Raises:
-        InvalidInput: no such file, unknown suffix, empty, or a broken row (named by line).
+        InvalidInput: no such file, no text, unknown suffix, empty, or a broken row (named by line).
     """
     text, encoding = _decode(path)
     suffix = path.suffix.lower()
@@ -115,12 +116,14 @@ def no_columns(columns: Mapping[str, str] | None, family: str) -> None:
 
 
 def _decode(path: Path) -> tuple[str, str]:
+    require_no_folder(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}", next_step="check the path") from error
     if not data.strip():
         raise InvalidInput(f"{path} is empty", expected="at least one row")
+    require_text(path.name, data)  # latin-1 would read any of it
     for encoding in ENCODINGS:
         try:
             text = data.decode(encoding)

@@ -9,7 +9,7 @@ machine that trained it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from guardrail.errors import InternalError, InvalidInput
 from guardrail.evidence.adapter.lora import FILES, read_adapter
 from guardrail.evidence.adapter.lora_settings import CONFIG, SETTINGS
 from guardrail.model.adapter_disk import writing_adapter
-from guardrail.model.fits import is_linear, require_fitting
+from guardrail.model.fits import is_linear, linear_layers, require_fitting
 from guardrail.model.load import BaseModel
 from guardrail.model.served import Bare, require_served
 from guardrail.records import ModelRef
@@ -29,7 +29,7 @@ def add_lora(base: BaseModel, *, rank: int, alpha: float, dropout: float, target
     """The base with a fresh LoRA adapter on ``targets`` (default: every linear layer but the output head).
 
     Raises:
-        InvalidInput: a target module does not exist; the message lists those that do.
+        InvalidInput: a target module does not exist; the message lists those that do. Or peft would adapt experts.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -37,9 +37,24 @@ def add_lora(base: BaseModel, *, rank: int, alpha: float, dropout: float, target
     _check_targets(base.model, targets)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type=TaskType.CAUSAL_LM,
-        target_modules=list(targets) or "all-linear",
+        # by name: under "all-linear" peft also adapts fused experts, which no plain LoRA can say
+        target_modules=list(targets) or list(linear_layers(base.model)),
     )  # fmt: skip
-    return get_peft_model(base.model, config)
+    model = get_peft_model(base.model, config)
+    _require_layers_only(base, model)
+    return model
+
+
+def _require_layers_only(base: BaseModel, model: Any) -> None:
+    """Where a layer is called as a part of fused experts is, peft adapts the experts, too: told before any training."""
+    parameters = model.peft_config["default"].target_parameters
+    if parameters:
+        strip_lora(base, model)
+        raise InvalidInput(
+            f"with these LoRA targets peft adapts experts of this base, too: {', '.join(sorted(parameters))}",
+            expected="linear layers: what is adapted otherwise cannot be written as a plain LoRA",
+            next_step="name layers outside the experts, such as --lora-target q_proj --lora-target v_proj",
+        )
 
 
 def lora_shapes(base: BaseModel, targets: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
@@ -110,9 +125,14 @@ def save_adapter(model: Any, directory: Path, base: ModelRef) -> None:
                 path.unlink()
         config = _without_new_defaults(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
         config.update(base_model_name_or_path=base.name, revision=base.revision, inference_mode=True)
-        config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set: its order is not stable
+        config.update(_sets_in_order(model.peft_config["default"].__dict__))
         write_atomically(directory / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
     read_adapter(directory)
+
+
+def _sets_in_order(kept: Mapping[str, Any]) -> dict[str, list[str] | None]:
+    """What peft keeps as a set has another order in every process; an empty one is what it makes of null."""
+    return {key: sorted(value) or None for key, value in kept.items() if isinstance(value, set | frozenset)}
 
 
 def _without_new_defaults(config: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     Templates without a system role (Gemma) get the system turn in front of the first user turn.
 
     Raises:
-        InvalidInput: the template does not take the chat, or is broken.
+        InvalidInput: the template does not take the chat, leaves a turn out, or is broken.
     """
     text, marks = _marked_prompt(tokenizer, messages, prefill)
     return marks.removed(text)
@@ -130,4 +130,29 @@ def _render_or_merge(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, A
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]]) -> str:
     template = None if getattr(tokenizer, "chat_template", None) else FALLBACK
-    return str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
+    text = str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
+    _require_rendered(turns, text)
+    return text
+
+
+def _require_rendered(turns: Sequence[dict[str, Any]], text: str) -> None:
+    """What the system and the user say stands in the prompt; of earlier answers templates drop what was thought.
+
+    Raises:
+        InvalidInput: the template left a turn out, so that something else would be asked than is recorded.
+    """
+    contents, rendered = [_spaced(turn["content"]) for turn in turns], _spaced(text)
+    for turn, said in zip(turns, contents, strict=True):
+        wanted = sum(content.count(said) for content in contents)
+        if said and turn["role"] != "assistant" and rendered.count(said) < wanted:
+            raise InvalidInput(
+                f"the base's chat template leaves out what the {turn['role']} says ({said[:80]!r})",
+                expected="every turn of system and user in the prompt, as it is recorded",
+                next_step="leave that turn out (generation.system of the policy, or the rows' system turns), "
+                "or mend the base's chat_template.jinja",
+            )
+
+
+def _spaced(text: str) -> str:
+    """Templates trim and break lines as they like."""
+    return " ".join(text.split())

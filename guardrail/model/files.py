@@ -17,6 +17,7 @@ from typing import Literal
 
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import digest, manifest, manifest_digest, sha256
+from guardrail.home import expanded
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt", "*.tiktoken")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -108,7 +109,7 @@ def _sha256(directory: Path, name: str) -> str:
 
 def locate(name: str, revision: str | None) -> tuple[Path, str | None]:
     """The local directory of a base, downloading a Hub snapshot where needed, and its commit if it has one."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return path.resolve(), None
     if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from guardrail import logs
 from guardrail.errors import InvalidInput
+from guardrail.model.embedded_tokens import require_embedded
 from guardrail.model.files import base_digest, hashed_files, locate
 from guardrail.records import ModelRef
 
@@ -55,7 +56,8 @@ def load_base(name: str | Path, revision: str | None = None) -> BaseModel:
 
     Raises:
         InvalidInput: no such directory or model, not a causal language model in safetensors, or one whose weights do
-            not fit its configuration; an adapter lies beside it; the tokenizer has no end-of-text token.
+            not fit its configuration; an adapter lies beside it; the tokenizer has no end-of-text token, or tokens
+            for which the model has no embedding.
         ServiceUnavailable: the Hub did not answer.
     """
     directory, commit = locate(str(name), revision)
@@ -71,6 +73,7 @@ def load_base(name: str | Path, revision: str | None = None) -> BaseModel:
             model = _weights(view, dtype)
     model.name_or_path = model.config.name_or_path = tokenizer.name_or_path = str(directory)
     _prepare_tokenizer(tokenizer)
+    require_embedded(tokenizer, int(model.get_input_embeddings().weight.shape[0]))
     ref = ModelRef(
         name=str(name) if commit else directory.name,
         revision=commit,

@@ -64,6 +64,7 @@ def validate_data(run: Run, source: str) -> DataReport:
             policy.source, config.base,
         )  # fmt: skip
     plan = data_plan(policy.policy)
+    _require_asked(policy, base)
     inputs = digest({
         "stage": "data", "plan": plan, "source": data.digest, "name": data.source, "base": base.ref.digest,
         "anchors": [list(known.harmful), list(known.benign)],
@@ -93,6 +94,14 @@ def _warn_of_many(report: DataReport) -> None:
                 "  next: read some of them (guardrail data validate names the file); then mend the data, the anchors "
                 "or the policy", result.name, result.flagged, report.rows, report.source,
             )  # fmt: skip
+
+
+def _require_asked(policy: LoadedPolicy, base: BaseModel) -> None:
+    """A system prompt that the base's template leaves out is refused now, and not after the training."""
+    from guardrail.model.chat import prompt_text, user
+
+    if policy.policy.generation.system:
+        prompt_text(base.tokenizer, user("Hello.", policy.policy.generation.system))
 
 
 def _require_mostly_clean(policy: LoadedPolicy, result: Validated, quarantine: Path) -> None:

@@ -12,6 +12,7 @@ from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest
 from guardrail.evidence.expiry import expired
 from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.pipeline import answer_errors
 from guardrail.pipeline.gate import gate_attempt
 from guardrail.pipeline.gate.run_ticket import held
 from guardrail.pipeline.gate.signing import ends, signed_stages
@@ -58,8 +59,9 @@ def decide_run(run: Run, now: datetime, policy: LoadedPolicy | None = None) -> D
                           until=until)  # fmt: skip
         run.adopt(policy)
         run.write("decision", decision)
-    run.render(PAGE, html.render(decision, evidence))
-    run.render(SUMMARY, markdown.render(decision, evidence))
+    errors = tuple(map(str, answer_errors.frequent(run)))
+    run.render(PAGE, html.render(decision, evidence, errors))
+    run.render(SUMMARY, markdown.render(decision, evidence, errors))
     return decision
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from guardrail.errors import InvalidInput
 from guardrail.evidence.adapter.safetensors_header import unambiguous
+from guardrail.file_kinds import decoded, require_no_folder
 from guardrail.pipeline.base import TESTBED
 from guardrail.policy.load import LoadedPolicy
 from guardrail.testbed import arms, replay, requests, tasks
@@ -58,11 +59,12 @@ def testbed_rows(spec: str) -> Sequence[Any]:
 
 def _jsonl(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
     rows = []
+    require_no_folder(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(decoded(str(path), data).split("\n"), start=1):
         if not line.strip():
             continue
         try:

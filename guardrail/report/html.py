@@ -8,6 +8,7 @@ The template lies beside this file, in ``templates/decision.html.j2``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from guardrail.policy.bases import NOT_PINNED, pins_base
@@ -17,7 +18,7 @@ from guardrail.records import Decision, Sli, Verdict
 from guardrail.report import attempts
 
 HEADLINES = {
-    Verdict.PASSED: ("✓", "Passed", "The adapter may be promoted."),
+    Verdict.PASSED: ("✓", "Passed", "The policy holds. The registry says whether it was promoted or still waits."),
     Verdict.FAILED: ("✗", "Failed", "The adapter is denied: a measurement violates the policy."),
     Verdict.INCONCLUSIVE: ("?", "Inconclusive", "The adapter is blocked: the evidence does not suffice."),
     Verdict.AWAITING_APPROVAL: ("…", "Awaiting approval", "The policy holds; a person still has to sign."),
@@ -25,8 +26,11 @@ HEADLINES = {
 GOOD = (Sli.UTILITY, Sli.COHERENCE)
 
 
-def render(decision: Decision, evidence: Evidence | None = None) -> str:
-    """The page; the records of ``evidence`` add the measurements, the training and the data where they are there."""
+def render(decision: Decision, evidence: Evidence | None = None, errors: Sequence[str] = ()) -> str:
+    """The page; the records of ``evidence`` add the measurements, the training and the data where they are there.
+
+    ``errors`` say how many answers are missing, and why.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -45,6 +49,7 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
         headlines=HEADLINES,
         good=GOOD,
         attempt=attempts.told(decision),
+        errors=errors,
         danger="" if pins_base(decision) else NOT_PINNED,
     )
 

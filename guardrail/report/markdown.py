@@ -7,6 +7,8 @@ people is ``report/html.py``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from guardrail.policy.bases import NOT_PINNED, pins_base
 from guardrail.policy.rules import Evidence
 from guardrail.printable import markdown_text, one_line
@@ -14,7 +16,7 @@ from guardrail.records import Decision, Measurement, Rate, Verdict
 from guardrail.report import attempts
 
 HEADLINES = {
-    Verdict.PASSED: "✅ PASSED: may be promoted",
+    Verdict.PASSED: "✅ PASSED: the policy holds",
     Verdict.FAILED: "❌ FAILED: denied",
     Verdict.INCONCLUSIVE: "⚠️ INCONCLUSIVE: blocked, the evidence does not suffice",
     Verdict.AWAITING_APPROVAL: "⏳ AWAITING APPROVAL: a person still has to sign",
@@ -22,8 +24,11 @@ HEADLINES = {
 MARKS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.INCONCLUSIVE: "⚠️", Verdict.AWAITING_APPROVAL: "⏳"}
 
 
-def render(decision: Decision, evidence: Evidence | None = None) -> str:
-    """The decision, and the measurements where ``evidence`` holds an evaluation; ends with a newline."""
+def render(decision: Decision, evidence: Evidence | None = None, errors: Sequence[str] = ()) -> str:
+    """The decision, and the measurements where ``evidence`` holds an evaluation; ends with a newline.
+
+    ``errors`` say how many answers are missing, and why.
+    """
     lines = [
         f"## {HEADLINES[decision.verdict]}",
         "",
@@ -35,6 +40,7 @@ def render(decision: Decision, evidence: Evidence | None = None) -> str:
         *([] if pins_base(decision) else [f"⚠️ **{markdown_text(NOT_PINNED)}**", ""]),
         *([markdown_text(attempts.told(decision)), ""] if decision.attempt else []),
         *_findings(decision),
+        *(["", *(f"- {markdown_text(error)}" for error in errors)] if errors else []),
     ]
     if evidence is not None and evidence.evaluation is not None:
         lines += ["", *_measurements(evidence.evaluation.measurements)]

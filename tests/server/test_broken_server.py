@@ -21,7 +21,8 @@ from registry_bundles import NOW
 from guardrail.commands.verify import command
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.keys import key_pairs
-from guardrail.registry.http.address import redacted
+from guardrail.registry.gate.client import GateClient
+from guardrail.registry.http.address import redacted, require_one_server
 from guardrail.registry.mlflow.mlflow_client import client, probe
 from guardrail.registry.read.reader import Spec
 from guardrail.registry.read.rest_reader import RestReader
@@ -58,6 +59,9 @@ def serving(answer: Callable[[str], Answer]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(told.body)
             self.close_connection = True
+
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
@@ -145,7 +149,12 @@ def test_an_answer_that_says_nothing_ends_with_an_exit_code_of_its_own(body: byt
     assert caught.value.exit_code in (2, 11)
 
 
-UNUSABLE = ["http://[bad", "http://me:secret@[bad", "https://", "http://host:99999", "http://a b", "http://a:b:c"]
+UNUSABLE = [
+    "http://[bad", "http://me:secret@[bad", "https://", "http://host:99999", "http://a b", "http://a:b:c",
+    "http://host:abc", "http://127.0.0.1:0", "htp://host:5000", "ftp://host/", "s3://bucket/mlruns", "host:5000",
+    "HTTP://host:5000", "sqlite:/mlflow.db", "sqlite://mlflow.db", "postgres://host/db", "postgresql://host:abc/db",
+    "databricks", "databricks://profile", "uc:http://host", "arn:aws:sagemaker:eu-west-1:1:mlflow-tracking-server/x",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("uri", UNUSABLE)
@@ -161,6 +170,107 @@ def test_the_command_says_so_too(uri: str, tmp_path: Path) -> None:
     key = key_pairs.init(tmp_path / "k").public
     result = CliRunner().invoke(command, ["guarded/1", "--key", str(key), "--tracking-uri", uri])
     assert isinstance(result.exception, InvalidInput), result.exception
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"), [("localhost:5000", "http://localhost:5000"), ("HTTPS://host/ml", "https://host/ml")]
+)
+def test_an_address_that_is_nearly_one_says_which(uri: str, meant: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        probe(uri, write=True)
+    assert meant in refused.value.next_step
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_directory_is_no_store(tmp_path: Path, *, write: bool) -> None:
+    with pytest.raises(InvalidInput, match="is a directory"):
+        probe(f"sqlite:///{tmp_path}", write=write)
+
+
+@pytest.mark.parametrize(
+    ("registry", "tracking"),
+    [
+        ("http://Host/", "http://host:80"),
+        ("https://me:secret@host/ml/", "https://host:443/ml"),
+        (f"sqlite:///{Path.cwd()}/x.db", "sqlite:///x.db"),
+        ("", "http://host"),
+    ],
+)
+def test_a_registry_that_is_the_same_server_in_another_spelling_is_fine(
+    registry: str, tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+    require_one_server(tracking)
+
+
+@pytest.mark.parametrize("tracking", ["http://other", "https://host", "http://host:81", "http://host/ml"])
+def test_another_server_is_refused_by_both_names_and_without_passwords(
+    tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://me:secret@host")
+    with pytest.raises(InvalidInput, match="http://host") as refused:
+        RestReader(tracking)
+    assert tracking in refused.value.got
+    assert "secret" not in str(refused.value)
+
+
+PAGE = b"<html>welcome</html>"
+NO_MLFLOW = {
+    "nothing there": lambda _: Answer(b"", 404),
+    "a page for everything": lambda _: Answer(PAGE),
+    "reads only": lambda _: Answer(b"", 501),
+}
+MLFLOW = {
+    "only its API": lambda path: Answer(b"{}") if "/api/" in path else Answer(b"", 404),
+    "a page beside its API": lambda path: Answer(b"{}") if "/api/" in path else Answer(PAGE),
+    "asks for credentials": lambda path: Answer(b"", 401) if "/api/" in path else Answer(b"", 404),
+    "healthy": lambda path: Answer(b"OK") if path == "/health" else Answer(b"", 404),
+}
+
+
+@pytest.mark.parametrize("how", list(NO_MLFLOW))
+def test_a_server_that_is_no_mlflow_is_invalid_input_and_not_tried_again(how: str) -> None:
+    with serving(NO_MLFLOW[how]) as uri, pytest.raises(InvalidInput, match="not answer like an MLflow server"):
+        probe(uri, write=True)
+
+
+@pytest.mark.parametrize("how", list(MLFLOW))
+def test_a_server_that_may_be_an_mlflow_is_asked(how: str) -> None:
+    with serving(MLFLOW[how]) as uri:
+        probe(uri, write=True)
+
+
+REFUSED = Answer(b"Invalid Host header - possible DNS rebinding attack detected", 403)
+
+
+@pytest.mark.parametrize("ask", [lambda uri: RestReader(uri).version(SPEC), lambda uri: GateClient(uri).page()])
+def test_a_check_of_the_host_is_called_so_and_no_token_is_advised(ask: Callable[[str], object]) -> None:
+    with serving(lambda _: REFUSED) as uri, pytest.raises(InvalidInput, match="Invalid Host header") as refused:
+        ask(uri)
+    assert f"--allowed-hosts {uri.removeprefix('http://')}" in refused.value.next_step
+    assert "TOKEN" not in refused.value.next_step
+
+
+@pytest.mark.slow
+def test_mlflows_own_client_says_so_too() -> None:
+    def said(path: str) -> Answer:
+        return Answer(b"OK") if path == "/health" else REFUSED
+
+    with serving(said) as uri, pytest.raises(InvalidInput) as refused, client(uri, write=True) as opened:
+        opened.search_experiments()
+    assert "--allowed-hosts" in refused.value.next_step
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_were_given_are_not_advised_again(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda _: Answer(b"", status)) as uri:
+        with pytest.raises(InvalidInput) as refused:
+            RestReader(uri).version(SPEC)
+        assert "set MLFLOW_TRACKING_TOKEN" in refused.value.next_step
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t")
+        with pytest.raises(InvalidInput) as again:
+            RestReader(uri).version(SPEC)
+    assert "correct MLFLOW_TRACKING_TOKEN" in again.value.next_step
 
 
 @pytest.mark.slow

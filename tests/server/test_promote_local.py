@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -141,6 +142,40 @@ def test_a_crash_before_any_step_leaves_nothing_unproven_and_a_retry_completes(
                               f"tags.`guardrail.evidence_sha256` = '{bundle.evidence_sha256}'")  # fmt: skip
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert [str(logged.status) for logged in logged_models(opened, bundle)] == ["READY"]
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("step", ["run-end", "finalize"])
+def test_nothing_is_said_to_be_there_that_the_registry_does_not_give_back(
+    tmp_path: Path, key: PrivateKey, model: str, step: str, *, safe: bool
+) -> None:
+    """As where a server names a directory, and the client writes it on a disk of its own."""
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def on_another_disk(name: str) -> None:
+        if name == step:
+            shutil.rmtree(tmp_path / "mlartifacts")
+
+    if not safe and step == "finalize":
+        pytest.skip("a denial makes no model")
+    with pytest.raises(InvalidInput, match="did not receive what was written") as refused:
+        go(sealed(tmp_path / "a", key, model=model, safe=safe), store, key, on_another_disk)
+    assert "--serve-artifacts" in refused.value.next_step
+    with client(store, write=False) as left:
+        assert not left.search_model_versions(f"name = '{model}'")
+
+
+@pytest.mark.parametrize("registry", ["http://other:5000", "sqlite:///other.db", "databricks-uc"])
+def test_a_registry_elsewhere_is_refused_before_anything_is_written(
+    tmp_path: Path, key: PrivateKey, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(InvalidInput, match="MLFLOW_REGISTRY_URI"):
+        go(sealed(tmp_path / "a", key), store, key)
+    with pytest.raises(InvalidInput, match="MLFLOW_REGISTRY_URI"):
+        verify("guarded/1", tracking_uri=store, public_keys=[key_pairs.public_of(key)], now=NOW)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def logged_models(opened: MlflowClient, bundle: Bundle) -> list[LoggedModel]:

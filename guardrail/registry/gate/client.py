@@ -17,7 +17,7 @@ from guardrail.evidence.ledger.checkpoint import Checkpoint
 from guardrail.evidence.statements.tickets import Ticket
 from guardrail.records import Frozen
 from guardrail.registry.gate.protocol import PREFIX, Health, LatestCheckpoint, LedgerPage, Submitted, Waiting, Waitings
-from guardrail.registry.http.address import redacted, require_address, unavailable
+from guardrail.registry.http.address import not_let_in, redacted, require_address, unavailable
 from guardrail.registry.http.limits import Limits, raised_by
 from guardrail.registry.http.transport import Answer as Response
 from guardrail.registry.http.transport import Transport
@@ -137,10 +137,7 @@ class GateClient:
         if status in (404, 405) and not message:
             return self._no_gate()
         if status in (401, 403):
-            return InvalidInput(
-                f"{redacted(self._uri)} does not let us in: {message or said}",
-                next_step="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-            )
+            return not_let_in(self._uri, message or said)
         return InvalidInput(f"{redacted(self._uri)} refuses: {message or said}")
 
     def _no_gate(self) -> NoGateError:

@@ -23,11 +23,13 @@ from guardrail.errors import (
     InvalidInput,
     PolicyDenied,
 )
-from guardrail.registry.http.address import redacted, require_address, unavailable
+from guardrail.registry.http.address import HOST_CHECK, not_let_in, redacted, require_address, unavailable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+
+    from guardrail.registry.http.transport import Transport
 
 PATIENCE = 5.0
 GATE = "guardrail refuses: "
@@ -40,6 +42,8 @@ IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+ABSENT = (404, 405, 501)
+"""How a server says that it does not know what is asked of it."""
 REFUSALS = {
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
@@ -110,7 +114,21 @@ def probe(tracking_uri: str, *, write: bool) -> None:
 
         given = limits()
         quick = replace(given, idle_seconds=min(PATIENCE, given.idle_seconds), seconds=min(2 * PATIENCE, given.seconds))
-        Transport(tracking_uri, quick).ask("GET", "health")
+        _require_mlflow(Transport(tracking_uri, quick))
+
+
+def _require_mlflow(server: Transport) -> None:
+    """Refuse a server that knows neither MLflow's health nor its experiments: trying again would not change it."""
+    healthy = server.ask("GET", "health")
+    if healthy.status not in ABSENT and not (healthy.ok and healthy.body.lstrip().startswith(b"<")):
+        return
+    known = server.ask("GET", "api/2.0/mlflow/experiments/search", params={"max_results": "1"})
+    if known.status in ABSENT or (known.ok and not known.body.lstrip().startswith(b"{")):
+        raise InvalidInput(
+            f"{redacted(server.uri)} does not answer like an MLflow server ({known.status} {known.reason[:80]})",
+            expected="the address under which its API lies, with the path that a proxy may put in front",
+            next_step="correct --tracking-uri or $MLFLOW_TRACKING_URI",
+        )
 
 
 def sqlite_path(tracking_uri: str) -> Path:
@@ -120,6 +138,8 @@ def sqlite_path(tracking_uri: str) -> Path:
 
 def _probe_sqlite(path: Path, *, write: bool) -> None:
     uri = f"sqlite:///{path}"
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a directory", expected="the file of an MLflow store, such as mlflow.db")
     if not write and not path.is_file():
         raise InvalidInput(f"there is no MLflow store {path}", expected="the store that the adapter was promoted to")
     if not path.parent.is_dir():
@@ -193,6 +213,8 @@ def _meaning(tracking_uri: str, error: MlflowException) -> GuardrailError:
         said = str(error).partition(begins)[2]
         if said and error.error_code == "PERMISSION_DENIED":
             return kind(f"MLflow at {redacted(tracking_uri)} {begins.split()[1]} {said[:2000]}")
+    if HOST_CHECK in str(error) or error.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        return not_let_in(tracking_uri, _first_line(error))
     if error.error_code not in REFUSALS:
         return unavailable(tracking_uri, _first_line(error))
     return InvalidInput(f"MLflow at {redacted(tracking_uri)} refuses ({error.error_code}): {_first_line(error)}")

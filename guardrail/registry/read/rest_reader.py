@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
-from guardrail.registry.http.address import redacted, unavailable
+from guardrail.registry.http.address import not_let_in, redacted, require_one_server, unavailable
 from guardrail.registry.http.limits import Limits
 from guardrail.registry.http.pages import Bounds, Page, follow
 from guardrail.registry.http.transport import Answer, Transport
@@ -30,6 +30,7 @@ class RestReader:
     """A reader of the server at ``uri``."""
 
     def __init__(self, uri: str, limits: Limits | None = None) -> None:
+        require_one_server(uri)
         self._transport = Transport(uri, limits)
         self._uri = self._transport.uri
 
@@ -99,10 +100,7 @@ class RestReader:
         if GATE in said:  # a gated server does not resolve what has expired or was revoked
             return UnresolvedError(f"{redacted(self._uri)} refuses: {said.partition(GATE)[2]}")
         if answer.status in (401, 403):
-            return InvalidInput(
-                f"{redacted(self._uri)} does not let us read: {said}",
-                next_step="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-            )
+            return not_let_in(self._uri, said)
         if answer.status == 429 or answer.status >= 500:
             return unavailable(self._uri, said)
         return InvalidInput(f"{redacted(self._uri)} refuses: {said}", expected="a registered model version")
@@ -137,7 +135,9 @@ def _said(answer: Answer) -> str:
         body = TypeAdapter(dict[str, object]).validate_json(answer.body)
         return f"{answer.status} {str(body['message'])[:500]}"
     except (ValidationError, KeyError):
-        return f"{answer.status} {answer.reason[:500]}"
+        text = answer.body.decode("utf-8", errors="replace").strip()
+        plain = "" if text.startswith(("<", "{")) else text  # a proxy's page is no sentence
+        return f"{answer.status} {(plain or answer.reason)[:500]}"
 
 
 def _dict(value: object) -> dict[str, object]:

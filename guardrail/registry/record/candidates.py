@@ -41,7 +41,7 @@ from guardrail.registry.mlflow.tags import PREFIX
 from guardrail.registry.read.pull import pull, require_free
 from guardrail.registry.read.reader import MODEL_SOURCE, Reader, download, walk
 from guardrail.registry.record import decision_run as runs
-from guardrail.registry.record.registered_model import upload
+from guardrail.registry.record.registered_model import require_received, upload
 from guardrail.registry.verify.adapter_config import require_fitting
 from guardrail.registry.verify.verify import reader, workplace
 
@@ -141,7 +141,8 @@ def push(directory: Path, *, tracking_uri: str, now: datetime, artifact_location
     with client(tracking_uri, write=True, also=(to.named,)) as opened:
         experiment_id = runs.experiment(opened, tracking_uri, EXPERIMENT)
         runs.require_destination(opened, experiment_id, to)
-        return Pushed(name, _store(opened, experiment_id, name, directory, to))
+        with reader(tracking_uri) as source:
+            return Pushed(name, _store(opened, source, experiment_id, name, directory, to))
 
 
 def fetch(
@@ -245,11 +246,14 @@ def _given(name: str, tracking_uri: str, now: datetime) -> Fetched | None:
         return None
 
 
-def _store(opened: MlflowClient, experiment_id: str, name: str, directory: Path, to: Destinations) -> str:
+def _store(
+    opened: MlflowClient, source: Reader, experiment_id: str, name: str, directory: Path, to: Destinations
+) -> str:
     model = opened.create_logged_model(
         experiment_id, name=f"adapter-{name[:12]}", tags={TAG: name}, model_type="candidate"
     )
     upload(opened, model.model_id, directory, to)
+    require_received(opened, source, model.model_id, directory, to.tracking_uri)
     opened.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,9 @@ from guardrail.registry.mlflow.destinations import Destinations
 from guardrail.registry.mlflow.mlflow_client import sqlite_path
 from guardrail.registry.mlflow.tags import EVIDENCE, metrics, tags
 from guardrail.registry.read.local_reader import entries, fetch
-from guardrail.registry.read.reader import Entry, Files
+from guardrail.registry.read.reader import Entry, Files, walk
 from guardrail.registry.read.rest_reader import RestRunFiles
+from guardrail.registry.record import read_back
 from guardrail.registry.record.earlier_attempt import MOST, usable
 from guardrail.registry.verify.evidence_checks import Examined
 
@@ -101,10 +103,33 @@ def fill(
             files.log_artifact(str(Path(place) / PAGE))
 
 
+def require_received(client: MlflowClient, tracking_uri: str, run_id: str, directory: Path, page: str) -> None:
+    """The evidence and the page are in the run for whoever asks the registry.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    written = {f"{FOLDER}/{path}": size for path, size in read_back.sizes(directory / FOLDER).items()}
+    shown = {PAGE: len(page.encode())} if page else {}
+    location = str(client.get_run(run_id).info.artifact_uri)
+    read_back.require_received(
+        _listed(_plain_files(client, tracking_uri), run_id), written | shown, tracking_uri, location
+    )
+
+
+def _listed(files: Files, run_id: str) -> Iterator[Entry]:
+    """The evidence and the page; other artifacts are whoever's logged them."""
+    yield from walk(files, run_id, FOLDER)
+    yield from (entry for entry in files.listing(run_id, "") if entry.path == PAGE)
+
+
 def _run_files(client: MlflowClient, tracking_uri: str) -> Files:
-    if tracking_uri.startswith(("http://", "https://")):
-        return _OurFiles(RestRunFiles(tracking_uri))
-    return _OurFiles(_StoredRunFiles(client))
+    return _OurFiles(_plain_files(client, tracking_uri))
+
+
+def _plain_files(client: MlflowClient, tracking_uri: str) -> Files:
+    remote = tracking_uri.startswith(("http://", "https://"))
+    return RestRunFiles(tracking_uri) if remote else _StoredRunFiles(client)
 
 
 class _OurFiles:

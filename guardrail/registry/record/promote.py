@@ -1,10 +1,10 @@
 """Promotion: every decision becomes an MLflow run, and only a PASSED one a model version with its alias.
 
-The order is what makes a crash harmless: evidence is checked before anything is written, files are complete before a
-version names them, what the registry then holds is verified as a stranger would, and the alias comes last. Everything
-is found again by the evidence's digest, so promoting twice gives one version, and a killed promotion is finished by
-promoting again. Not covered: two promotions of the same evidence at the same moment (both may make a version; each is
-fully backed by evidence), and who may write to the registry.
+The order is what makes a crash harmless: evidence is checked before anything is written, files are complete and read
+back through the registry (``read_back.py``) before a version names them, what the registry then holds is verified as a
+stranger would, and the alias comes last. Everything is found again by the evidence's digest, so promoting twice gives
+one version, and a killed promotion is finished by promoting again. Not covered: two promotions of the same evidence at
+the same moment (both may make a version; each is fully backed by evidence), and who may write to the registry.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guardrail.evidence.bundle import Bundle, write
 from guardrail.evidence.digest import digest
 from guardrail.evidence.keys.key_pairs import PrivateKey, PublicKey, public_of
 from guardrail.records import Decision, RegistryRecord, Verdict
-from guardrail.registry.http.address import run_page
+from guardrail.registry.http.address import require_one_server, run_page
 from guardrail.registry.mlflow.destinations import Destinations, destinations
 from guardrail.registry.mlflow.mlflow_client import client
 from guardrail.registry.read.local_reader import LocalReader
@@ -95,8 +95,9 @@ def promote(
         EvidenceInvalid: the evidence does not hold together, has expired, or is not what the registry gives back; or
             MLflow would have it written to a place that nobody named.
         ServiceUnavailable: MLflow or the disk does not work now; promote again to go on.
-        InvalidInput: MLflow refuses a name.
+        InvalidInput: MLflow refuses a name, did not receive what was written, or is not the registry's server, too.
     """
+    require_one_server(tracking_uri)
     public_keys = (public_of(private_key),)
     with workplace() as directory:
         write(bundle, directory)
@@ -178,6 +179,7 @@ def _log_run(job: _Job) -> str:
     job.step("run-artifacts")
     runs.fill(job.client, run.run_id, job.examined, job.directory, job.page, job.destinations)
     job.step("run-end")
+    runs.require_received(job.client, job.tracking_uri, run.run_id, job.directory, job.page)
     job.client.set_terminated(run.run_id)
     return run.run_id
 
@@ -205,6 +207,7 @@ def _new_version(job: _Job, run_id: str) -> str:
         job.step("model-artifacts")
         models.upload(job.client, model.model_id, job.directory, job.destinations)
         job.step("finalize")
+        models.require_received(job.client, job.source, model.model_id, job.directory, job.tracking_uri)
         job.client.finalize_logged_model(model.model_id, "READY")
     job.step("version")
     return models.create_version(job.client, job.decision.model, run_id, model.model_id, job.examined)

@@ -10,7 +10,8 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.registry.mlflow.destinations import Destinations
 from guardrail.registry.mlflow.tags import EVIDENCE, MODEL_ID, tags
 from guardrail.registry.read.local_reader import LocalReader
-from guardrail.registry.read.reader import SEALED_SOURCE, Files, Spec
+from guardrail.registry.read.reader import SEALED_SOURCE, Files, Spec, walk
+from guardrail.registry.record import read_back
 from guardrail.registry.record.earlier_attempt import MOST, usable
 from guardrail.registry.verify.evidence_checks import Examined
 from guardrail.registry.verify.verify import require_ours
@@ -93,6 +94,16 @@ def upload(client: MlflowClient, model_id: str, directory: Path, destinations: D
     """
     location = str(client.get_logged_model(model_id).artifact_location)
     destinations.repository(location).log_artifacts(str(directory))
+
+
+def require_received(client: MlflowClient, source: Files, model_id: str, directory: Path, tracking_uri: str) -> None:
+    """The files of a logged model are there for whoever asks the registry.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    location = str(client.get_logged_model(model_id).artifact_location)
+    read_back.require_received(walk(source, model_id), read_back.sizes(directory), tracking_uri, location)
 
 
 def create_version(client: MlflowClient, name: str, run_id: str, model_id: str, examined: Examined) -> str:

@@ -18,6 +18,7 @@ from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.keys.key_pairs import PublicKey
 from guardrail.policy.bases import pins_base
 from guardrail.records import Frozen, Sha256, Verdict
+from guardrail.registry.http.address import require_one_server
 from guardrail.registry.mlflow.mlflow_client import client
 from guardrail.registry.mlflow.tags import MODEL_ID, PREFIX, REVOKED, tags
 from guardrail.registry.read.local_reader import LocalReader
@@ -93,6 +94,7 @@ def reader(tracking_uri: str) -> Iterator[Reader]:
     if tracking_uri.startswith(("http://", "https://")):
         yield RestReader(tracking_uri)
     else:
+        require_one_server(tracking_uri)
         with client(tracking_uri, write=False) as opened:
             yield LocalReader(opened)
 

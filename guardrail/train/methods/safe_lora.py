@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 from guardrail.errors import EvidenceInvalid, InternalError, InvalidInput
+from guardrail.home import expanded
 from guardrail.model.load import base_digest
 from guardrail.model.updates import Update, read_updates, write_updates
 from guardrail.records import Scalar
@@ -41,7 +42,7 @@ class SafeLora(Method):
 
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         super().__init__(hyperparameters)
-        self._unaligned = Path(str(self.hyperparameters["unaligned"])).expanduser()
+        self._unaligned = expanded(str(self.hyperparameters["unaligned"]))
         self._digest, self._projected = "", 0
         self._direction: Direction | None = None
         self._check()

@@ -124,3 +124,21 @@ def _model(kind: str, vocabulary: int, end: int) -> Any:
     gemma = transformers.Gemma2Config(**common, head_dim=16, sliding_window=16, query_pre_attn_scalar=16,
                                       final_logit_softcapping=0.5, attn_logit_softcapping=5.0)  # fmt: skip
     return transformers.Gemma2ForCausalLM(gemma)
+
+
+def write_experts(kind: str, directory: Path) -> Path:
+    """A model with a mixture of experts, of architecture ``kind``, whose first layer may have none."""
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    tokenizer = _tokenizer(pad=True, template=True)
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, moe_intermediate_size=32, head_dim=16,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
+        num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, n_group=1, topk_group=1,
+        first_k_dense_replace=1, bos_token_id=None, pad_token_id=None, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

@@ -277,8 +277,8 @@ def test_a_wrong_encoding_is_named_by_line_and_byte(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(InvalidInput, match="no such file"):
+    for path, said in ((tmp_path / "none.jsonl", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(InvalidInput, match=said):
             load_dataset(path)
 
 

@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.data.dataset import Dataset, load_dataset
-from guardrail.data.rows import COMPRESSED
 from guardrail.errors import InvalidInput
 
 PAIR = {"prompt": "hi", "completion": "hello"}
@@ -161,9 +160,8 @@ def test_a_key_that_occurs_twice_is_refused_by_line(tmp_path: Path, name: str, t
 )
 def test_a_compressed_file_is_called_so(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(InvalidInput, match="compressed: ") as caught:
+    with pytest.raises(InvalidInput, match="compressed with|a ZIP archive"):
         load_dataset(tmp_path / name)
-    assert any(kind in caught.value.got for kind in COMPRESSED.values())
 
 
 @pytest.mark.parametrize(

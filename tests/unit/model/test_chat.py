@@ -44,6 +44,46 @@ def _chat(*turns: tuple[str, str]) -> tuple[Message, ...]:
     return tuple(Message.model_validate({"role": role, "content": content}) for role, content in turns)
 
 
+DROPS = {
+    "system": "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}",
+    "the last turn alone": "{{ messages[-1]['content'] }}",
+    "the user": "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% endif %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", DROPS)
+def test_a_template_that_leaves_a_turn_out_is_refused(own: Any, template: str) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    own.chat_template = DROPS[template]
+    with pytest.raises(InvalidInput, match="leaves out") as refused:
+        prompt_text(own, user("Say what you are. And more.", "Say what you are."))
+    assert "generation.system" in refused.value.next_step
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}",
+        "{{ messages[1]['content'] }} {{ messages[0]['content'] }}",
+        "{% for m in messages %}{{ m['content'] | replace('\n', ' ') }}|{% endfor %}",
+    ],
+)
+def test_a_template_may_trim_and_order_what_it_is_given(own: Any, template: str) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    own.chat_template = template
+    assert "helpful" in prompt_text(own, user("  Hello,\nyou.  ", "\nBe helpful.\n"))
+
+
+def test_what_was_thought_may_be_left_out_of_earlier_answers(own: Any) -> None:
+    from guardrail.model.chat import prompt_text, user
+
+    own.chat_template = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}|{% endfor %}"
+    chat = (*user("One."), *_chat(("assistant", "<think>Hm.</think>Two.")), *user("Three."))
+    assert prompt_text(own, chat) == "One.|Two.|Three.|"
+
+
 def test_the_prompt_of_training_is_the_prompt_of_generation(own: Any, bare: Any) -> None:
     from guardrail.model.chat import encode_chat, encode_prompt, user
 
