@@ -160,7 +160,7 @@ def test_a_key_that_occurs_twice_is_refused_by_line(tmp_path: Path, name: str, t
 )
 def test_a_compressed_file_is_called_so(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(InvalidInput, match="compressed with|a ZIP archive"):
+    with pytest.raises(InvalidInput, match=r"compressed with|a ZIP archive"):
         load_dataset(tmp_path / name)
 
 
