@@ -150,13 +150,14 @@ def test_a_key_that_occurs_twice_is_refused_by_line(tmp_path: Path, name: str, t
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("d.jsonl.gz", gzip.compress(b"{}")),
-        ("d.jsonl", gzip.compress(b"{}")),
+        ("d.jsonl.gz", gzip.compress(b"{}", mtime=0)),
+        ("d.jsonl", gzip.compress(b"{}", mtime=0)),
         ("d.jsonl.bz2", bz2.compress(b"{}")),
         ("d.json.xz", lzma.compress(b"{}")),
         ("d.zip", b"PK\x03\x04\x00"),
         ("d.jsonl.zst", b"\x28\xb5\x2f\xfd\x00"),
     ],
+    ids=["gzip", "gzip without its suffix", "bzip2", "xz", "zip", "zstandard"],
 )
 def test_a_compressed_file_is_called_so(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
