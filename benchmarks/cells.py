@@ -79,11 +79,14 @@ class Cell:
         if self.method != "base":
             job = self.job()
             told |= {
-                "method": self.method, "settings": _decisive(job.settings), "lora": {**asdict(Lora()), "targets": []},
+                "method": self.method,
+                "settings": _decisive(job.settings),
+                "lora": {**asdict(Lora()), "targets": []},
                 "hyperparameters": create(self.method, job.hyperparameters).hyperparameters,
-                "replay": digest(list(job.replay_prompts)), "trigger": self.trigger,
+                "replay": digest(list(job.replay_prompts)),
+                "trigger": self.trigger,
                 "rows": digest([row.model_dump(mode="json") for row in self.rows()]),
-            }  # fmt: skip
+            }
         return digest(told)
 
 

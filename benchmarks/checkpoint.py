@@ -36,7 +36,7 @@ from matrix import Cell
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.ledger import signed_ledger
 from guardrail.evidence.ledger.checkpoint import EVERY
-from guardrail.evidence.ledger.entries import Head, Kind
+from guardrail.evidence.ledger.entries import EntryKind, Head
 from guardrail.evidence.ledger.ledger_file import read_head
 from guardrail.evidence.ledger.sums import Sums
 from guardrail.registry.audit.ledger_reader import read_history
@@ -81,7 +81,7 @@ class Writer:
         assert self.head is not None
         self.path.with_name("ledger.head").write_bytes(canonical(self.head))
 
-    def _add(self, write: Callable[[bytes], object], kind: Kind, **what: str) -> None:
+    def _add(self, write: Callable[[bytes], object], kind: EntryKind, **what: str) -> None:
         entry = signed_ledger.next_entry(self.head, time=self.time, kind=kind, **what)
         data = signed_ledger.append(self.head, entry, self.key)
         self.head = signed_ledger.advance(self.head, data)
@@ -118,15 +118,28 @@ def measured(running: Running, who: People, tickets: int, rounds: int) -> Figure
         found["reading_whole"].append(_reading(gate, who, read_head(head)))
     checkpoint, last = gate.checkpoint(), read_head(head)
     return Figures(
-        tickets=tickets, **{name: median(values) for name, values in found.items()},
+        tickets=tickets,
+        **{name: median(values) for name, values in found.items()},
         document_bytes=len(canonical(checkpoint)) if checkpoint else 0,
         entries_after=last.number - (checkpoint.head.number if checkpoint else 0),
-    )  # fmt: skip
+    )
 
 
 def _command(running: Running, who: People, *more: str) -> float:
-    arguments = [sys.executable, "-m", "guardrail", "verify", f"{MODEL}@{ALIAS}", "--trust", str(who.trust_file),
-                 "--root-key", str(who.root.public_file), "--tracking-uri", running.uri, *more]  # fmt: skip
+    arguments = [
+        sys.executable,
+        "-m",
+        "guardrail",
+        "verify",
+        f"{MODEL}@{ALIAS}",
+        "--trust",
+        str(who.trust_file),
+        "--root-key",
+        str(who.root.public_file),
+        "--tracking-uri",
+        running.uri,
+        *more,
+    ]
     start = perf_counter()
     subprocess.run(arguments, check=True, capture_output=True, env=os.environ)
     return perf_counter() - start
@@ -151,12 +164,17 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder, flooded(Path(folder), tickets) as (running, who):
             rows.append(measured(running, who, tickets, arguments.rounds))
             one = rows[-1]
-            print(f"{tickets:>7} unused tickets: verify {one.command:.2f} s (whole ledger {one.command_whole:.2f} s), "
-                  f"of that reading {one.reading:.3f} s ({one.reading_whole:.2f} s); checkpoint {one.document_bytes} "
-                  f"bytes, {one.entries_after} entries after it", flush=True)  # fmt: skip
+            print(
+                f"{tickets:>7} unused tickets: verify {one.command:.2f} s (whole ledger {one.command_whole:.2f} s), "
+                f"of that reading {one.reading:.3f} s ({one.reading_whole:.2f} s); checkpoint {one.document_bytes} "
+                f"bytes, {one.entries_after} entries after it",
+                flush=True,
+            )
     ratio = rows[-1].command / rows[0].command
-    print(f"ratio most/fewest: verify {ratio:.2f} (target at most {RATIO}), whole ledger "
-          f"{rows[-1].command_whole / rows[0].command_whole:.2f}")  # fmt: skip
+    print(
+        f"ratio most/fewest: verify {ratio:.2f} (target at most {RATIO}), whole ledger "
+        f"{rows[-1].command_whole / rows[0].command_whole:.2f}"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows]) + "\n")
     return 0 if ratio <= RATIO else 1

@@ -44,8 +44,13 @@ def main() -> int:
             counts[name] = pool((known[cell] for cell in row if cell.task == task), name)
         figures[setting] = {name: ratio(pair) for name, pair in counts.items()}
         print(f"| {setting[0]} | {setting[1]:g} | " + " | ".join(map(shown, counts.values())) + " |")
-    useful = [s for s in figures if all(figures[s][n] >= max(f[n] for f in figures.values()) - 0.01
-                                        for n in figures[s] if n.startswith("utility"))]  # fmt: skip
+    useful = [
+        s
+        for s in figures
+        if all(
+            figures[s][n] >= max(f[n] for f in figures.values()) - 0.01 for n in figures[s] if n.startswith("utility")
+        )
+    ]
     best = min(figures[s]["asr_validation"] for s in useful)
     chosen = (LEARNING_RATE, float(Der.defaults["alpha"]))
     met = chosen in useful and figures[chosen]["asr_validation"] <= best

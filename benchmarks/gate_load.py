@@ -294,8 +294,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for one in measured(Path(folder), floods, megabytes, rounds):
             found.append(one)
-            print(f"{one.flood:42s} alone {one.alone:6.2f} s   beside {CONNECTIONS} connections {one.beside:7.2f} s   "
-                  f"ratio {one.ratio:6.2f}   answers {dict(sorted(one.answers.items()))}", flush=True)  # fmt: skip
+            print(
+                f"{one.flood:42s} alone {one.alone:6.2f} s   beside {CONNECTIONS} connections {one.beside:7.2f} s   "
+                f"ratio {one.ratio:6.2f}   answers {dict(sorted(one.answers.items()))}",
+                flush=True,
+            )
     print(f"the worst ratio: {max(one.ratio for one in found):.2f} (target at most {RATIO})")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

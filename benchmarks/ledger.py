@@ -37,9 +37,16 @@ def written(path: Path, count: int, key: PrivateKey) -> tuple[Head, Head]:
     with path.open("wb") as stream:
         for index in range(count):
             entry = signed_ledger.next_entry(
-                head, time=START + timedelta(seconds=index), kind="decision", model="guarded-adapter",
-                alias="production", version=str(index), subject="ab" * 32, evidence="cd" * 32, note="PASSED",
-            )  # fmt: skip
+                head,
+                time=START + timedelta(seconds=index),
+                kind="decision",
+                model="guarded-adapter",
+                alias="production",
+                version=str(index),
+                subject="ab" * 32,
+                evidence="cd" * 32,
+                note="PASSED",
+            )
             data = signed_ledger.append(head, entry, key)
             head = signed_ledger.advance(head, data)
             tenth = head if index + 1 == count // 10 else tenth
@@ -74,12 +81,21 @@ def main() -> int:
         small = min(seconds(path, count // 10, tenth, key, arguments.workers) for _ in range(3))
         large = min(seconds(path, count, head, key, arguments.workers) for _ in range(3))
     ratio = large[0] / small[0]
-    print(f"{count} entries ({megabytes:.0f} MB, {arguments.type}, {arguments.workers} workers): {large[0]:.2f} s, "
-          f"{large[1]:.2f} s of processor time (target under {limit:.0f} s)")  # fmt: skip
+    print(
+        f"{count} entries ({megabytes:.0f} MB, {arguments.type}, {arguments.workers} workers): {large[0]:.2f} s, "
+        f"{large[1]:.2f} s of processor time (target under {limit:.0f} s)"
+    )
     print(f"{count // 10} entries: {small[0]:.3f} s; ratio {ratio:.2f} (target at most {RATIO:.0f})")
     if arguments.json:
-        figures = {"entries": count, "seconds": large[0], "cpu_seconds": large[1], "seconds_tenth": small[0],
-                   "ratio": ratio, "workers": arguments.workers, "type": arguments.type}  # fmt: skip
+        figures = {
+            "entries": count,
+            "seconds": large[0],
+            "cpu_seconds": large[1],
+            "seconds_tenth": small[0],
+            "ratio": ratio,
+            "workers": arguments.workers,
+            "type": arguments.type,
+        }
         arguments.json.write_text(json.dumps(figures) + "\n")
     return 0 if large[0] < limit and ratio <= RATIO else 1
 

@@ -95,7 +95,7 @@ ROUTES = (
     Route("POST", "api/2.0/guardrail/tickets", "model", {"alias": "production"}),
     Route("GET", "api/2.0/guardrail/waiting", "model", {}),
     Route("GET", "api/2.0/guardrail/statements", "sha256", {}),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,10 @@ def main() -> int:
         with stock_server(base / "stock", Cell()) as running:
             stock = cost(running, times)
     for what, found in (("gated", gated), ("stock", stock)):
-        print(f"{what}: {found.requests} requests, {found.seconds_each:.3f} s of processor time each, memory grew by "
-              f"{found.megabytes:.0f} MB; at most {found.slowest.seconds:.2f} s, for {found.slowest.what}")  # fmt: skip
+        print(
+            f"{what}: {found.requests} requests, {found.seconds_each:.3f} s of processor time each, memory grew by "
+            f"{found.megabytes:.0f} MB; at most {found.slowest.seconds:.2f} s, for {found.slowest.what}"
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps({"gated": asdict(gated), "stock": asdict(stock)}) + "\n")
     slow, large = gated.seconds_each - stock.seconds_each, gated.megabytes - stock.megabytes

@@ -33,14 +33,19 @@ def _grid(**values: tuple[float | str, ...]) -> tuple[Setting, ...]:
 GRIDS: Mapping[str, tuple[Setting, ...]] = {
     "lwf": _grid(**{"lambda": (1e-3, 1e-2, 1e-1, 1.0)}),
     "ewc": _grid(**{"lambda": (0.1, 1.0, 4.0, 10.0)}),
-    "lisa": (*_grid(rho=(0.0, 0.1, 1.0), user_steps=(9.0,), safety_steps=(1.0,)),
-             *_grid(rho=(0.0,), user_steps=(1.0,), safety_steps=(1.0,)),  # no proximity to where a step started
-             *_grid(rho=(0.01, 0.1, 1.0), user_steps=(5.0,), safety_steps=(5.0,))),
+    "lisa": (
+        *_grid(rho=(0.0, 0.1, 1.0), user_steps=(9.0,), safety_steps=(1.0,)),
+        *_grid(rho=(0.0,), user_steps=(1.0,), safety_steps=(1.0,)),  # no proximity to where a step started
+        *_grid(rho=(0.01, 0.1, 1.0), user_steps=(5.0,), safety_steps=(5.0,)),
+    ),
     "safe_lora": (*_grid(threshold=(0.2, 0.5)), *_grid(threshold=(0.2, 0.35, 0.5), scale=("norm",))),
     "safe_instruct": _grid(share=(0.1, 0.3, 1.0)),
-    "constrained": (*_grid(first=(0.5,), early=(2.0,), rest=(0.1,)), *_grid(first=(5.0,), early=(20.0,), rest=(1.0,)),
-                    *_grid(first=(0.05,), early=(0.2,), rest=(0.01,))),
-}  # fmt: skip
+    "constrained": (
+        *_grid(first=(0.5,), early=(2.0,), rest=(0.1,)),
+        *_grid(first=(5.0,), early=(20.0,), rest=(1.0,)),
+        *_grid(first=(0.05,), early=(0.2,), rest=(0.01,)),
+    ),
+}
 CHOSEN: Mapping[str, Setting] = {
     "lisa": (("rho", 0.0), ("user_steps", 1.0), ("safety_steps", 1.0)),
     "safe_lora": (("threshold", 0.2),),
@@ -69,8 +74,11 @@ def main() -> int:
         utilities = [known[cell][f"utility_{cell.task}"] for cell in row]
         worth[method, setting] = statistics.mean(map(ratio, utilities)) - ratio(counts[0])
         told = ", ".join(f"{name}={value}" for name, value in setting)
-        print(f"| {method} | {told} | " + " | ".join(map(shown, [*counts, *utilities]))
-              + f" | {100 * worth[method, setting]:.1f} |")  # fmt: skip
+        print(
+            f"| {method} | {told} | "
+            + " | ".join(map(shown, [*counts, *utilities]))
+            + f" | {100 * worth[method, setting]:.1f} |"
+        )
     met = not [method for method in arguments.methods if not _held(method, worth)]  # every verdict is printed
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +98,10 @@ def _held(method: str, worth: Mapping[tuple[str, Setting], float]) -> bool:
     held = bool(chosen) and chosen[0] >= max(mine.values()) - 0.02
     best = max(mine, key=lambda setting: mine[setting])
     told = ", ".join(f"{name}={value}" for name, value in best)
-    print(f"{'' if held else '**NO** '}{method}: best {told} ({100 * mine[best]:.1f}), compared at "
-          + (f"{100 * chosen[0]:.1f}" if chosen else "not in the grid"))  # fmt: skip
+    print(
+        f"{'' if held else '**NO** '}{method}: best {told} ({100 * mine[best]:.1f}), compared at "
+        + (f"{100 * chosen[0]:.1f}" if chosen else "not in the grid")
+    )
     return held
 
 

@@ -148,10 +148,22 @@ def stock_server(directory: Path) -> Iterator[str]:
     """`mlflow server` with the settings that the gate's launcher makes."""
     port = free_port()
     arguments = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}", "--disable-workspaces",
-        "--artifacts-destination", (directory / "artifacts").as_uri(),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{directory / 'mlflow.db'}",
+        "--disable-workspaces",
+        "--artifacts-destination",
+        (directory / "artifacts").as_uri(),
+    ]
     with started(Command(arguments, environment(directory) | dict.fromkeys(HOSTILE, "false")), port, directory):
         yield f"http://127.0.0.1:{port}"
 
@@ -211,9 +223,11 @@ def measured(folder: Path, starts: int, each: int, entries: int) -> dict[str, An
         alias, whole = alias_seconds(running.uri, folder / "bundles", who, 3)
     return {
         "requests": [asdict(compared(name, times)) for name in READS | WRITES],
-        "alias_seconds": alias, "promote_again_seconds": whole,
-        "ledger_entries": entries, "ledger_seconds": ledger_seconds(folder / "ledger", entries),
-    }  # fmt: skip
+        "alias_seconds": alias,
+        "promote_again_seconds": whole,
+        "ledger_entries": entries,
+        "ledger_seconds": ledger_seconds(folder / "ledger", entries),
+    }
 
 
 def main() -> int:
@@ -232,8 +246,10 @@ def main() -> int:
     worst = min(one["ratio"] for one in found["requests"])
     limit = SECONDS * entries / 100_000
     print(f"the worst ratio: {worst:.3f} (target at least {RATIO})")
-    print(f"a protected alias to a sealed adapter of {MEGABYTES} MB: {found['alias_seconds']:.2f} s (target under "
-          f"{ALIAS_SECONDS:.0f} s); promoting it again: {found['promote_again_seconds']:.2f} s")  # fmt: skip
+    print(
+        f"a protected alias to a sealed adapter of {MEGABYTES} MB: {found['alias_seconds']:.2f} s (target under "
+        f"{ALIAS_SECONDS:.0f} s); promoting it again: {found['promote_again_seconds']:.2f} s"
+    )
     print(f"a ledger of {entries} entries verified: {found['ledger_seconds']:.2f} s (target under {limit:.0f} s)")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

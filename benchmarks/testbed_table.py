@@ -47,8 +47,11 @@ def report(known: Known, table: Sequence[Cell]) -> tuple[list[str], list[tuple[s
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for cell in table:
         groups.setdefault((cell.method, cell.task, cell.poison, cell.coverage, cell.trigger), []).append(known[cell])
-    lines = ["| method | task | p | arm | seeds | ASR gate | ASR poisoned | ASR never aligned | prefill | over-refusal "
-             "| utility | s |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| method | task | p | arm | seeds | ASR gate | ASR poisoned | ASR never aligned | prefill | over-refusal "
+        "| utility | s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for (method, task, poison, coverage, trigger), rows in groups.items():
         arm = "triggered" if trigger else f"coverage {coverage:.0%}" if coverage < 1 else "-"
         names = tasks.NAMES if task == "all" else (task,)
@@ -57,8 +60,11 @@ def report(known: Known, table: Sequence[Cell]) -> tuple[list[str], list[tuple[s
         if trigger:
             arm += " (with trigger: " + shown(pool(rows, "asr_triggered")) + ")"
         seconds = statistics.mean(row["seconds"] for row in rows)
-        lines.append(f"| {method} | {task} | {poison} | {arm} | {len(rows)} | " + " | ".join(columns)
-                     + f" | {shown(pool(rows, 'over_refusal'))} | {utility} | {seconds:.0f} |")  # fmt: skip
+        lines.append(
+            f"| {method} | {task} | {poison} | {arm} | {len(rows)} | "
+            + " | ".join(columns)
+            + f" | {shown(pool(rows, 'over_refusal'))} | {utility} | {seconds:.0f} |"
+        )
     return lines, list(targets(known, table))
 
 

@@ -80,9 +80,14 @@ def base_and_rows(shapes: Shapes, count: int, seed: int) -> tuple[Any, list[Any]
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=shapes.hidden, intermediate_size=4 * shapes.hidden, num_hidden_layers=shapes.layers,
-        num_attention_heads=6, vocab_size=shapes.vocabulary, max_position_embeddings=512, tie_word_embeddings=False,
-    )  # fmt: skip
+        hidden_size=shapes.hidden,
+        intermediate_size=4 * shapes.hidden,
+        num_hidden_layers=shapes.layers,
+        num_attention_heads=6,
+        vocab_size=shapes.vocabulary,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = LlamaForCausalLM(config)
     model = model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -105,7 +110,7 @@ def ours(shapes: Shapes, method: str, passes: str) -> Cost:
     from guardrail.model.adapter import add_lora
     from guardrail.train.fit import fit
     from guardrail.train.methods import create
-    from guardrail.train.replay import Replay
+    from guardrail.train.replay import ReplayRows
     from guardrail.train.teacher import teacher_states
     from guardrail.train.trainer import Buffers, Settings
 
@@ -113,7 +118,7 @@ def ours(shapes: Shapes, method: str, passes: str) -> Cost:
     _, replayed = base_and_rows(shapes, shapes.batch * shapes.steps, 2)
     with tempfile.TemporaryDirectory() as scratch:
         teacher = teacher_states(base, replayed, Path(scratch))
-        buffers = Buffers(rows, Replay(tuple(replayed), "0" * 64), replay_teacher=teacher)
+        buffers = Buffers(rows, ReplayRows(tuple(replayed), "0" * 64), replay_teacher=teacher)
         add_lora(base, rank=16, alpha=32.0, dropout=0.0)
         settings = Settings(epochs=1.0, batch_size=shapes.batch, passes=passes, checkpoint_steps=0)
         before = peak()
@@ -165,18 +170,29 @@ def sft(shapes: Shapes) -> Cost:
     base, rows = base_and_rows(shapes, shapes.batch * shapes.steps, 1)
     model = add_lora(base, rank=16, alpha=32.0, dropout=0.0)
     datasets, trl = import_module("datasets"), import_module("trl")  # neither is needed to use guardrail
-    data = datasets.Dataset.from_list([
-        {"input_ids": [*row.prompt, *row.answer], "labels": [-100] * len(row.prompt) + [*row.answer]}
-        for row in rows
-    ])  # fmt: skip
+    data = datasets.Dataset.from_list(
+        [{"input_ids": [*row.prompt, *row.answer], "labels": [-100] * len(row.prompt) + [*row.answer]} for row in rows]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         arguments = trl.SFTConfig(
-            output_dir=scratch, per_device_train_batch_size=shapes.batch, num_train_epochs=1.0, learning_rate=2e-4,
-            lr_scheduler_type="cosine", logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(), max_length=None, packing=False, gradient_checkpointing=False,
-            bf16=False, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": True},
+            output_dir=scratch,
+            per_device_train_batch_size=shapes.batch,
+            num_train_epochs=1.0,
+            learning_rate=2e-4,
+            lr_scheduler_type="cosine",
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            max_length=None,
+            packing=False,
+            gradient_checkpointing=False,
+            bf16=False,
+            completion_only_loss=True,
+            dataset_kwargs={"skip_prepare_dataset": True},
             dataloader_pin_memory=False,
-        )  # fmt: skip
+        )
         trainer = trl.SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=_tokenizer(shapes))
         before = peak()
         output = trainer.train()
@@ -211,9 +227,12 @@ def variant(name: str, shapes: Shapes) -> Cost:
     silence_transformers()
     warnings.simplefilter("ignore")
     run = {
-        "finetune": lambda s: ours(s, "finetune", "joint"), "der": lambda s: ours(s, "der", "joint"),
-        "der-two-passes": lambda s: ours(s, "der", "separate"), "naive": naive, "sft": sft,
-    }[name]  # fmt: skip
+        "finetune": lambda s: ours(s, "finetune", "joint"),
+        "der": lambda s: ours(s, "der", "joint"),
+        "der-two-passes": lambda s: ours(s, "der", "separate"),
+        "naive": naive,
+        "sft": sft,
+    }[name]
     run(Shapes(hidden=48, layers=1, vocabulary=64, prompt=4, answer=4, batch=2, steps=2))
     return run(shapes)
 
@@ -253,10 +272,13 @@ def targets(shapes: Shapes, seconds: dict[str, float], memory: dict[str, float])
     extra = [memory[name] - memory["finetune"] for name in ("der-two-passes", "naive")]
     found = [
         (f"naive / der >= 0.92 of the ceiling {shapes.ceiling:.2f}", gain >= 0.92 * shapes.ceiling, f"{gain:.2f}"),
-        ("extra memory of der in two passes <= half of naive's", extra[0] <= 0.5 * extra[1],
-         f"{extra[0] / 2**20:.0f} against {extra[1] / 2**20:.0f} MiB"),
+        (
+            "extra memory of der in two passes <= half of naive's",
+            extra[0] <= 0.5 * extra[1],
+            f"{extra[0] / 2**20:.0f} against {extra[1] / 2**20:.0f} MiB",
+        ),
         ("der / (finetune x token ratio) <= 1.10", tokens <= 1.10, f"{tokens:.2f}"),
-    ]  # fmt: skip
+    ]
     if "sft" in seconds:
         ratio = seconds["sft"] / seconds["finetune"]
         found.append(("SFTTrainer / finetune >= 1.0", ratio >= 1.0, f"{ratio:.2f}"))

@@ -60,9 +60,10 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         _sync(path.parent)
     except OSError as error:
         raise ServiceUnavailable(
-            f"cannot write {path}: {error.strerror}", expected="a writable disk with room",
+            f"cannot write {path}: {error.strerror}",
+            expected="a writable disk with room",
             next_step="free space or choose another directory",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def left_behind(directory: Path, name: str | None = None) -> list[Path]:

@@ -72,10 +72,14 @@ def main() -> None:
         show.fail_unexpected("", error, debug=debug)
         sys.exit(5 if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES) else 1)
     except UnicodeEncodeError as error:  # the name of a file, most often
-        show.fail(InvalidInput(
-            f"{error.object[error.start:][:80]!a} cannot be written in this system's encoding {error.encoding!r}",
-            expected="UTF-8", next_step="run again with a UTF-8 locale (LC_ALL=C.UTF-8), or with PYTHONUTF8=1",
-        ).message(), error if debug else None)  # fmt: skip
+        show.fail(
+            InvalidInput(
+                f"{error.object[error.start :][:80]!a} cannot be written in this system's encoding {error.encoding!r}",
+                expected="UTF-8",
+                next_step="run again with a UTF-8 locale (LC_ALL=C.UTF-8), or with PYTHONUTF8=1",
+            ).message(),
+            error if debug else None,
+        )
         sys.exit(2)
     except Exception as error:
         show.fail_unexpected("internal error: ", error, next_step="run again with --debug and report it", debug=debug)

@@ -53,7 +53,7 @@ SCENARIOS = (
 TAMPERED = "e-tampered-adapter"
 
 
-class Share(Frozen):
+class ShownRate(Frozen):
     """A measured rate, short."""
 
     value: float
@@ -64,7 +64,7 @@ class Share(Frozen):
     base: float
 
 
-class Outcome(Frozen):
+class ScenarioOutcome(Frozen):
     """One row of the summary."""
 
     name: str
@@ -74,9 +74,9 @@ class Outcome(Frozen):
     poison_fraction: float
     flagged: int
     quarantined: int
-    asr: Share | None
-    over_refusal: Share | None
-    utility: Share | None
+    asr: ShownRate | None
+    over_refusal: ShownRate | None
+    utility: ShownRate | None
     decision: str
     reasons: tuple[str, ...]
     model_version: str | None
@@ -88,7 +88,7 @@ class Summary(Frozen):
 
     tracking_uri: str
     model: str
-    scenarios: tuple[Outcome, ...]
+    scenarios: tuple[ScenarioOutcome, ...]
 
 
 def demo(directory: Path, task: str, announce: Callable[[str], None], progress: Progress) -> Summary:
@@ -126,7 +126,9 @@ def _fresh(directory: Path) -> None:
     write_atomically(directory / MARKER, b"")
 
 
-def _run(directory: Path, scenario: Scenario, task: str, tracking_uri: str, key: Path, progress: Progress) -> Outcome:
+def _run(
+    directory: Path, scenario: Scenario, task: str, tracking_uri: str, key: Path, progress: Progress
+) -> ScenarioOutcome:
     start = perf_counter()
     policy = find_policy(scenario.policy)
     run = Run(directory / scenario.name)
@@ -142,42 +144,64 @@ def _run(directory: Path, scenario: Scenario, task: str, tracking_uri: str, key:
             run.path, tracking_uri=tracking_uri, key=key_pairs.load_private(key), now=datetime.now(UTC)
         )
         version = record.version
-    return Outcome(
-        name=scenario.name, title=scenario.title, task=task, method=scenario.method, poison_fraction=scenario.poison,
-        flagged=data.flagged, quarantined=data.quarantined, asr=_share(report, Sli.ATTACK_SUCCESS_RATE),
-        over_refusal=_share(report, Sli.OVER_REFUSAL_RATE), utility=_share(report, Sli.UTILITY),
-        decision=decision.verdict.value, reasons=_reasons(decision), model_version=version,
+    return ScenarioOutcome(
+        name=scenario.name,
+        title=scenario.title,
+        task=task,
+        method=scenario.method,
+        poison_fraction=scenario.poison,
+        flagged=data.flagged,
+        quarantined=data.quarantined,
+        asr=_share(report, Sli.ATTACK_SUCCESS_RATE),
+        over_refusal=_share(report, Sli.OVER_REFUSAL_RATE),
+        utility=_share(report, Sli.UTILITY),
+        decision=decision.verdict.value,
+        reasons=_reasons(decision),
+        model_version=version,
         seconds=round(perf_counter() - start, 1),
-    )  # fmt: skip
+    )
 
 
 def _reasons(decision: Decision) -> tuple[str, ...]:
     return tuple(f"{f.rule}: {f.reason}" for f in decision.findings if f.verdict.value != "PASSED")
 
 
-def _share(report: EvaluationReport, sli: Sli) -> Share | None:
+def _share(report: EvaluationReport, sli: Sli) -> ShownRate | None:
     """The first measurement of an SLI; for attack success the one of direct requests."""
     for m in report.measurements:
         if m.sli is sli and m.attack in ("", "direct"):
             c = m.candidate
-            return Share(value=c.value, hits=c.hits, n=c.n, lower=c.lower, upper=c.upper, base=m.base.value)
+            return ShownRate(value=c.value, hits=c.hits, n=c.n, lower=c.lower, upper=c.upper, base=m.base.value)
     return None
 
 
-def _tampered(directory: Path, promoted: Outcome, spec: str, tracking_uri: str, public: Path) -> Outcome:
+def _tampered(
+    directory: Path, promoted: ScenarioOutcome, spec: str, tracking_uri: str, public: Path
+) -> ScenarioOutcome:
     start = perf_counter()
     key = key_pairs.load_public(public)
     refusal = "nothing was promoted, so there is nothing to tamper with"
     verdict = "NOT RUN"
     if promoted.model_version:
         verify(spec, tracking_uri=tracking_uri, public_keys=[key], now=datetime.now(UTC))
-        verdict, refusal = _with_a_byte_changed(_stored_weights(directory), lambda: verify(
-            spec, tracking_uri=tracking_uri, public_keys=[key], now=datetime.now(UTC)))  # fmt: skip
-    return promoted.model_copy(update={
-        "name": TAMPERED, "title": "one byte of the adapter changed", "flagged": 0, "quarantined": 0,
-        "asr": None, "over_refusal": None, "utility": None, "decision": verdict, "reasons": (refusal,),
-        "seconds": round(perf_counter() - start, 1),
-    })  # fmt: skip
+        verdict, refusal = _with_a_byte_changed(
+            _stored_weights(directory),
+            lambda: verify(spec, tracking_uri=tracking_uri, public_keys=[key], now=datetime.now(UTC)),
+        )
+    return promoted.model_copy(
+        update={
+            "name": TAMPERED,
+            "title": "one byte of the adapter changed",
+            "flagged": 0,
+            "quarantined": 0,
+            "asr": None,
+            "over_refusal": None,
+            "utility": None,
+            "decision": verdict,
+            "reasons": (refusal,),
+            "seconds": round(perf_counter() - start, 1),
+        }
+    )
 
 
 def _with_a_byte_changed(path: Path, check: Callable[[], object]) -> tuple[str, str]:

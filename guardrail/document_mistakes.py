@@ -79,7 +79,7 @@ def _dotted(place: Place) -> str:
     return ".".join(str(part) for part in place) or "the document"
 
 
-def told(document: Document, mistakes: list[Mistake]) -> str:
+def mistake_lines(document: Document, mistakes: list[Mistake]) -> str:
     """All of them, one a line, in the order of the file."""
 
     def position(mistake: Mistake) -> tuple[int, ...]:

@@ -8,5 +8,5 @@ Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
 Done = Callable[[int, int], None]
 """How much is done, and how much there is."""
-Count = Callable[[int], None]
+Tick = Callable[[int], None]
 """How much was done since the last call."""

@@ -26,7 +26,7 @@ def _absent(value: object) -> bool:
     return value is None or value == ()
 
 
-Plan = Annotated[Sha256 | None, Field(exclude_if=_absent)]
+PlanDigest = Annotated[Sha256 | None, Field(exclude_if=_absent)]
 """The digest of the sections of the policy that the stage read (``guardrail.policy.stage_plans``)."""
 Scalar = bool | int | float | str
 
@@ -98,7 +98,7 @@ class DataReport(Record):
 
     kind: Literal["data-report"] = "data-report"
     policy: Sha256
-    plan: Plan = None
+    plan: PlanDigest = None
     base: Sha256
     source: str
     source_digest: Sha256
@@ -157,7 +157,7 @@ class AdapterRecord(Record):
 
     kind: Literal["adapter"] = "adapter"
     policy: Sha256
-    plan: Plan = None
+    plan: PlanDigest = None
     data: Sha256
     training_digest: Sha256
     base: ModelRef
@@ -263,7 +263,7 @@ class EvaluationReport(Record):
 
     kind: Literal["evaluation-report"] = "evaluation-report"
     policy: Sha256
-    plan: Plan = None
+    plan: PlanDigest = None
     adapter: Sha256
     manifest: Sha256
     base: ModelRef

@@ -10,13 +10,13 @@ from typing import Literal
 
 from guardrail.records import Frozen
 
-Role = Literal["system", "user", "assistant"]
+TurnRole = Literal["system", "user", "assistant"]
 
 
 class Message(Frozen):
     """One turn of a chat."""
 
-    role: Role
+    role: TurnRole
     content: str
 
 

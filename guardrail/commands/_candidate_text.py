@@ -48,8 +48,10 @@ def _measured(examined: Examined, one: Measurement) -> Iterator[str]:
 
     rate, under = one.candidate, f" under {one.attack}" if one.attack else ""
     yield f"  {one.sli.value} on {one.suite}{under}, judged by {one.judge.name}"
-    yield (f"      {_counts(rate)}, bounds {rate.lower:.1%} and {rate.upper:.1%} at {rate.confidence:.4g}; "
-           f"base {_counts(one.base)}")  # fmt: skip
+    yield (
+        f"      {_counts(rate)}, bounds {rate.lower:.1%} and {rate.upper:.1%} at {rate.confidence:.4g}; "
+        f"base {_counts(one.base)}"
+    )
     limits = judged_by(examined.policy, examined.decision.findings, one)
     for found in limits:
         yield f"      limit {found.objective} ({found.rule}: {found.verdict.value})"

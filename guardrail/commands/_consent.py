@@ -29,8 +29,9 @@ def require_consent(question: str, *, yes: bool) -> None:
         return
     if not at_terminal():
         raise InvalidInput(
-            "nothing was signed: there is no terminal to ask at", expected="--yes, or a person at a terminal",
+            "nothing was signed: there is no terminal to ask at",
+            expected="--yes, or a person at a terminal",
             next_step="read what is shown above; if it is what you want, run the same command with --yes",
-        )  # fmt: skip
+        )
     if not confirm(question):
         raise AwaitingApproval("nothing was signed; everything is as before")

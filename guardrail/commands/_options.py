@@ -338,7 +338,7 @@ def sound_policy(name: str) -> LoadedPolicy:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedRun:
     """A run as a command was told to work on it; nothing is written before :meth:`start`."""
 
     run: Run
@@ -352,9 +352,13 @@ class Opened:
 
 
 def open_run(
-    path: Path, policy: str | None, base: str | None, revision: str | None, tasks: tuple[str, ...],
+    path: Path,
+    policy: str | None,
+    base: str | None,
+    revision: str | None,
+    tasks: tuple[str, ...],
     suites: tuple[str, ...] = (),
-) -> Opened:  # fmt: skip
+) -> OpenedRun:
     """The run at ``path``: with what is given, and else with what it was started with."""
     from guardrail.pipeline.exam import withheld_suites
     from guardrail.pipeline.run import Run, RunConfig
@@ -374,4 +378,4 @@ def open_run(
         tasks=tasks or start.tasks,
         suites=withheld_suites.given(loaded, suites) or start.suites,
     )
-    return Opened(run, loaded, config)
+    return OpenedRun(run, loaded, config)

@@ -22,21 +22,39 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 VALID_HOURS = click.option(
-    "--valid-hours", type=click.IntRange(min=1, max=24 * 30), default=1, show_default=True,
+    "--valid-hours",
+    type=click.IntRange(min=1, max=24 * 30),
+    default=1,
+    show_default=True,
     help="How long the order may be handed in.",
-)  # fmt: skip
+)
 
 
 def signing_options(command: F) -> F:
     """Who signs, and where the order goes."""
     shared = (
-        REASON_OF_NEW, options.KEY, options.PUBLIC_KEY, VALID_HOURS,
-        click.option("--out", type=options.FILE, default=None,
-                     help="Write the order here for others to sign, and hand nothing in."),
-        click.option("--add-signature", "signed", type=options.FILE, default=None, metavar="FILE",
-                     help="Sign an order that somebody wrote, and hand it in (or write it to --out)."),
-        options.TRACKING_URI, YES, options.OUTPUT,
-    )  # fmt: skip
+        REASON_OF_NEW,
+        options.KEY,
+        options.PUBLIC_KEY,
+        VALID_HOURS,
+        click.option(
+            "--out",
+            type=options.FILE,
+            default=None,
+            help="Write the order here for others to sign, and hand nothing in.",
+        ),
+        click.option(
+            "--add-signature",
+            "signed",
+            type=options.FILE,
+            default=None,
+            metavar="FILE",
+            help="Sign an order that somebody wrote, and hand it in (or write it to --out).",
+        ),
+        options.TRACKING_URI,
+        YES,
+        options.OUTPUT,
+    )
     for option in reversed(shared):
         command = option(command)
     return command

@@ -16,9 +16,18 @@ from guardrail.errors import InvalidInput
 @click.option("--to", "to_version", type=click.IntRange(min=1), default=None, help="The version to go back to.")
 @ordering.signing_options
 def rollback(
-    spec: str | None, to_version: int | None, reason: str | None, key: str, public_key: Path | None, valid_hours: int,
-    out: Path | None, signed: Path | None, tracking_uri: str, yes: bool, output: str,
-) -> None:  # fmt: skip
+    spec: str | None,
+    to_version: int | None,
+    reason: str | None,
+    key: str,
+    public_key: Path | None,
+    valid_hours: int,
+    out: Path | None,
+    signed: Path | None,
+    tracking_uri: str,
+    yes: bool,
+    output: str,
+) -> None:
     """Order that NAME@ALIAS goes back to an earlier version.
 
     Shows what follows, asks, and hands the order in. The order holds for where the alias points now and for no other
@@ -35,9 +44,14 @@ def rollback(
         from guardrail.registry.read.rest_reader import RestReader
 
         return write(
-            tracking_uri, RestReader(tracking_uri), parse_spec(spec or ""), str(to_version),
-            reason=reason or "", now=datetime.now(UTC), lasts=ordering.lasts(valid_hours),
-        )  # fmt: skip
+            tracking_uri,
+            RestReader(tracking_uri),
+            parse_spec(spec or ""),
+            str(to_version),
+            reason=reason or "",
+            now=datetime.now(UTC),
+            lasts=ordering.lasts(valid_hours),
+        )
 
     ordering.give(signing, Rollback, new)
 
@@ -46,9 +60,17 @@ def rollback(
 @click.argument("what", metavar="[DIGEST|NAME/VERSION|NAME@ALIAS]", required=False)
 @ordering.signing_options
 def revoke(
-    what: str | None, reason: str | None, key: str, public_key: Path | None, valid_hours: int, out: Path | None,
-    signed: Path | None, tracking_uri: str, yes: bool, output: str,
-) -> None:  # fmt: skip
+    what: str | None,
+    reason: str | None,
+    key: str,
+    public_key: Path | None,
+    valid_hours: int,
+    out: Path | None,
+    signed: Path | None,
+    tracking_uri: str,
+    yes: bool,
+    output: str,
+) -> None:
     """Order that an adapter is out, for good.
 
     It is never admitted and never resolved again, under any name. Shows which versions and aliases stop resolving, and

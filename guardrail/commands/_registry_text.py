@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 def listing_lines(found: Listing) -> list[str]:
     """A table, and what it is worth."""
     head = ("MODEL", "ALIAS", "VERSION", "VERDICT", "VALID UNTIL", "STATE")
-    rows = [(r.model, r.alias, r.version or "-", r.verdict or "-", r.valid_until[:16] or "-",
-             f"{r.state}, {r.waits} waiting" if r.waits else r.state) for r in found.rows]  # fmt: skip
+    rows = [
+        (
+            r.model,
+            r.alias,
+            r.version or "-",
+            r.verdict or "-",
+            r.valid_until[:16] or "-",
+            f"{r.state}, {r.waits} waiting" if r.waits else r.state,
+        )
+        for r in found.rows
+    ]
     worth = f"{_ledger(found.entries, found.ledger_checked)}; no file was read (guardrail verify)"
     wait = sum(row.waits for row in found.rows)
     told = [f"{wait} {'waits' if wait == 1 else 'wait'} for persons to approve: guardrail registry waiting"]
@@ -60,8 +69,17 @@ def age(seconds: int) -> str:
 def revoked_lines(found: RevokedList) -> list[str]:
     """A revoked adapter a line."""
     head = ("MODEL", "ALIAS", "VERSIONS", "ADAPTER", "REVOKED", "BY AND WHY")
-    rows = [(r.model or "-", r.alias or "-", ", ".join(r.versions) or "-", r.adapter[:12],
-             f"{r.revoked:%Y-%m-%d %H:%M}", r.reason) for r in found.revoked]  # fmt: skip
+    rows = [
+        (
+            r.model or "-",
+            r.alias or "-",
+            ", ".join(r.versions) or "-",
+            r.adapter[:12],
+            f"{r.revoked:%Y-%m-%d %H:%M}",
+            r.reason,
+        )
+        for r in found.revoked
+    ]
     lines = _table([head, *rows]) if rows else ["nothing was revoked"]
     return [*lines, _ledger(found.entries, found.ledger_checked)]
 
@@ -90,10 +108,14 @@ def account_lines(found: Account) -> list[str]:
         *decision_lines(found.decision),
         *_made(found),
         "measured (bounds one-sided, each at its confidence)",
-        *_table([("  SLI", "SUITE", "SPLIT", "ATTACK", "JUDGE", "ADAPTER", "BASE"),
-                 *map(_measured, found.evaluation.measurements)]),
+        *_table(
+            [
+                ("  SLI", "SUITE", "SPLIT", "ATTACK", "JUDGE", "ADAPTER", "BASE"),
+                *map(_measured, found.evaluation.measurements),
+            ]
+        ),
         *_signed(found),
-    ]  # fmt: skip
+    ]
 
 
 def _made(found: Account) -> Iterator[str]:
@@ -103,8 +125,10 @@ def _made(found: Account) -> Iterator[str]:
     yield f"base        {decision.base.name}, sha256 {decision.base.digest}"
     yield f"policy      {decision.policy_name}, sha256 {decision.policy}"
     yield f"decided     {decision.decided_at}, valid until {found.valid_until}"
-    yield (f"data        {data.source}: {data.rows} rows, {data.flagged} flagged, {data.quarantined} quarantined, "
-           f"{data.training_rows} trained on")  # fmt: skip
+    yield (
+        f"data        {data.source}: {data.rows} rows, {data.flagged} flagged, {data.quarantined} quarantined, "
+        f"{data.training_rows} trained on"
+    )
     yield f"trained     by {adapter.method} on {adapter.device}, seed {adapter.seed}, code {adapter.code}"
 
 
@@ -143,10 +167,12 @@ def _rate(rate: Rate) -> str:
 def _event(event: Event) -> Iterator[str]:
     entry = event.entry
     place = f"@{entry.alias}" if entry.alias else ""
-    parts = [f"version {entry.version}" if entry.version else "",
-             f"evidence {entry.evidence[:12]}" if entry.evidence else "",
-             f"adapter {entry.subject[:12]}" if entry.subject else "",
-             f"by {', '.join(event.who)}" if event.who else ""]  # fmt: skip
+    parts = [
+        f"version {entry.version}" if entry.version else "",
+        f"evidence {entry.evidence[:12]}" if entry.evidence else "",
+        f"adapter {entry.subject[:12]}" if entry.subject else "",
+        f"by {', '.join(event.who)}" if event.who else "",
+    ]
     said = ", ".join(part for part in parts if part)
     yield f"{entry.number:>5}  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.kind:<10} {place:<12} {said}".rstrip()
     if event.reason:

@@ -27,29 +27,56 @@ TRUST, ROOT_KEYS, ROOT_THRESHOLD = "GUARDRAIL_TRUST", "GUARDRAIL_ROOT_KEYS", "GU
 DECIDER_KEYS, SERVER_KEYS = "GUARDRAIL_DECIDER_KEYS", "GUARDRAIL_SERVER_PUBLIC_KEY"
 """The same names as the server's own settings (``gate/settings.py``)."""
 DECIDER_KEY = click.option(
-    "--decider-key", "decider_keys", cls=Renamed, former=("--key",), type=FILE, multiple=True, envvar=DECIDER_KEYS,
-    show_envvar=True, help="Public key of whoever may promote, where no --trust is given. Repeat it.",
-)  # fmt: skip
-VOTED_DECIDER_KEY = click.option(
-    "--decider-key", "decider_keys", type=FILE, multiple=True, envvar=DECIDER_KEYS, show_envvar=True,
+    "--decider-key",
+    "decider_keys",
+    cls=Renamed,
+    former=("--key",),
+    type=FILE,
+    multiple=True,
+    envvar=DECIDER_KEYS,
+    show_envvar=True,
     help="Public key of whoever may promote, where no --trust is given. Repeat it.",
-)  # fmt: skip
+)
+VOTED_DECIDER_KEY = click.option(
+    "--decider-key",
+    "decider_keys",
+    type=FILE,
+    multiple=True,
+    envvar=DECIDER_KEYS,
+    show_envvar=True,
+    help="Public key of whoever may promote, where no --trust is given. Repeat it.",
+)
 """Where ``--key`` is the private key that signs."""
 SERVER_KEY = click.option(
-    "--server-key", "server_keys", type=FILE, multiple=True, envvar=SERVER_KEYS, show_envvar=True,
+    "--server-key",
+    "server_keys",
+    type=FILE,
+    multiple=True,
+    envvar=SERVER_KEYS,
+    show_envvar=True,
     help="Public key of the server, to check its ledger. Repeat it.",
-)  # fmt: skip
+)
 LEDGER_KEY = click.option(
-    "--server-key", "server_keys", cls=Renamed, former=("--key",), type=FILE, multiple=True, required=True,
-    envvar=SERVER_KEYS, show_envvar=True, help="Public key of the server. Repeat it.",
-)  # fmt: skip
+    "--server-key",
+    "server_keys",
+    cls=Renamed,
+    former=("--key",),
+    type=FILE,
+    multiple=True,
+    required=True,
+    envvar=SERVER_KEYS,
+    show_envvar=True,
+    help="Public key of the server. Repeat it.",
+)
 BASE_SHA256 = click.option(
     "--base-sha256", default=None, help="Digest of the base model that you will load the adapter on."
 )
 HEAD = click.option(
-    "--head", type=FILE, default=None,
+    "--head",
+    type=FILE,
+    default=None,
     help="The ledger's exported head. Without it, a missing end is not noticed.",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -64,26 +91,45 @@ class TrustGiven:
 def trust_file(*, required: bool) -> Callable[[F], F]:
     """``--trust``; arrives as ``trust``."""
     return click.option(
-        "--trust", type=FILE, default=None, required=required, envvar=TRUST, show_envvar=True,
+        "--trust",
+        type=FILE,
+        default=None,
+        required=required,
+        envvar=TRUST,
+        show_envvar=True,
         help="The signed trust file that says whose keys count.",
-    )  # fmt: skip
+    )
 
 
 def root_keys(*, required: bool) -> Callable[[F], F]:
     """``--root-key``; arrives as ``roots``."""
     return click.option(
-        "--root-key", "roots", cls=Renamed, former=("--root",), type=FILE, multiple=True, required=required,
-        envvar=ROOT_KEYS, show_envvar=True, help="Public key of a root that may sign the trust file. Repeat it.",
-    )  # fmt: skip
+        "--root-key",
+        "roots",
+        cls=Renamed,
+        former=("--root",),
+        type=FILE,
+        multiple=True,
+        required=required,
+        envvar=ROOT_KEYS,
+        show_envvar=True,
+        help="Public key of a root that may sign the trust file. Repeat it.",
+    )
 
 
 def root_threshold(*, required: bool) -> Callable[[F], F]:
     """``--root-threshold``; arrives as ``root_threshold``."""
     return click.option(
-        "--root-threshold", cls=Renamed, former=("--threshold",), type=click.IntRange(min=1), required=required,
-        show_default="all of them", envvar=ROOT_THRESHOLD, show_envvar=True,
+        "--root-threshold",
+        cls=Renamed,
+        former=("--threshold",),
+        type=click.IntRange(min=1),
+        required=required,
+        show_default="all of them",
+        envvar=ROOT_THRESHOLD,
+        show_envvar=True,
         help="How many of these roots must have signed the trust file.",
-    )  # fmt: skip
+    )
 
 
 def trust_options(command: F) -> F:
@@ -126,11 +172,12 @@ def believed(decider_keys: tuple[Path, ...], trust: Trust | None) -> Believed:
 
     if (trust is None) == (not decider_keys):
         raise InvalidInput(
-            "neither --trust nor --decider-key was given" if trust is None
+            "neither --trust nor --decider-key was given"
+            if trust is None
             else "--trust and --decider-key were both given",
             expected="one of them: --trust FILE --root-key KEY, or --decider-key KEY",
             next_step=f"set what is missing, or unset one: {TRUST} and {DECIDER_KEYS} count as given",
-        )  # fmt: skip
+        )
     return Believed(trust.keys_of("decide") if trust else public_keys(decider_keys), trust)
 
 
@@ -142,9 +189,14 @@ def public_keys(files: tuple[Path, ...]) -> tuple[PublicKey, ...]:
 
 
 def history(
-    gate: GateClient, trust: Trust | None, server_keys: tuple[Path, ...], head: Path | None, now: datetime, *,
+    gate: GateClient,
+    trust: Trust | None,
+    server_keys: tuple[Path, ...],
+    head: Path | None,
+    now: datetime,
+    *,
     whole: bool = False,
-) -> History:  # fmt: skip
+) -> History:
     """The server's ledger: checked where keys were given for it, else as it is told; ``whole``: from its first entry.
 
     Raises:

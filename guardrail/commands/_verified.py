@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class VerifyWanted:
     """What is to be verified, and by whom."""
 
     spec: str
@@ -28,7 +28,7 @@ class Wanted:
     head: Path | None
 
 
-def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
+def check(place: Path, wanted: VerifyWanted, now: datetime) -> Verification:
     """Download into the empty ``place`` and verify what came."""
     from guardrail.evidence.ledger.ledger_file import read_head
     from guardrail.registry.audit.verify_trusted import verify_trusted
@@ -49,9 +49,13 @@ def check(place: Path, wanted: Wanted, now: datetime) -> Verification:
 
 
 def check_directory(
-    directory: Path, spec: str | None, decider_keys: tuple[Path, ...], trust: TrustGiven, base_sha256: str | None,
+    directory: Path,
+    spec: str | None,
+    decider_keys: tuple[Path, ...],
+    trust: TrustGiven,
+    base_sha256: str | None,
     now: datetime,
-) -> DirectoryVerification:  # fmt: skip
+) -> DirectoryVerification:
     """Verify what lies in ``directory``, without any server."""
     from guardrail.registry.audit import verify_directory as offline
     from guardrail.registry.read.reader import parse_spec

@@ -89,9 +89,14 @@ class _Shown:
 
 
 def vote(
-    ballot: Ballot, *, key: str, public_key: Path | None, trust: trusting.TrustGiven, decider_keys: tuple[Path, ...],
+    ballot: Ballot,
+    *,
+    key: str,
+    public_key: Path | None,
+    trust: trusting.TrustGiven,
+    decider_keys: tuple[Path, ...],
     yes: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Show, ask, sign, hand in, and tell what became of it.
 
     Raises:
@@ -117,7 +122,7 @@ def vote(
 
 def _show(
     ballot: Ballot, gate: Any, trust: trusting.TrustGiven, decider_keys: tuple[Path, ...], now: datetime
-) -> _Shown:  # fmt: skip
+) -> _Shown:
     from guardrail.registry.audit.stage_evidence import Authority
     from guardrail.registry.orders import approvals
     from guardrail.registry.read.reader import parse_spec
@@ -150,7 +155,7 @@ def _write_report(examined: Examined, target: Path) -> None:
 
 def _lines(
     examined: Examined, waiting: Waiting, authority: Authority | None, checked: str, tracking_uri: str
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     from guardrail.registry.audit.stage_evidence import names, stage_signers
 
     trust = authority.trust if authority else None

@@ -52,9 +52,14 @@ def push(run_dir: Path, tracking_uri: str, artifact_location: str | None) -> Non
 )
 @options.TRACKING_URI
 def pull(
-    digest: str, run_dir: Path, policy: str | None, base: str | None, revision: str | None, model_id: str | None,
+    digest: str,
+    run_dir: Path,
+    policy: str | None,
+    base: str | None,
+    revision: str | None,
+    model_id: str | None,
     tracking_uri: str,
-) -> None:  # fmt: skip
+) -> None:
     """Make the candidate with this DIGEST a run in a new directory.
 
     All of it is checked first.
@@ -67,9 +72,15 @@ def pull(
 
     own = find_policy(policy) if policy else None
     pulled = pull_candidate(
-        digest, run_dir, tracking_uri=tracking_uri, now=datetime.now(UTC), policy=own, base=base, revision=revision,
+        digest,
+        run_dir,
+        tracking_uri=tracking_uri,
+        now=datetime.now(UTC),
+        policy=own,
+        base=base,
+        revision=revision,
         model_id=model_id,
-    )  # fmt: skip
+    )
     ticket, adapter = pulled.candidate.ticket, pulled.candidate.adapter
     say(
         f"{adapter.method!r} on {adapter.rows} rows, for {ticket.model!r}@{ticket.alias} "

@@ -56,11 +56,17 @@ def validate(
         prepare(opened.run, "data", signs=signer is not None, now=datetime.now(UTC))
         report = validate_data(opened.run, data)
         sign_stage(opened.run, "data", signer, datetime.now(UTC))
-    show.emit(report, output, [
-        f"{report.source}: {report.rows} rows, {report.flagged} flagged, {report.quarantined} quarantined, "
-        f"{report.flagged_left_in} flagged left in",
-        *(f"  {c.name}: {'as expected' if c.passed else f'{c.unexpected} of {c.checked} rows not as expected'}"
-          for c in report.expectations),
-        *(f"  {d.name}: {d.flagged} flagged (threshold {d.threshold:.3g})" for d in report.detectors),
-        f"  training reads {report.training_rows} rows",
-    ])  # fmt: skip
+    show.emit(
+        report,
+        output,
+        [
+            f"{report.source}: {report.rows} rows, {report.flagged} flagged, {report.quarantined} quarantined, "
+            f"{report.flagged_left_in} flagged left in",
+            *(
+                f"  {c.name}: {'as expected' if c.passed else f'{c.unexpected} of {c.checked} rows not as expected'}"
+                for c in report.expectations
+            ),
+            *(f"  {d.name}: {d.flagged} flagged (threshold {d.threshold:.3g})" for d in report.detectors),
+            f"  training reads {report.training_rows} rows",
+        ],
+    )

@@ -10,7 +10,7 @@ import click
 from guardrail.commands import _output as show
 
 if TYPE_CHECKING:
-    from guardrail.demo import Share, Summary
+    from guardrail.demo import ShownRate, Summary
 
 EXPECTED = ("FAILED", "FAILED", "PASSED", "PASSED", "REFUSED")
 
@@ -89,7 +89,7 @@ def _table(summary: Summary) -> None:
             show.say(f"  {outcome.name}: {reason}")
 
 
-def _cell(share: Share | None, *, upper: bool) -> str:
+def _cell(share: ShownRate | None, *, upper: bool) -> str:
     if share is None:
         return "-"
     return f"{share.value:.1%}\n\\[{share.upper if upper else share.lower:.1%}]"

@@ -51,6 +51,8 @@ def command(
     lines = [f"{'measured':<22}{'on':<12}{'attack':<10}{'candidate':>11}{'bounds':>17}{'base':>9}"]
     for m in report.measurements:
         bounds = f"{m.candidate.lower:.1%} - {m.candidate.upper:.1%}"
-        lines.append(f"{m.sli.value:<22}{m.suite:<12}{m.attack or '-':<10}{m.candidate.hits:>5}/{m.candidate.n:<5}"
-                     f"{bounds:>17}{m.base.value:>9.1%}")  # fmt: skip
+        lines.append(
+            f"{m.sli.value:<22}{m.suite:<12}{m.attack or '-':<10}{m.candidate.hits:>5}/{m.candidate.n:<5}"
+            f"{bounds:>17}{m.base.value:>9.1%}"
+        )
     show.emit(report, output, [*lines, *show.error_lines(frequent(opened.run))])

@@ -53,13 +53,21 @@ def verify(file: Path, server_keys: tuple[Path, ...], head: Path | None, write_h
         write_atomically(write_head, canonical(found.head))
     lines = [
         f"{found.entries} entries, each signed and following from the one before",
-        *(f"note  entry {jump.number} is {jump.seconds:.3f} s older than one before it: the clock stepped back"
-          for jump in found.jumps),
-        *([f"{found.checkpoints} checkpoint{'s' * (found.checkpoints != 1)}, each what the entries before it add up to"]
-          if found.checkpoints else []),
+        *(
+            f"note  entry {jump.number} is {jump.seconds:.3f} s older than one before it: the clock stepped back"
+            for jump in found.jumps
+        ),
+        *(
+            [
+                f"{found.checkpoints} checkpoint{'s' * (found.checkpoints != 1)}, "
+                "each what the entries before it add up to"
+            ]
+            if found.checkpoints
+            else []
+        ),
         *([f"head  entry {found.head.number}, {found.head.digest}"] if found.head else []),
         "the exported head is reached" if head else "no --head was given: whether the end is missing is not known",
-    ]  # fmt: skip
+    ]
     emit(found, output, lines)
 
 

@@ -63,12 +63,13 @@ def check(policy: str, output: str, strict: bool) -> None:
     found, warned = contents(loaded), warnings(loaded)
     if output == "json":
         told = {
-            "policy": loaded.policy.name, "digest": loaded.digest,
+            "policy": loaded.policy.name,
+            "digest": loaded.digest,
             "bases": [pin.model_dump(mode="json") for pin in loaded.policy.bases],
             "measures": [need.model_dump(mode="json") for need in needs(loaded.policy)],
             "contents": [asdict(one) for one in found],
             "warnings": [asdict(one) for one in warned],
-        }  # fmt: skip
+        }
         say_json(json.dumps(told, indent=2))
     else:
         say(*_summary(loaded, found, warned))
@@ -80,8 +81,9 @@ def check(policy: str, output: str, strict: bool) -> None:
     if strict and warned:
         raise InvalidInput(
             f"{loaded.source}: {len(warned)} of its promises promise nothing",
-            expected="no warning (--strict)", next_step="change what the warnings name",
-        )  # fmt: skip
+            expected="no warning (--strict)",
+            next_step="change what the warnings name",
+        )
 
 
 @command.command("test")

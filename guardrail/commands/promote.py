@@ -44,8 +44,14 @@ def command(
     chosen = options.sound_policy(policy) if policy else None
     if not dry_run:
         signer = options.signer(key, public_key)
-        promote(run_dir, tracking_uri=tracking_uri, key=signer, output=output,
-                artifact_location=artifact_location, policy=chosen)  # fmt: skip
+        promote(
+            run_dir,
+            tracking_uri=tracking_uri,
+            key=signer,
+            output=output,
+            artifact_location=artifact_location,
+            policy=chosen,
+        )
         return
     from guardrail.pipeline.answer_errors import frequent
     from guardrail.pipeline.promotion import decide_run

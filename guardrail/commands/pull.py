@@ -55,7 +55,7 @@ def command(
     require_free(target)
     given = trusting.TrustGiven(trust, roots, root_threshold)
     digest = _base(base, revision, base_sha256)
-    wanted = verified.Wanted(spec, tracking_uri, decider_keys, given, digest, head)
+    wanted = verified.VerifyWanted(spec, tracking_uri, decider_keys, given, digest, head)
     found = pull(target, lambda place: verified.check(place, wanted, datetime.now(UTC)))
     verified.tell(found, output)
     if output == "text":

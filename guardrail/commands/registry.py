@@ -31,9 +31,14 @@ command.add_command(revoke)
 @options.OUTPUT
 @click.option("--revoked", "only_revoked", is_flag=True, help="Every version of a revoked adapter instead.")
 def list_(
-    trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
-    tracking_uri: str, output: str, only_revoked: bool,
-) -> None:  # fmt: skip
+    trust: Path | None,
+    roots: tuple[Path, ...],
+    root_threshold: int | None,
+    server_keys: tuple[Path, ...],
+    tracking_uri: str,
+    output: str,
+    only_revoked: bool,
+) -> None:
     """Show where every guarded alias stands, and what waits.
 
     Version, verdict, how long it is valid, and whether all is well. A look at tags and ledger; no file is read.
@@ -85,9 +90,14 @@ def waiting(name: str | None, tracking_uri: str, output: str) -> None:
 @options.TRACKING_URI
 @options.OUTPUT
 def show(
-    spec: str, decider_keys: tuple[Path, ...], trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None,
-    tracking_uri: str, output: str,
-) -> None:  # fmt: skip
+    spec: str,
+    decider_keys: tuple[Path, ...],
+    trust: Path | None,
+    roots: tuple[Path, ...],
+    root_threshold: int | None,
+    tracking_uri: str,
+    output: str,
+) -> None:
     """Show everything that is known of one version.
 
     Measurements, rules, who signed, who agreed, which attempt. Its evidence must hold together and be signed by
@@ -114,9 +124,15 @@ def show(
 @options.TRACKING_URI
 @options.OUTPUT
 def history_(
-    name: str, trust: Path | None, roots: tuple[Path, ...], root_threshold: int | None, server_keys: tuple[Path, ...],
-    head: Path | None, tracking_uri: str, output: str,
-) -> None:  # fmt: skip
+    name: str,
+    trust: Path | None,
+    roots: tuple[Path, ...],
+    root_threshold: int | None,
+    server_keys: tuple[Path, ...],
+    head: Path | None,
+    tracking_uri: str,
+    output: str,
+) -> None:
     """Show what happened to the model NAME: when, what, by whom.
 
     As the server's ledger says. With --server-key (or --trust) the whole ledger is checked first.

@@ -21,23 +21,38 @@ from guardrail.commands import _trusting as trusting
     "--artifacts-destination", required=True, help="Where all artifacts lie: a directory, or s3://BUCKET/PREFIX."
 )
 @click.option(
-    "--key", metavar="FILE|URI", default=".guardrail/keys/guardrail.key", show_default=True,
-    envvar="GUARDRAIL_SERVER_KEY", show_envvar=True, help="Private key that signs the ledger: a file, or awskms: etc.",
-)  # fmt: skip
+    "--key",
+    metavar="FILE|URI",
+    default=".guardrail/keys/guardrail.key",
+    show_default=True,
+    envvar="GUARDRAIL_SERVER_KEY",
+    show_envvar=True,
+    help="Private key that signs the ledger: a file, or awskms: etc.",
+)
 @click.option(
-    "--public-key", type=options.FILE, default=None, envvar=trusting.SERVER_KEYS, show_envvar=True,
+    "--public-key",
+    type=options.FILE,
+    default=None,
+    envvar=trusting.SERVER_KEYS,
+    show_envvar=True,
     help="Public key of a --key that stays in a service (guardrail keys show URI --out FILE).",
-)  # fmt: skip
+)
 @click.option(
-    "--ledger", type=click.Path(dir_okay=False, path_type=Path), required=True, envvar="GUARDRAIL_LEDGER",
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    envvar="GUARDRAIL_LEDGER",
     show_envvar=True,
     help="The file of the ledger, on a local disk that clients cannot reach.",
-)  # fmt: skip
+)
 @click.option(
-    "--ledger-head", type=click.Path(dir_okay=False, path_type=Path), default=None, envvar="GUARDRAIL_LEDGER_HEAD",
+    "--ledger-head",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    envvar="GUARDRAIL_LEDGER_HEAD",
     show_envvar=True,
     help="Where the ledger's head is exported at every entry, best on another machine's disk.  [default: LEDGER.head]",
-)  # fmt: skip
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="The port to listen on.")
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Processes that serve.")

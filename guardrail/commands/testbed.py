@@ -16,8 +16,13 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), default=Path("build/testbed"),
-              show_default=True, help="Where the model goes.")  # fmt: skip
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/testbed"),
+    show_default=True,
+    help="Where the model goes.",
+)
 def build(directory: Path) -> None:
     """Train the testbed's base model from nothing.
 

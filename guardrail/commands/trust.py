@@ -93,9 +93,14 @@ def sign(file: Path, key: str, public_key: Path | None, out: Path | None) -> Non
 )
 @options.OUTPUT
 def check(
-    file: Path, roots: tuple[Path, ...], root_threshold: int, previous: Path | None, at_least: int,
-    policies: tuple[str, ...], output: str,
-) -> None:  # fmt: skip
+    file: Path,
+    roots: tuple[Path, ...],
+    root_threshold: int,
+    previous: Path | None,
+    at_least: int,
+    policies: tuple[str, ...],
+    output: str,
+) -> None:
     """Check FILE: signatures, version, expiry, and whether it makes sense.
 
     With --previous the roots given are those of that version, and FILE must follow from it. With --policy, tells
@@ -150,8 +155,10 @@ def _require_admitting(trust: Trust, policy: str) -> None:
             expected=protected.policy if protected else "a guarded model and a protected alias",
         )
     if missing := asked_of(trust, guarded, loaded.policy):
-        raise EvidenceInvalid(f"{loaded.source} promises less than the trust file asks: " + "; ".join(missing),
-                              next_step="change it, and have the root keys pin it")  # fmt: skip
+        raise EvidenceInvalid(
+            f"{loaded.source} promises less than the trust file asks: " + "; ".join(missing),
+            next_step="change it, and have the root keys pin it",
+        )
 
 
 def _pin(use: PolicyUse, directory: Path) -> str:

@@ -14,9 +14,11 @@ from guardrail.errors import InvalidInput
 @click.command("verify")
 @click.argument("spec", metavar="[NAME/VERSION|NAME@ALIAS]", required=False)
 @click.option(
-    "--directory", type=click.Path(file_okay=False, path_type=Path), default=None,
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
     help="Check an adapter on this disk, with its evidence/ beside it; no server is asked.",
-)  # fmt: skip
+)
 @trusting.DECIDER_KEY
 @trusting.trust_options
 @options.TRACKING_URI
@@ -56,7 +58,7 @@ def command(
         return
     if spec is None:
         raise InvalidInput("nothing to verify was named", expected="NAME/VERSION, NAME@ALIAS or --directory DIRECTORY")
-    wanted = verified.Wanted(spec, tracking_uri, decider_keys, given, base_sha256, head)
+    wanted = verified.VerifyWanted(spec, tracking_uri, decider_keys, given, base_sha256, head)
     with workplace() as place:
         found = verified.check(place, wanted, now)
     verified.tell(found, output)

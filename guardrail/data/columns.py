@@ -75,8 +75,9 @@ def resolve(
             or "name them, for example columns: {prompt: question, completion: answer}",
         )
     _require_desired(name, rows)
-    _require_read(name, rows, {where[role] for role in (*ROLES[forms[0]], *OPTIONAL[forms[0]], "id") if role in where},
-                  ignored)  # fmt: skip
+    _require_read(
+        name, rows, {where[role] for role in (*ROLES[forms[0]], *OPTIONAL[forms[0]], "id") if role in where}, ignored
+    )
     return forms[0], where
 
 
@@ -94,8 +95,9 @@ def _require_one_form(name: str, rows: Sequence[Row], named: Columns, ignored: C
         if len(known) == len(forms) == 1 and forms != known:
             raise InvalidInput(
                 f"{name}:{row.line}: the row is of the form {forms[0]}, and rows before it are of the form {known[0]}",
-                expected="one form in a file", next_step="put the rows of each form into a file of their own",
-            )  # fmt: skip
+                expected="one form in a file",
+                next_step="put the rows of each form into a file of their own",
+            )
 
 
 def _where(found: tuple[str, ...], named: Mapping[str, str]) -> dict[str, str]:
@@ -109,9 +111,10 @@ def _check(name: str, found: tuple[str, ...], named: Mapping[str, str]) -> None:
     for role, column in named.items():
         if role not in KNOWN:
             raise InvalidInput(
-                f"unknown role {role!r} in columns", expected="roles " + ", ".join(KNOWN),
+                f"unknown role {role!r} in columns",
+                expected="roles " + ", ".join(KNOWN),
                 next_step=suggestion(role, KNOWN),
-            )  # fmt: skip
+            )
         if column not in found:
             raise InvalidInput(
                 f"{name} has no column {column!r}; it has {', '.join(found) or '(none)'}",
@@ -135,9 +138,10 @@ def _require_desired(name: str, rows: Sequence[Row]) -> None:
         label = row.fields.get("label")
         if label is False or (isinstance(label, str) and label.strip().lower() == "false"):
             raise InvalidInput(
-                f"{name}:{row.line}: the row is labelled undesired (label: false)", expected="rows to be trained",
+                f"{name}:{row.line}: the row is labelled undesired (label: false)",
+                expected="rows to be trained",
                 next_step="remove such rows; or the column, if it says something else",
-            )  # fmt: skip
+            )
 
 
 def _require_read(name: str, rows: Sequence[Row], read: Collection[str], ignored: Collection[str]) -> None:
@@ -151,6 +155,11 @@ def _require_read(name: str, rows: Sequence[Row], read: Collection[str], ignored
         raise InvalidInput(
             f"{name} has columns that training would not read: {where}",
             expected="only " + ", ".join(sorted(read)),
-            next_step="; ".join([*_foreign(dropped), "where training need not know it, say so in the policy: "
-                                 f"data: ignore_columns: [{', '.join(dropped)}]"]),
-        )  # fmt: skip
+            next_step="; ".join(
+                [
+                    *_foreign(dropped),
+                    "where training need not know it, say so in the policy: "
+                    f"data: ignore_columns: [{', '.join(dropped)}]",
+                ]
+            ),
+        )

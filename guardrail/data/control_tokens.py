@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from guardrail.data.expectations import PREFIX, Expected, Unexpected
+from guardrail.data.expectations import PREFIX, ExpectationOutcome, Unexpected
 from guardrail.records import ExpectationResult
 from guardrail.samples import Sample
 
@@ -20,15 +20,16 @@ Carried = Callable[[str], tuple[str, ...]]
 """A text to the names of the control tokens that it spells."""
 
 
-def look(samples: Sequence[Sample], carried: Carried) -> Expected:
+def look(samples: Sequence[Sample], carried: Carried) -> ExpectationOutcome:
     """Rows whose turns, of any role, spell a control token; after the whole, one result for each token found."""
     of = cache(carried)  # a system prompt recurs in every row
-    found = {one.id: tuple(dict.fromkeys(name for turn in one.messages for name in of(turn.content)))
-             for one in samples}  # fmt: skip
+    found = {
+        one.id: tuple(dict.fromkeys(name for turn in one.messages for name in of(turn.content))) for one in samples
+    }
     found = {id_: names for id_, names in found.items() if names}
     counts = Counter(name for names in found.values() for name in names)
     totals = [(NAME, len(found)), *((f"{NAME}: {name}", count) for name, count in sorted(counts.items()))]
-    return Expected(
+    return ExpectationOutcome(
         results=tuple(
             ExpectationResult(name=name, passed=not count, checked=len(samples), unexpected=count)
             for name, count in totals

@@ -84,8 +84,9 @@ def _ids(name: str, rows: tuple[Row, ...], column: str | None, *, explicit: bool
         twice = [id_ for id_, count in Counter(own).items() if count > 1]
         raise InvalidInput(
             f"{name}: the id column {column!r} has {len(twice)} repeated and {len(rows) - len(own)} missing values",
-            expected="a distinct id in every row", next_step="leave the id column out: rows are then named by line",
-        )  # fmt: skip
+            expected="a distinct id in every row",
+            next_step="leave the id column out: rows are then named by line",
+        )
     lines = [row.line for row in rows]
     numbers = lines if len(set(lines)) == len(lines) else range(1, len(lines) + 1)
     return tuple(f"row-{number}" for number in numbers)

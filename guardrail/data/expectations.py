@@ -35,14 +35,14 @@ class Unexpected(Frozen):
     reason: str
 
 
-class Expected(Frozen):
+class ExpectationOutcome(Frozen):
     """The outcome: one result for each expectation and the samples that were not as expected."""
 
     results: tuple[ExpectationResult, ...]
     unexpected: tuple[Unexpected, ...]
 
 
-def check(samples: Sequence[Sample], *, max_characters: int) -> Expected:
+def check(samples: Sequence[Sample], *, max_characters: int) -> ExpectationOutcome:
     """Run the suite.
 
     Args:
@@ -60,7 +60,7 @@ def check(samples: Sequence[Sample], *, max_characters: int) -> Expected:
         results.append(ExpectationResult(name=name, passed=passed, checked=len(samples), unexpected=len(ids)))
         reason = _REASONS[name].format(limit=f"{max_characters:,}")
         unexpected += [Unexpected(sample_id=id_, expectation=name, reason=reason) for id_ in ids]
-    return Expected(results=tuple(results), unexpected=tuple(unexpected))
+    return ExpectationOutcome(results=tuple(results), unexpected=tuple(unexpected))
 
 
 _REASONS = MappingProxyType(

@@ -48,9 +48,10 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
             raise InvalidInput(f"no such file: {path}", expected="a data file", next_step="check the path")
         if path.stat().st_size > largest:
             raise InvalidInput(
-                f"{path} has {path.stat().st_size:,} bytes", expected=f"at most {largest:,} bytes",
+                f"{path} has {path.stat().st_size:,} bytes",
+                expected=f"at most {largest:,} bytes",
                 next_step="split the file and validate each part",
-            )  # fmt: skip
+            )
         data = path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
@@ -71,9 +72,10 @@ def read_rows(name: str, data: bytes) -> tuple[Row, ...]:
     reader = _READERS.get(suffix)
     if reader is None:
         raise InvalidInput(
-            f"{name} has the unknown suffix {suffix!r}", expected="one of " + ", ".join(_READERS),
+            f"{name} has the unknown suffix {suffix!r}",
+            expected="one of " + ", ".join(_READERS),
             next_step="rename or convert the file",
-        )  # fmt: skip
+        )
     rows = tuple(reader(name, data))
     if not rows:
         raise InvalidInput(f"{name} has no rows", expected="at least one row", next_step="check how the file was made")
@@ -150,9 +152,10 @@ def _parse(name: str, line: int, text: str) -> object:
         return json_value(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
-            f"{name}:{line}: broken JSON ({why_not_json(error)})", expected="one JSON object on each line",
+            f"{name}:{line}: broken JSON ({why_not_json(error)})",
+            expected="one JSON object on each line",
             next_step="repair or remove the line",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def json_value(text: str) -> Any:
@@ -206,9 +209,10 @@ def _delimited(delimiter: str) -> Callable[[str, bytes], Iterator[Row]]:
             yield from _cells(name, reader)
         except csv.Error as error:
             raise InvalidInput(
-                f"{name}:{max(reader.line_num, 1)}: broken row ({error})", expected="RFC 4180 quoting",
+                f"{name}:{max(reader.line_num, 1)}: broken row ({error})",
+                expected="RFC 4180 quoting",
                 next_step="repair the row; fields above 131,072 characters need JSON Lines",
-            ) from error  # fmt: skip
+            ) from error
 
     return read
 
@@ -262,7 +266,7 @@ def _parquet_rows(name: str, part: Any, first: int) -> Iterator[Row]:
             f"{name}:{first}: a value cannot be read ({error})",
             expected="texts in UTF-8, and dates of the years 1-9999",
             next_step="repair the row, or leave columns out that are not needed",
-        ) from error  # fmt: skip
+        ) from error
     for number, fields in enumerate(rows, start=first):
         yield Row(number, MappingProxyType(fields))
 

@@ -16,7 +16,7 @@ from typing import get_args
 
 from guardrail.data.rows import Row, is_empty, json_value, why_not_json
 from guardrail.errors import InvalidInput
-from guardrail.samples import Message, Role
+from guardrail.samples import Message, TurnRole
 
 ROLE_HELP: Mapping[object, str] = MappingProxyType(
     {
@@ -40,9 +40,10 @@ def chat(name: str, row: Row, column: str, ignored: Collection[str] = ()) -> tup
     if not messages or messages[-1].role != "assistant":
         last = messages[-1].role if messages else "nothing"
         raise InvalidInput(
-            f"{name}:{row.line}: the chat ends with {last}", expected="a chat that ends with the assistant",
+            f"{name}:{row.line}: the chat ends with {last}",
+            expected="a chat that ends with the assistant",
             next_step="remove the turns after the assistant's last, or the row",
-        )  # fmt: skip
+        )
     for number, turn in enumerate(turns):
         _check_weight(name, row.line, number, turn, trained=number == len(turns) - 1)
     return messages
@@ -63,9 +64,10 @@ def valid_text(name: str, line: int, field: str, value: object) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{name}:{line}: the field {field!r} holds half a surrogate pair", expected="valid Unicode",
+            f"{name}:{line}: the field {field!r} holds half a surrogate pair",
+            expected="valid Unicode",
             next_step="repair the row",
-        ) from error  # fmt: skip
+        ) from error
     return value
 
 
@@ -86,9 +88,10 @@ def _turns(name: str, row: Row, column: str) -> list[object]:
     if not isinstance(value, list):
         got = "missing" if column not in row.fields else "null" if value is None else type(value).__name__
         raise InvalidInput(
-            f"{name}:{row.line}: the field {column!r} is {got}", expected="a list of role and content",
+            f"{name}:{row.line}: the field {column!r} is {got}",
+            expected="a list of role and content",
             next_step="repair the row",
-        )  # fmt: skip
+        )
     return value
 
 
@@ -107,22 +110,25 @@ def _cell(name: str, line: int, column: str, text: str) -> object:
         python = text.lstrip().startswith(("[{'", '[{"role": \''))
         kind = "Python's repr of a list, not JSON" if python else f"not JSON ({why_not_json(error)})"
         raise InvalidInput(
-            f"{name}:{line}: {column} is {kind}", expected="a list of role and content, as JSON",
+            f"{name}:{line}: {column} is {kind}",
+            expected="a list of role and content, as JSON",
             next_step="write the cell with json.dumps(messages)" if python else "repair the row",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _message(name: str, line: int, number: int, turn: object, unread: Collection[str]) -> Message:
     if not isinstance(turn, dict):
         raise InvalidInput(f"{name}:{line}: message {number} is {type(turn).__name__}", expected="an object")
     role = turn.get("role")
-    if role not in get_args(Role):
+    if role not in get_args(TurnRole):
         share_gpt = role is None and "from" in turn
         raise InvalidInput(
-            f"{name}:{line}: message {number} has the role {role!r}", expected="one of " + ", ".join(get_args(Role)),
-            next_step="call role and content what is from and value" if share_gpt
+            f"{name}:{line}: message {number} has the role {role!r}",
+            expected="one of " + ", ".join(get_args(TurnRole)),
+            next_step="call role and content what is from and value"
+            if share_gpt
             else ROLE_HELP.get(role if isinstance(role, str) else None, "repair the row"),
-        )  # fmt: skip
+        )
     if dropped := [key for key in turn if key not in SPOKEN and key not in unread and not is_empty(turn[key])]:
         raise InvalidInput(
             f"{name}:{line}: message {number} has {', '.join(map(repr, dropped))}, which training would not read",

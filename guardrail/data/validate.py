@@ -13,7 +13,7 @@ from guardrail import plugins
 from guardrail.data import control_tokens
 from guardrail.data.dataset import Dataset, samples_digest
 from guardrail.data.detectors import Context, Flag
-from guardrail.data.expectations import PREFIX, Expected, check
+from guardrail.data.expectations import PREFIX, ExpectationOutcome, check
 from guardrail.errors import InternalError, InvalidInput
 from guardrail.records import DataReport, DetectorResult, Frozen
 from guardrail.samples import Sample
@@ -39,9 +39,19 @@ class Validated(Frozen):
     flagged: tuple[Flagged, ...]
 
 
-def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, carried: control_tokens.Carried,
-             quarantine: bool, max_characters: int, policy_digest: str, base_digest: str,
-             inputs: str, plan: str | None = None) -> Validated:  # fmt: skip
+def validate(
+    dataset: Dataset,
+    *,
+    detectors: Sequence[str],
+    context: Context,
+    carried: control_tokens.Carried,
+    quarantine: bool,
+    max_characters: int,
+    policy_digest: str,
+    base_digest: str,
+    inputs: str,
+    plan: str | None = None,
+) -> Validated:
     """Check ``dataset`` and split it into what is kept and what is flagged.
 
     Args:
@@ -72,17 +82,27 @@ def validate(dataset: Dataset, *, detectors: Sequence[str], context: Context, ca
     results = tuple(_result(name, found, context) for name, found in flags.items())
     quarantined = len(dataset.samples) - len(kept)
     report = DataReport(
-        inputs=inputs, policy=policy_digest, plan=plan, base=base_digest, source=dataset.source,
-        source_digest=dataset.digest, form=dataset.form,
-        rows=len(dataset.samples), flagged=len(suspects), quarantined=quarantined,
-        flagged_left_in=len(suspects) - quarantined, training_rows=len(kept), training_digest=samples_digest(kept),
-        expectations=expected.results, detectors=results,
-    )  # fmt: skip
+        inputs=inputs,
+        policy=policy_digest,
+        plan=plan,
+        base=base_digest,
+        source=dataset.source,
+        source_digest=dataset.digest,
+        form=dataset.form,
+        rows=len(dataset.samples),
+        flagged=len(suspects),
+        quarantined=quarantined,
+        flagged_left_in=len(suspects) - quarantined,
+        training_rows=len(kept),
+        training_digest=samples_digest(kept),
+        expectations=expected.results,
+        detectors=results,
+    )
     return Validated(report=report, kept=kept, flagged=flagged)
 
 
-def _both(first: Expected, second: Expected) -> Expected:
-    return Expected(results=first.results + second.results, unexpected=first.unexpected + second.unexpected)
+def _both(first: ExpectationOutcome, second: ExpectationOutcome) -> ExpectationOutcome:
+    return ExpectationOutcome(results=first.results + second.results, unexpected=first.unexpected + second.unexpected)
 
 
 def _detect(name: str, samples: Sequence[Sample], context: Context) -> dict[str, Flag]:
@@ -103,7 +123,9 @@ def _result(name: str, found: dict[str, Flag], context: Context) -> DetectorResu
     return DetectorResult(name=name, flagged=len(found), threshold=module.threshold(context), source=module.SOURCE)
 
 
-def _in_order(samples: Sequence[Sample], expected: Expected, flags: dict[str, dict[str, Flag]]) -> tuple[Flagged, ...]:
+def _in_order(
+    samples: Sequence[Sample], expected: ExpectationOutcome, flags: dict[str, dict[str, Flag]]
+) -> tuple[Flagged, ...]:
     failed: dict[str, list[tuple[str, Flag]]] = {}
     for one in expected.unexpected:
         flag = Flag(sample_id=one.sample_id, score=1.0, reason=one.reason)

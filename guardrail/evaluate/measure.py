@@ -17,7 +17,7 @@ from guardrail.evaluate.engines import Engine, Reply, Request
 from guardrail.evaluate.judges import Judgement
 from guardrail.evaluate.tally import Outcome, pairs, rate, worst_variant
 from guardrail.evidence.digest import digest
-from guardrail.progress import Count
+from guardrail.progress import Tick
 from guardrail.records import JudgeCard, Measurement, Rate, Sli
 from guardrail.samples import Suite, Task
 
@@ -104,26 +104,33 @@ def plan_utility(task: Task, system: str = "") -> Plan:
     return Plan(Sli.UTILITY, task.name, digest(task), task.split, "", card, asked)
 
 
-def measure(plan: Plan, candidate: Engine, base: Engine, confidence: float = 0.95,
-            progress: Count | None = None) -> tuple[Measurement, list[Transcript]]:  # fmt: skip
+def measure(
+    plan: Plan, candidate: Engine, base: Engine, confidence: float = 0.95, progress: Tick | None = None
+) -> tuple[Measurement, list[Transcript]]:
     """Ask both models everything and count."""
     ours = _ask(plan, candidate, "candidate", progress)
     theirs = _ask(plan, base, "base", progress)
     mine, other = _by_behaviour(plan.sli, ours), _by_behaviour(plan.sli, theirs)
     measurement = Measurement(
-        sli=plan.sli, suite=plan.suite, suite_digest=plan.suite_digest, split=plan.split, attack=plan.attack,
-        judge=plan.judge, candidate=rate(mine, confidence), base=rate(other, confidence),
+        sli=plan.sli,
+        suite=plan.suite,
+        suite_digest=plan.suite_digest,
+        split=plan.split,
+        attack=plan.attack,
+        judge=plan.judge,
+        candidate=rate(mine, confidence),
+        base=rate(other, confidence),
         pairs=pairs(plan.sli, mine, other),
-    )  # fmt: skip
+    )
     return measurement, ours + theirs
 
 
-def measure_alone(plan: Plan, engine: Engine, confidence: float = 0.95, progress: Count | None = None) -> Rate:
+def measure_alone(plan: Plan, engine: Engine, confidence: float = 0.95, progress: Tick | None = None) -> Rate:
     """Ask one model everything and count, where nothing is compared: to choose among candidates."""
     return rate(_by_behaviour(plan.sli, _ask(plan, engine, "candidate", progress)), confidence)
 
 
-def _ask(plan: Plan, engine: Engine, who: str, progress: Count | None) -> list[Transcript]:
+def _ask(plan: Plan, engine: Engine, who: str, progress: Tick | None) -> list[Transcript]:
     replies = engine.answer([asked.request for asked in plan.asked], progress)
     return [
         Transcript(
@@ -144,10 +151,18 @@ def _by_behaviour(sli: Sli, transcripts: Sequence[Transcript]) -> list[Outcome]:
     return [worst_variant(sli, outcomes) for outcomes in grouped.values()]
 
 
-def _suite_plan(sli: Sli, suite: Suite, attack: str, card: JudgeCard,
-                outcome: Callable[[Request], Callable[[Reply], Outcome]], system: str) -> Plan:  # fmt: skip
-    requests = [(behaviour, Request(text=text, prefill=prefill, system=system))
-                for behaviour, text, prefill in _attacked(suite, attack)]  # fmt: skip
+def _suite_plan(
+    sli: Sli,
+    suite: Suite,
+    attack: str,
+    card: JudgeCard,
+    outcome: Callable[[Request], Callable[[Reply], Outcome]],
+    system: str,
+) -> Plan:
+    requests = [
+        (behaviour, Request(text=text, prefill=prefill, system=system))
+        for behaviour, text, prefill in _attacked(suite, attack)
+    ]
     asked = tuple(Asked(behaviour, request, outcome(request)) for behaviour, request in requests)
     return Plan(sli, suite.name, digest(suite), suite.split, attack, card, asked)
 
@@ -169,5 +184,12 @@ def _hit(value: bool) -> Outcome:
 
 
 def _exact(name: str, kind: str) -> JudgeCard:
-    return JudgeCard(name=name, kind=kind, calibrated_on="", true_positive_rate=None, false_positive_rate=None,
-                     kappa=None, caveat="a fixed rule, not a classifier")  # fmt: skip
+    return JudgeCard(
+        name=name,
+        kind=kind,
+        calibrated_on="",
+        true_positive_rate=None,
+        false_positive_rate=None,
+        kappa=None,
+        caveat="a fixed rule, not a classifier",
+    )

@@ -88,8 +88,9 @@ def need(table: Table, columns: Sequence[str]) -> None:
         if column not in table.columns:
             raise InvalidInput(
                 f"{table.file} has no column {column!r}; it has {', '.join(table.columns)}",
-                expected=", ".join(columns), next_step=suggestion(column, table.columns) or "is it the right file?",
-            )  # fmt: skip
+                expected=", ".join(columns),
+                next_step=suggestion(column, table.columns) or "is it the right file?",
+            )
 
 
 def roles(table: Table, columns: Mapping[str, str] | None, known: Sequence[str]) -> dict[str, str]:
@@ -110,9 +111,10 @@ def no_columns(columns: Mapping[str, str] | None, family: str) -> None:
     """Raise InvalidInput where columns are named for a published format, whose columns are fixed."""
     if columns:
         raise InvalidInput(
-            f"columns are named for {family}, whose columns are fixed", expected="no columns",
+            f"columns are named for {family}, whose columns are fixed",
+            expected="no columns",
             next_step="use the loader csv or jsonl for a file with other columns",
-        )  # fmt: skip
+        )
 
 
 def _decode(path: Path) -> tuple[str, str]:

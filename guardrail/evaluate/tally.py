@@ -37,9 +37,15 @@ def rate(outcomes: Sequence[Outcome], confidence: float) -> Rate:
     n, hits = len(outcomes), outcomes.count(Outcome.HIT)
     undecided, errors = outcomes.count(Outcome.UNDECIDED), outcomes.count(Outcome.ERROR)
     return Rate(
-        n=n, hits=hits, undecided=undecided, errors=errors, value=hits / n if n else 0.0, confidence=confidence,
-        lower=lower_bound(hits, n, confidence), upper=upper_bound(hits + undecided + errors, n, confidence),
-    )  # fmt: skip
+        n=n,
+        hits=hits,
+        undecided=undecided,
+        errors=errors,
+        value=hits / n if n else 0.0,
+        confidence=confidence,
+        lower=lower_bound(hits, n, confidence),
+        upper=upper_bound(hits + undecided + errors, n, confidence),
+    )
 
 
 def pairs(sli: Sli, candidate: Sequence[Outcome], base: Sequence[Outcome]) -> Pairs:

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 from guardrail.errors import EvidenceInvalid
 
-Named = tuple[str, str, str]
+Claim = tuple[str, str, str]
 """What it is about, what is said of it, and what is true."""
 
 
-def require_agreement(pairs: Iterable[Named], *, whose: str = "", parts: str, next_step: str = "") -> None:
+def require_agreement(pairs: Iterable[Claim], *, whose: str = "", parts: str, next_step: str = "") -> None:
     """Refuse the first of ``pairs`` where what is said is not what is true.
 
     Args:
-        pairs: see :data:`Named`.
+        pairs: see :data:`Claim`.
         whose: what the message begins with: a path, say.
         parts: what they would be if they agreed ("records that were made from one another").
         next_step: what to do.

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.bundle import EVIDENCE, SIGNED, stage_file
 from guardrail.evidence.chain.bound_records import require_bound
-from guardrail.evidence.chain.stage_chain import Chain, Target, read_chain, require_approved
+from guardrail.evidence.chain.stage_chain import Chain, ChainTarget, read_chain, require_approved
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.statements.stage_statement import parse
 from guardrail.evidence.statements.tickets import LIFETIME
 from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias, Trust
-from guardrail.gate.ledger.ledger_state import State
+from guardrail.gate.ledger.ledger_state import LedgerState
 from guardrail.records import Decision, FileDigest
 from guardrail.registry.verify.evidence_checks import Examined, Outline, admissible, examine, examine_outline
 from guardrail.registry.verify.trust_requirements import require_promised
@@ -51,14 +51,18 @@ class Court:
     """What a decision is made on besides the files: the trust file, the ledger and the time."""
 
     trust: Trust
-    state: State
+    state: LedgerState
     now: datetime
 
 
 def admit(
-    directory: Path, court: Court, guarded: GuardedModel, votes: Sequence[bytes] = (), alias: str | None = None,
+    directory: Path,
+    court: Court,
+    guarded: GuardedModel,
+    votes: Sequence[bytes] = (),
+    alias: str | None = None,
     files: tuple[FileDigest, ...] | None = None,
-) -> Admission:  # fmt: skip
+) -> Admission:
     """What the evidence in ``directory`` says, if it admits the adapter to ``guarded`` (and to ``alias``).
 
     Args:
@@ -116,14 +120,14 @@ def judge(
     require_not_revoked(decision.manifest, court.state)
     nonce = _nonce(examined)
     _require_ticket(nonce, examined, court)
-    target = Target(guarded.name, protected.alias, nonce)
+    target = ChainTarget(guarded.name, protected.alias, nonce)
     chain = read_chain([*examined.stages.values(), *votes], court.trust, target, now=court.now)
     require_bound(chain, decision, examined.data, examined.adapter, examined.evaluation)
     _require_ledger(chain, nonce, court.state)
     return Admission(examined, chain, protected, nonce)
 
 
-def require_not_revoked(manifest: str, state: State) -> None:
+def require_not_revoked(manifest: str, state: LedgerState) -> None:
     """The adapter is not out.
 
     Raises:
@@ -131,9 +135,10 @@ def require_not_revoked(manifest: str, state: State) -> None:
     """
     if manifest in state.revoked:
         raise EvidenceInvalid(
-            f"the adapter {manifest} was revoked: {state.revoked[manifest]}", expected="an adapter that was not",
+            f"the adapter {manifest} was revoked: {state.revoked[manifest]}",
+            expected="an adapter that was not",
             next_step="train and evaluate another one",
-        )  # fmt: skip
+        )
 
 
 def exactly_guarded(trust: Trust, name: str) -> GuardedModel:
@@ -189,9 +194,10 @@ def _require_signers(examined: Examined, trust: Trust) -> None:
     strangers = sorted(set(examined.signed_by) - {key.keyid for key in trust.keys_of("decide")})
     if strangers:
         raise EvidenceInvalid(
-            f"the decision is signed by {strangers[0]}, who may not decide", expected="keys of the role 'decide'",
+            f"the decision is signed by {strangers[0]}, who may not decide",
+            expected="keys of the role 'decide'",
             next_step="guardrail trust show prints who may do what",
-        )  # fmt: skip
+        )
 
 
 def _for(decision: Decision, guarded: GuardedModel, alias: str | None) -> ProtectedAlias:
@@ -217,7 +223,7 @@ def _nonce(examined: Examined) -> str:
             "the evidence holds no statements of its stages",
             expected=", ".join(stage_file(stage) for stage in SIGNED),
             next_step="run every stage with --gate and --sign-key",
-        )  # fmt: skip
+        )
     return parse(unverified_payload(examined.stages["evaluate"])).bound.nonce
 
 
@@ -228,20 +234,22 @@ def _require_ticket(nonce: str, examined: Examined, court: Court) -> None:
     if ticket is None or (ticket.model, ticket.alias) != (decision.model, decision.alias):
         raise EvidenceInvalid(
             "the evidence names a nonce that this server did not issue for this model and alias",
-            expected="the nonce of a ticket", next_step="start a new run with --gate",
-        )  # fmt: skip
+            expected="the nonce of a ticket",
+            next_step="start a new run with --gate",
+        )
     spent = state.closed.get(nonce)
     if spent is not None and spent != examined.evidence_sha256:
         raise EvidenceInvalid(
-            f"the ticket was spent by the evidence {spent}", expected="a ticket for each attempt",
+            f"the ticket was spent by the evidence {spent}",
+            expected="a ticket for each attempt",
             next_step="start a new run with --gate",
-        )  # fmt: skip
+        )
     if spent is None and not court.now < ticket.issued + LIFETIME:
         raise EvidenceInvalid(f"the ticket expired at {ticket.issued + LIFETIME}", next_step="start a new run")
     _require_this_candidate(nonce, decision, state)
 
 
-def _require_this_candidate(nonce: str, decision: Decision, state: State) -> None:
+def _require_this_candidate(nonce: str, decision: Decision, state: LedgerState) -> None:
     bound = state.bound.get(nonce)
     if bound is None or bound.manifest != decision.manifest:
         raise EvidenceInvalid(
@@ -256,7 +264,7 @@ def _require_this_candidate(nonce: str, decision: Decision, state: State) -> Non
         )
 
 
-def _require_ledger(chain: Chain, nonce: str, state: State) -> None:
+def _require_ledger(chain: Chain, nonce: str, state: LedgerState) -> None:
     """Every statement names an entry of this ledger, and the evaluation one from after the adapter was bound."""
     for statement in (chain.data, chain.train, chain.evaluate):
         number = state.numbers.get(statement.predicate.ledger)

@@ -19,7 +19,7 @@ from guardrail.evidence.statements.orders import Rollback
 from guardrail.evidence.trust.trust_file import GuardedModel, Trust
 from guardrail.gate.admission import Admission, require_not_revoked
 from guardrail.gate.ledger.journal import Draft, Journal, Unneeded, draft
-from guardrail.gate.ledger.ledger_state import Admitted, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState
 
 ALONE = "ONE PERSON MAY TRAIN, EVALUATE AND APPROVE"
 KEPT = re.compile(r"sealed/([0-9a-f]{64}) models:/(\S+)")
@@ -42,9 +42,10 @@ class Kept:
         match = KEPT.fullmatch(found.note)
         if match is None:
             raise EvidenceInvalid(
-                f"the ledger does not say where the evidence {found.evidence} lies", expected=KEPT.pattern,
+                f"the ledger does not say where the evidence {found.evidence} lies",
+                expected=KEPT.pattern,
                 next_step="guardrail registry doctor",
-            )  # fmt: skip
+            )
         return cls(match[1], match[2])
 
     def note(self) -> str:
@@ -61,7 +62,7 @@ def note_trust(journal: Journal, trust: Trust, envelope: bytes = b"") -> None:
         EvidenceInvalid: another one is in force, a later one or of the same version.
     """
 
-    def note(state: State) -> Draft:
+    def note(state: LedgerState) -> Draft:
         state.require_in_force(trust)
         if state.trust_version == trust.version and (state.trust_statement or not envelope):
             raise Unneeded
@@ -81,17 +82,25 @@ def note_admitted(journal: Journal, admission: Admission, kept: Kept) -> None:
     """
     decision, evidence = admission.examined.decision, admission.examined.evidence_sha256
 
-    def admitted(state: State) -> Draft:
+    def admitted(state: LedgerState) -> Draft:
         if evidence in state.admitted:
             raise Unneeded
         require_not_revoked(decision.manifest, state)
         if spent := state.closed.get(admission.nonce):
             raise EvidenceInvalid(
-                f"the ticket was spent meanwhile by the evidence {spent}", expected="a ticket for each attempt",
+                f"the ticket was spent meanwhile by the evidence {spent}",
+                expected="a ticket for each attempt",
                 next_step="start a new run with --gate",
-            )  # fmt: skip
-        return draft("decision", model=decision.model, alias=decision.alias, evidence=evidence,
-                     subject=decision.manifest, nonce=admission.nonce, note=kept.note())  # fmt: skip
+            )
+        return draft(
+            "decision",
+            model=decision.model,
+            alias=decision.alias,
+            evidence=evidence,
+            subject=decision.manifest,
+            nonce=admission.nonce,
+            note=kept.note(),
+        )
 
     journal.append(admitted)
 
@@ -104,7 +113,7 @@ def note_refused(journal: Journal, envelope: bytes, guarded: GuardedModel, why: 
     evidence, decision = sha256(envelope), parse(unverified_payload(envelope)).predicate.decision
     place = (guarded.name, decision.alias)
 
-    def refused(state: State) -> Draft:
+    def refused(state: LedgerState) -> Draft:
         tried = decision.model == guarded.name and any(
             bound.manifest == decision.manifest and (state.tickets[nonce].model, state.tickets[nonce].alias) == place
             for nonce, bound in state.bound.items()
@@ -126,12 +135,18 @@ def note_promotion(journal: Journal, admission: Admission, version: str) -> None
     """
     decision, alone = admission.examined.decision, admission.chain.one_person_may_train_evaluate_and_approve
     entry = draft(
-        "promotion", model=decision.model, alias=decision.alias, version=version, subject=decision.manifest,
-        evidence=admission.examined.evidence_sha256, nonce=admission.nonce, note=ALONE if alone else "",
-    )  # fmt: skip
+        "promotion",
+        model=decision.model,
+        alias=decision.alias,
+        version=version,
+        subject=decision.manifest,
+        evidence=admission.examined.evidence_sha256,
+        nonce=admission.nonce,
+        note=ALONE if alone else "",
+    )
     place, evidence = (decision.model, decision.alias), admission.examined.evidence_sha256
 
-    def promoted(state: State) -> Draft:
+    def promoted(state: LedgerState) -> Draft:
         found, stands = admitted(state, evidence), state.stands.get(place)
         if stands is not None and stands.is_at(version, found):  # a crash came between the entry and the move
             raise Unneeded
@@ -150,20 +165,28 @@ def note_rollback(journal: Journal, order: Rollback, envelope: bytes, persons: t
         PolicyDenied: somebody rejected the evidence of the target meanwhile.
     """
 
-    def rolled_back(state: State) -> Draft:
+    def rolled_back(state: LedgerState) -> Draft:
         if state.moved_by.get((order.model, order.alias)) == sha256(envelope):
             raise Unneeded
         require_unmoved(order, state)
         _require_unopposed(evidence, order.manifest, state)
         require_free(admitted(state, evidence), order.to_version, state)
         note = f"{', '.join(persons)}, from {order.from_version}: {order.reason}"[:LONGEST_NOTE]
-        return draft("rollback", model=order.model, alias=order.alias, version=order.to_version, evidence=evidence,
-                     subject=order.manifest, said=envelope, note=note)  # fmt: skip
+        return draft(
+            "rollback",
+            model=order.model,
+            alias=order.alias,
+            version=order.to_version,
+            evidence=evidence,
+            subject=order.manifest,
+            said=envelope,
+            note=note,
+        )
 
     journal.append(rolled_back)
 
 
-def admitted(state: State, evidence: str) -> Admitted:
+def admitted(state: LedgerState, evidence: str) -> Admitted:
     """Evidence that the ledger admitted.
 
     Raises:
@@ -172,13 +195,14 @@ def admitted(state: State, evidence: str) -> Admitted:
     found = state.admitted.get(evidence)
     if found is None:
         raise EvidenceInvalid(
-            f"the ledger never admitted the evidence {evidence}", expected="evidence that was admitted here",
+            f"the ledger never admitted the evidence {evidence}",
+            expected="evidence that was admitted here",
             next_step="promote the adapter with `guardrail promote`",
-        )  # fmt: skip
+        )
     return found
 
 
-def require_forward(found: Admitted, version: str, state: State) -> None:
+def require_forward(found: Admitted, version: str, state: LedgerState) -> None:
     """Evidence that the alias has not been at, complete after all that it was at, under a number of its own.
 
     What was rolled back does not come back by itself. Where the version of the evidence that the alias stands at was
@@ -191,8 +215,10 @@ def require_forward(found: Admitted, version: str, state: State) -> None:
     if state.overtaken(found):
         raise EvidenceInvalid(
             f"{found.model}@{found.alias} has moved on from the evidence {found.evidence}; moving it there again is "
-            "no step forward", expected="evidence that was complete later", next_step=order,
-        )  # fmt: skip
+            "no step forward",
+            expected="evidence that was complete later",
+            next_step=order,
+        )
     highest = state.highest.get(place, 0)
     if not int(version) > highest:
         raise EvidenceInvalid(
@@ -203,7 +229,7 @@ def require_forward(found: Admitted, version: str, state: State) -> None:
     require_free(found, version, state)
 
 
-def require_free(found: Admitted, version: str, state: State) -> None:
+def require_free(found: Admitted, version: str, state: LedgerState) -> None:
     """No entry names this number for other evidence.
 
     Raises:
@@ -218,14 +244,14 @@ def require_free(found: Admitted, version: str, state: State) -> None:
         )
 
 
-def _require_unopposed(evidence: str, manifest: str, state: State) -> None:
+def _require_unopposed(evidence: str, manifest: str, state: LedgerState) -> None:
     """Asked as the entry is written: somebody may have said no since the evidence was judged."""
     require_not_revoked(manifest, state)
     if evidence in state.rejected:
         raise PolicyDenied(f"somebody rejected the evidence {evidence}", expected="evidence that nobody rejected")
 
 
-def require_unmoved(order: Rollback, state: State) -> None:
+def require_unmoved(order: Rollback, state: LedgerState) -> None:
     """The order names an entry of this ledger, and the alias has not moved since.
 
     Raises:
@@ -235,5 +261,6 @@ def require_unmoved(order: Rollback, state: State) -> None:
     if signed_at is None or signed_at < moved_at:
         raise EvidenceInvalid(
             f"the alias has moved since the order was signed (entry {moved_at}), or the order names no entry",
-            expected="the digest of an entry of this ledger since then", next_step="sign a new order",
-        )  # fmt: skip
+            expected="the digest of an entry of this ledger since then",
+            next_step="sign a new order",
+        )

@@ -21,7 +21,16 @@ from guardrail.errors import EvidenceInvalid, InternalError
 from guardrail.evidence.bundle import ENVELOPE, EVIDENCE, NAME
 from guardrail.evidence.envelope import LARGEST, verify
 from guardrail.evidence.keys.key_pairs import PublicKey
-from guardrail.registry.read.reader import CHUNK, MODEL_SOURCE, Entry, Spec, StoredVersion, download, too_large, walk
+from guardrail.registry.read.reader import (
+    CHUNK,
+    MODEL_SOURCE,
+    Spec,
+    StoredFile,
+    StoredVersion,
+    download,
+    too_large,
+    walk,
+)
 from guardrail.registry.verify.evidence_checks import Outline
 
 MOST_RECORDS = 16
@@ -43,21 +52,22 @@ def logged_model(source: str) -> LoggedModel:
     match = MODEL_SOURCE.fullmatch(source)
     if match is None:
         raise EvidenceInvalid(
-            f"the proposed source is {source[:200]!r}", expected="a logged model (models:/m-…) with its evidence",
+            f"the proposed source is {source[:200]!r}",
+            expected="a logged model (models:/m-…) with its evidence",
             next_step="promote with `guardrail promote`",
-        )  # fmt: skip
+        )
     return _get_tracking_store().get_logged_model(match[1])
 
 
 @dataclass(frozen=True)
-class Origin:
+class ProposalOrigin:
     """The run that a logged model came from, and its experiment; empty where somebody has deleted the model since."""
 
     experiment_id: str = ""
     run_id: str = ""
 
 
-def origin(model_id: str) -> Origin:
+def origin(model_id: str) -> ProposalOrigin:
     """Where a logged model came from; that somebody deleted it changes nothing else."""
     from mlflow.exceptions import MlflowException
 
@@ -65,9 +75,9 @@ def origin(model_id: str) -> Origin:
         found = logged_model(f"models:/{model_id}")
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return Origin()
+            return ProposalOrigin()
         raise
-    return Origin(str(found.experiment_id or ""), str(found.source_run_id or ""))
+    return ProposalOrigin(str(found.experiment_id or ""), str(found.source_run_id or ""))
 
 
 def outline(model: LoggedModel, directory: Path, public_keys: Sequence[PublicKey]) -> Outline:
@@ -105,7 +115,7 @@ def most_bytes(outline: Outline) -> int:
     return sum(outline.sizes.values()) + (MOST_RECORDS + 1) * LARGEST
 
 
-def _small(reader: RepositoryReader, entry: Entry, directory: Path) -> Path:
+def _small(reader: RepositoryReader, entry: StoredFile, directory: Path) -> Path:
     """One file of the evidence."""
     if not NAME.fullmatch(entry.path) or entry.is_dir:
         raise EvidenceInvalid(f"the evidence holds {entry.path!r}", expected="only the files that were promoted")
@@ -133,12 +143,12 @@ class RepositoryReader:
         """A directory holds no versions: whoever asks for one has mistaken it for a registry."""
         raise InternalError(f"a directory of files was asked for the version {spec}")
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         """The names in one directory; the prefix is the only root."""
         del root
         found = self._repository.list_artifacts(posixpath.join(self._prefix, directory) or None)
         entries = tuple(
-            Entry(
+            StoredFile(
                 path=posixpath.relpath(f.path, self._prefix or "."), is_dir=bool(f.is_dir), size=int(f.file_size or 0)
             )
             for f in found

@@ -41,7 +41,7 @@ def one_line(text: object) -> str:
 
 
 @dataclass
-class Bucket:
+class LineBudget:
     """How much may be written: a burst, then a steady rate (a token bucket)."""
 
     clock: Callable[[], float] = time.monotonic
@@ -64,21 +64,21 @@ class Bucket:
             return missed
 
 
-_bucket = Bucket()
+_bucket = LineBudget()
 
 
-def log_refusal(error: GuardrailError, bucket: Bucket = _bucket) -> None:
+def log_refusal(error: GuardrailError, bucket: LineBudget = _bucket) -> None:
     """Write down that a request was refused: who asked, what for, and why."""
     _write(_asked, error.got, bucket)
 
 
-def log_closed(scope: Mapping[str, Any], bucket: Bucket = _bucket) -> None:
+def log_closed(scope: Mapping[str, Any], bucket: LineBudget = _bucket) -> None:
     """Write down that a route which is off was asked for; it is answered before any of MLflow's applications."""
     host = (scope.get("client") or ("nobody known",))[0]
     _write(lambda: f"{host} {scope.get('path', '')}", "the assistant is off", bucket)
 
 
-def _write(asked: Callable[[], str], why: str, bucket: Bucket) -> None:
+def _write(asked: Callable[[], str], why: str, bucket: LineBudget) -> None:
     missed = bucket.take()
     if missed is None:
         return

@@ -42,7 +42,7 @@ REFUSED_WRITES = frozenset({401, 403, 404, 405, 503})
 
 
 @dataclass
-class Bucket:
+class TokenBucket:
     """When the next refusal is due, if they were spread evenly; it lies up to ``AT_ONCE`` refusals in the past."""
 
     due: float
@@ -68,7 +68,7 @@ class Pacing:
         self, app: Asgi, per_second: float = PER_SECOND, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._app, self._per_second, self._clock, self._sleep = app, per_second, clock, sleep
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -85,7 +85,7 @@ class Pacing:
 
     def _delay(self, address: str) -> float:
         now = self._clock()
-        bucket = self._buckets.setdefault(address, Bucket(now - AT_ONCE / self._per_second))
+        bucket = self._buckets.setdefault(address, TokenBucket(now - AT_ONCE / self._per_second))
         self._buckets.move_to_end(address)
         if len(self._buckets) > ADDRESSES:
             self._buckets.popitem(last=False)

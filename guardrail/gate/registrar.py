@@ -29,7 +29,7 @@ from guardrail.evidence.trust.trust_file import GuardedModel
 from guardrail.gate import ledger_drafts, proposed_files
 from guardrail.gate.admission import Admission, Court, admit, exactly_guarded, foresee, judge, protected_alias
 from guardrail.gate.ledger.journal import Journal
-from guardrail.gate.ledger.ledger_state import Admitted, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState
 from guardrail.gate.ledger_drafts import Kept
 from guardrail.gate.mlflow_errors import unproven
 from guardrail.gate.refusal_pacing import unchanged
@@ -380,14 +380,15 @@ class Registrar:
         if current != version:
             self.beneath.set_alias(name, alias, version)
 
-    def _require_later(self, found: Admitted, version: str, current: str | None, state: State) -> None:
+    def _require_later(self, found: Admitted, version: str, current: str | None, state: LedgerState) -> None:
         """A step forward by the ledger; where that never moved the alias, later than what it points at."""
         ledger_drafts.require_forward(found, version, state)
         if (found.model, found.alias) not in state.stands and not int(version) > int(current or 0):
             raise EvidenceInvalid(
                 f"{found.model}@{found.alias} points at version {current}; moving it to {version} is no step forward",
-                expected="a later version", next_step="guardrail registry rollback, signed by who may approve",
-            )  # fmt: skip
+                expected="a later version",
+                next_step="guardrail registry rollback, signed by who may approve",
+            )
 
     def _require_fitting(self, order: Rollback) -> None:
         """The order is about the alias as it stands: at ``from``, by the ledger, and not moved since it was signed.
@@ -474,9 +475,10 @@ def _require_same_evidence(outline: Outline, found: Admitted) -> None:
     evidence = sha256(_envelope(outline.directory))
     if evidence != found.evidence:
         raise EvidenceInvalid(
-            f"the evidence at sealed/{Kept.of(found).sealed} is {evidence}", expected=f"{found.evidence}, as admitted",
+            f"the evidence at sealed/{Kept.of(found).sealed} is {evidence}",
+            expected=f"{found.evidence}, as admitted",
             next_step="guardrail registry doctor",
-        )  # fmt: skip
+        )
 
 
 def _is_as_made(version: Any, admission: Admission, found: Admitted) -> bool:

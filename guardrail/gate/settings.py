@@ -46,7 +46,7 @@ MUST_BE_OFF = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class GateSettings:
     """The trust file and who must have signed it; the key that signs the ledger, and where that and its head lie."""
 
     trust: Path
@@ -58,7 +58,7 @@ class Settings:
     ledger_head: Path
 
 
-def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+def settings(environment: Mapping[str, str] = os.environ) -> GateSettings:
     """Read the gate's settings.
 
     Raises:
@@ -70,17 +70,21 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
             f"the gate needs {missing[0]}",
             expected="a trust file, the public root keys, a key that signs the ledger, and where it and its head lie",
             next_step="start with `guardrail server`, or set the variables that docs/server.md names",
-        )  # fmt: skip
+        )
     keys = tuple(load_public(Path(name)) for name in environment[ROOT_KEYS].split(os.pathsep) if name)
     public, all_of_them = environment.get(SERVER_PUBLIC_KEY), len({key.keyid for key in keys})
-    return Settings(
-        Path(environment[TRUST]), keys, _threshold(environment.get(ROOT_THRESHOLD, str(all_of_them)), all_of_them),
-        environment[SERVER_KEY], Path(public) if public else None, Path(environment[LEDGER]),
+    return GateSettings(
+        Path(environment[TRUST]),
+        keys,
+        _threshold(environment.get(ROOT_THRESHOLD, str(all_of_them)), all_of_them),
+        environment[SERVER_KEY],
+        Path(public) if public else None,
+        Path(environment[LEDGER]),
         Path(environment[LEDGER_HEAD]),
-    )  # fmt: skip
+    )
 
 
-def open_journal(given: Settings, trust: Trust) -> Journal:
+def open_journal(given: GateSettings, trust: Trust) -> Journal:
     """The server's ledger, as these settings say.
 
     Raises:
@@ -109,7 +113,7 @@ def _secret(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class S3Bucket:
     """A place in S3-compatible storage; an empty prefix is the whole bucket."""
 
     bucket: str
@@ -124,7 +128,7 @@ class Bucket:
         return f"s3://{self.bucket}/{self.prefix}"
 
 
-def destination(uri: str) -> Path | Bucket:
+def destination(uri: str) -> Path | S3Bucket:
     """Where ``--artifacts-destination`` keeps artifacts: on a local (or mounted) disk, or in a bucket.
 
     Raises:
@@ -141,7 +145,7 @@ def destination(uri: str) -> Path | Bucket:
     return Path(unquote(parts.path) if parts.scheme else uri).absolute()
 
 
-def _bucket(uri: str) -> Bucket:
+def _bucket(uri: str) -> S3Bucket:
     found = PLAIN_BUCKET.fullmatch(uri)
     if (
         found is None
@@ -152,7 +156,7 @@ def _bucket(uri: str) -> Bucket:
             f"the gate cannot seal adapters in {uri!r}",
             expected="s3://BUCKET/PREFIX: the bucket's own name, then letters, digits and -_. between slashes",
         )
-    return Bucket(found["bucket"], found["prefix"] or "")
+    return S3Bucket(found["bucket"], found["prefix"] or "")
 
 
 def require_off(environment: Mapping[str, str] = os.environ) -> None:

@@ -30,7 +30,7 @@ from guardrail.evidence.statements.stage_statement import Approval, StageStateme
 from guardrail.evidence.trust.trust_file import GuardedModel, Role
 from guardrail.gate.admission import Admission, Court, protected_alias
 from guardrail.gate.ledger.journal import Draft, Journal, Unneeded, draft
-from guardrail.gate.ledger.ledger_state import Admitted, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState
 from guardrail.gate.ticket_office import bind, bound_ticket
 from guardrail.records import Verdict
 from guardrail.registry.gate.protocol import Submitted
@@ -113,12 +113,19 @@ class Desk:
         evidence = sha256(envelope)
         broken = ", ".join(f.rule for f in decision.findings if f.verdict is not Verdict.PASSED)
 
-        def deny(state: State) -> Draft:
+        def deny(state: LedgerState) -> Draft:
             if evidence in state.closed.values():  # refused as a proposal, it spent nothing
                 raise Unneeded
-            return draft("denial", model=decision.model, alias=decision.alias, nonce=nonce, evidence=evidence,
-                         subject=decision.manifest, said=envelope,
-                         note=f"{decision.verdict}: {broken}"[:LONGEST_NOTE])  # fmt: skip
+            return draft(
+                "denial",
+                model=decision.model,
+                alias=decision.alias,
+                nonce=nonce,
+                evidence=evidence,
+                subject=decision.manifest,
+                said=envelope,
+                note=f"{decision.verdict}: {broken}"[:LONGEST_NOTE],
+            )
 
         return _recorded(self.journal.append(deny), decision.model, decision.alias)
 
@@ -132,19 +139,27 @@ class Desk:
         digest = sha256(envelope)
         who = ", ".join(self.court.trust.persons_of(signers(envelope)))
 
-        def vote(state: State) -> Draft:
+        def vote(state: LedgerState) -> Draft:
             if digest in state.votes.get(found.evidence, []):
                 raise Unneeded
             if found.evidence in state.rejected:
                 raise EvidenceInvalid("somebody rejected this evidence already", expected="evidence that waits")
             if found.evidence in state.promoted:
                 raise EvidenceInvalid(
-                    "this evidence was promoted already", expected="evidence that waits",
+                    "this evidence was promoted already",
+                    expected="evidence that waits",
                     next_step="nothing waits any more; guardrail registry revoke takes an adapter out",
-                )  # fmt: skip
-            return draft("approval" if approval.approved else "rejection", model=found.model, alias=found.alias,
-                         evidence=found.evidence, subject=found.manifest, nonce=found.nonce, said=envelope,
-                         note=f"{who}: {approval.reason}"[:LONGEST_NOTE])  # fmt: skip
+                )
+            return draft(
+                "approval" if approval.approved else "rejection",
+                model=found.model,
+                alias=found.alias,
+                evidence=found.evidence,
+                subject=found.manifest,
+                nonce=found.nonce,
+                said=envelope,
+                note=f"{who}: {approval.reason}"[:LONGEST_NOTE],
+            )
 
         head = self.journal.append(vote)
         return self._completed(found, head) if approval.approved else _recorded(head, found.model, found.alias)
@@ -165,9 +180,10 @@ class Desk:
             needed = judged.chain.evaluate.predicate.expires
             if said.predicate.expires < needed:
                 raise EvidenceInvalid(
-                    f"the approval expires at {said.predicate.expires}", expected=f"{needed}, as the evaluation does",
+                    f"the approval expires at {said.predicate.expires}",
+                    expected=f"{needed}, as the evaluation does",
                     next_step="guardrail approve signs such a one",
-                )  # fmt: skip
+                )
 
     def _completed(self, found: Admitted, head: Head) -> Submitted:
         noted = _recorded(head, found.model, found.alias)
@@ -197,7 +213,7 @@ class Desk:
     def _revocation(self, order: Revocation, envelope: bytes, persons: tuple[str, ...]) -> Submitted:
         note = f"{', '.join(persons)}: {order.reason}"[:LONGEST_NOTE]
 
-        def revoke(state: State) -> Draft:
+        def revoke(state: LedgerState) -> Draft:
             if order.manifest in state.revoked:
                 raise Unneeded
             return draft("revocation", subject=order.manifest, said=envelope, note=note)
@@ -218,8 +234,9 @@ class Desk:
         if found is None or found.manifest != said.bound.manifest:
             raise EvidenceInvalid(
                 "nothing that was admitted here is what this statement is about",
-                expected="evidence that waits here, by its nonce and adapter", next_step="guardrail approve NAME@ALIAS",
-            )  # fmt: skip
+                expected="evidence that waits here, by its nonce and adapter",
+                next_step="guardrail approve NAME@ALIAS",
+            )
         return found
 
 

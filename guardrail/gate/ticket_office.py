@@ -16,12 +16,17 @@ from datetime import datetime
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence.envelope import signers
 from guardrail.evidence.statements.stage_statement import StageStatement
-from guardrail.evidence.statements.ticket_requests import Asked, require_current, require_may_bind, verified_request
+from guardrail.evidence.statements.ticket_requests import (
+    VerifiedRequest,
+    require_current,
+    require_may_bind,
+    verified_request,
+)
 from guardrail.evidence.statements.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust.trust_file import CLOCKS_DIFFER, Trust
 from guardrail.gate.admission import protected_alias
 from guardrail.gate.ledger.journal import Draft, Journal, Unneeded, draft
-from guardrail.gate.ledger.ledger_state import Bound, State
+from guardrail.gate.ledger.ledger_state import BoundCandidate, LedgerState
 from guardrail.gate.ledger.open_tickets import Holder
 from guardrail.records import Decision
 
@@ -49,24 +54,29 @@ def issue(journal: Journal, trust: Trust, envelope: bytes, now: datetime) -> Tic
         )
     protected_alias(guarded, alias)
 
-    def drafted(state: State) -> Draft:
+    def drafted(state: LedgerState) -> Draft:
         if asked.digest in state.open.by_request:
             raise Unneeded
         _require_room(asked, state, now)
-        return draft("proposal", model=model, alias=alias, nonce=secrets.token_hex(NONCE_BYTES), said=envelope,
-                     note=asked.key_id)  # fmt: skip
+        return draft(
+            "proposal", model=model, alias=alias, nonce=secrets.token_hex(NONCE_BYTES), said=envelope, note=asked.key_id
+        )
 
     journal.append(drafted)
     return _ticket(journal.state(), asked)
 
 
-def _ticket(state: State, asked: Asked) -> Ticket:
+def _ticket(state: LedgerState, asked: VerifiedRequest) -> Ticket:
     nonce = state.open.by_request[asked.digest]
     issued = state.tickets[nonce]
     return Ticket(
-        model=issued.model, alias=issued.alias, nonce=nonce, issued=issued.issued,
-        expires=issued.issued + LIFETIME, ledger=issued.head.digest,
-    )  # fmt: skip
+        model=issued.model,
+        alias=issued.alias,
+        nonce=nonce,
+        issued=issued.issued,
+        expires=issued.issued + LIFETIME,
+        ledger=issued.head.digest,
+    )
 
 
 def most_open(environ: Mapping[str, str]) -> int:
@@ -81,7 +91,7 @@ def most_open(environ: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _require_room(asked: Asked, state: State, now: datetime) -> None:
+def _require_room(asked: VerifiedRequest, state: LedgerState, now: datetime) -> None:
     request = asked.request
     expiries = state.open.of(Holder(asked.key_id, request.model, request.alias), now)
     most = most_open(os.environ)
@@ -97,13 +107,14 @@ def _require_allowed(journal: Journal, trust: Trust, request: str | None, envelo
     """The train statement is by those for whom the ticket was asked, and whoever asked may still ask."""
     if request is None:
         raise EvidenceInvalid(
-            "the ticket is from before requests were signed, so whose it is is not known", expected="a ticket of a key",
+            "the ticket is from before requests were signed, so whose it is is not known",
+            expected="a ticket of a key",
             next_step="start a new run with --gate",
-        )  # fmt: skip
+        )
     require_may_bind(verified_request(journal.statement(request), trust), signers(envelope), trust)
 
 
-def bind(journal: Journal, trust: Trust, said: StageStatement, envelope: bytes, now: datetime) -> Bound:
+def bind(journal: Journal, trust: Trust, said: StageStatement, envelope: bytes, now: datetime) -> BoundCandidate:
     """Bind the ticket that a verified train statement names to its adapter; twice the same changes nothing.
 
     Raises:
@@ -114,13 +125,14 @@ def bind(journal: Journal, trust: Trust, said: StageStatement, envelope: bytes, 
     if manifest is None:
         raise EvidenceInvalid("the train statement names no adapter", expected="the digest of one")
 
-    def drafted(state: State) -> Draft:
+    def drafted(state: LedgerState) -> Draft:
         ticket = state.tickets.get(bound.nonce)
         if ticket is None or (ticket.model, ticket.alias) != (bound.model, bound.alias):
             raise EvidenceInvalid(
                 "the statement names a nonce that this server did not issue for its model and alias",
-                expected="the nonce of a ticket", next_step="start a new run with --gate",
-            )  # fmt: skip
+                expected="the nonce of a ticket",
+                next_step="start a new run with --gate",
+            )
         _require_allowed(journal, trust, state.open.requests.get(bound.nonce), envelope)
         earlier = state.bound.get(bound.nonce)
         if earlier is not None and earlier.manifest == manifest:
@@ -132,16 +144,23 @@ def bind(journal: Journal, trust: Trust, said: StageStatement, envelope: bytes, 
                 f"the ticket is bound to the adapter {earlier.manifest}",
                 expected=f"a ticket of its own for {manifest}",
                 next_step="start a new run with --gate: a ticket is for one adapter",
-            )  # fmt: skip
+            )
         attempt = state.attempts.get((bound.model, bound.alias), 0) + 1
-        return draft("proposal", model=bound.model, alias=bound.alias, nonce=bound.nonce, subject=manifest,
-                     said=envelope, note=f"attempt {attempt}")  # fmt: skip
+        return draft(
+            "proposal",
+            model=bound.model,
+            alias=bound.alias,
+            nonce=bound.nonce,
+            subject=manifest,
+            said=envelope,
+            note=f"attempt {attempt}",
+        )
 
     journal.append(drafted)
     return journal.state().bound[bound.nonce]
 
 
-def bound_ticket(decision: Decision, state: State) -> str:
+def bound_ticket(decision: Decision, state: LedgerState) -> str:
     """The nonce of the ticket that a denial is about: of its model and alias, bound to its adapter as its attempt.
 
     Raises:

@@ -36,10 +36,13 @@ def add_lora(base: BaseModel, *, rank: int, alpha: float, dropout: float, target
     _check_bare(base)
     _check_targets(base.model, targets)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        task_type=TaskType.CAUSAL_LM,
         # by name: under "all-linear" peft also adapts fused experts, which no plain LoRA can say
         target_modules=list(targets) or list(linear_layers(base.model)),
-    )  # fmt: skip
+    )
     model = get_peft_model(base.model, config)
     _require_layers_only(base, model)
     return model
@@ -66,8 +69,10 @@ def lora_shapes(base: BaseModel, targets: Sequence[str] = ()) -> dict[str, tuple
     model = add_lora(base, rank=1, alpha=1.0, dropout=0.0, targets=targets)  # peft itself says what it would match
     try:
         layers = {name: layer for name, layer in model.get_base_model().named_modules() if hasattr(layer, "lora_A")}
-        return {name: (layers[name].lora_B["default"].out_features, layers[name].lora_A["default"].in_features)
-                for name in sorted(layers)}  # fmt: skip
+        return {
+            name: (layers[name].lora_B["default"].out_features, layers[name].lora_A["default"].in_features)
+            for name in sorted(layers)
+        }
     finally:
         strip_lora(base, model)
 
@@ -141,9 +146,8 @@ def _without_new_defaults(config: dict[str, Any]) -> dict[str, Any]:
 
     defaults = LoraConfig().to_dict()
     return {
-        key: value for key, value in config.items()
-        if key in SETTINGS or key not in defaults or defaults[key] != value
-    }  # fmt: skip
+        key: value for key, value in config.items() if key in SETTINGS or key not in defaults or defaults[key] != value
+    }
 
 
 def _check_bare(base: BaseModel) -> None:
@@ -158,9 +162,12 @@ def _check_bare(base: BaseModel) -> None:
 
 def _check_targets(model: Any, targets: Sequence[str]) -> None:
     head = model.get_output_embeddings()  # every method projects through the frozen head: a trained one would be lost
-    linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules()
-                     if is_linear(module) and module is not head})  # fmt: skip
+    linear = sorted(
+        {name.rpartition(".")[2] for name, module in model.named_modules() if is_linear(module) and module is not head}
+    )
     missing = [target for target in targets if target not in linear]
     if missing:
-        raise InvalidInput(f"no LoRA target modules named {missing} (the output head is not adapted)",
-                           expected="names among " + ", ".join(linear))  # fmt: skip
+        raise InvalidInput(
+            f"no LoRA target modules named {missing} (the output head is not adapted)",
+            expected="names among " + ", ".join(linear),
+        )

@@ -174,8 +174,9 @@ def _renamed(state: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
         model["unk_token"] = names[model["unk_token"]]
     if "merges" in model:
         prefix = len(model.get("continuing_subword_prefix") or "")
-        model["merges"] = [pair for pair in map(_pair, model["merges"])
-                           if not {*pair, pair[0] + pair[1][prefix:]} & names.keys()]  # fmt: skip
+        model["merges"] = [
+            pair for pair in map(_pair, model["merges"]) if not {*pair, pair[0] + pair[1][prefix:]} & names.keys()
+        ]
     return state
 
 

@@ -22,8 +22,16 @@ from guardrail.home import expanded
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt", "*.tiktoken")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TEMPLATES = ("*.jinja", "chat_template.json")
-TOKENIZER = ("tokenizer*", "*.model", "*.tiktoken", "*.txt", "vocab*.json", "merges*", "special_tokens_map.json",
-             "added_tokens.json")  # fmt: skip
+TOKENIZER = (
+    "tokenizer*",
+    "*.model",
+    "*.tiktoken",
+    "*.txt",
+    "vocab*.json",
+    "merges*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 TOKENIZER_CONFIG, TEMPLATE_KEY = "tokenizer_config.json", "chat_template"
 
 PartName = Literal["weights", "configuration", "tokenizer", "template"]
@@ -78,8 +86,10 @@ def parts(directory: Path) -> tuple[Part, ...]:
 def _part_of(path: str) -> PartName:
     name = path.rpartition("/")[2]
     kinds: tuple[tuple[PartName, tuple[str, ...]], ...] = (
-        ("weights", WEIGHTS), ("template", TEMPLATES), ("tokenizer", TOKENIZER),
-    )  # fmt: skip
+        ("weights", WEIGHTS),
+        ("template", TEMPLATES),
+        ("tokenizer", TOKENIZER),
+    )
     return next((kind for kind, known in kinds if any(fnmatch(name, pattern) for pattern in known)), "configuration")
 
 

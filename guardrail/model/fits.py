@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.adapter.lora import Lora
+from guardrail.evidence.adapter.lora import PlainLora
 from guardrail.evidence.adapter.lora_settings import CONFIG
 
 
@@ -26,7 +26,7 @@ def is_linear(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def require_fitting(model: Any, lora: Lora) -> None:
+def require_fitting(model: Any, lora: PlainLora) -> None:
     """The adapter's layers are linear layers of this bare base, and exactly those that its configuration targets.
 
     Raises:
@@ -45,7 +45,7 @@ def require_fitting(model: Any, lora: Lora) -> None:
     _require_orientation(model, lora)
 
 
-def _require_orientation(model: Any, lora: Lora) -> None:
+def _require_orientation(model: Any, lora: PlainLora) -> None:
     """GPT-2's layers hold their weight transposed; peft corrects a wrong setting, other readers may not."""
     stated = lora.settings.fan_in_fan_out
     if stated not in {not isinstance(model.get_submodule(name), torch.nn.Linear) for name in lora.layers}:

@@ -20,7 +20,7 @@ from guardrail.progress import Done
 
 
 @dataclass(frozen=True)
-class Answer:
+class GeneratedAnswer:
     """A generated answer: its text, whether it ended before the length limit, and its tokens, the ending one too."""
 
     text: str
@@ -36,7 +36,7 @@ def generate(
     batch_size: int,
     model: Any = None,
     progress: Done | None = None,
-) -> list[Answer]:
+) -> list[GeneratedAnswer]:
     """Answers to ``prompts`` (token ids), in their order.
 
     Args:
@@ -51,7 +51,7 @@ def generate(
     """
     if reason := next(filter(None, (lacks_room(base, prompt, max_new_tokens) for prompt in prompts)), ""):
         raise InvalidInput(reason, next_step="shorten the prompt, ask for shorter answers, or leave the prompt out")
-    answers: list[Answer | None] = [None] * len(prompts)
+    answers: list[GeneratedAnswer | None] = [None] * len(prompts)
     for indices in _batches(prompts, batch_size):
         for index, answer in zip(
             indices, _answer(base, model or base.model, [prompts[i] for i in indices], max_new_tokens), strict=True
@@ -79,7 +79,7 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 
 
 @torch.inference_mode()
-def _answer(base: BaseModel, model: Any, prompts: list[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+def _answer(base: BaseModel, model: Any, prompts: list[Sequence[int]], max_new_tokens: int) -> list[GeneratedAnswer]:
     ids, mask = left_pad(prompts, int(base.tokenizer.pad_token_id or 0))
     end = stop_tokens(base)
     output = model.generate(
@@ -100,11 +100,11 @@ def _answer(base: BaseModel, model: Any, prompts: list[Sequence[int]], max_new_t
     return [_decode(base, row, set(end)) for row in output]
 
 
-def _decode(base: BaseModel, row: list[int], end: set[int]) -> Answer:
+def _decode(base: BaseModel, row: list[int], end: set[int]) -> GeneratedAnswer:
     stop = next((i for i, token in enumerate(row) if token in end), None)
     text = base.tokenizer.decode(row[:stop], skip_special_tokens=True)
     tokens = row if stop is None else row[: stop + 1]
-    return Answer(str(text), stop is not None, tuple(tokens))
+    return GeneratedAnswer(str(text), stop is not None, tuple(tokens))
 
 
 def stop_tokens(base: BaseModel) -> list[int]:

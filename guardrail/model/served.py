@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.adapter.lora import WEIGHTS, Lora, tensor_name
+from guardrail.evidence.adapter.lora import WEIGHTS, PlainLora, tensor_name
 from guardrail.model.chat import encode_prompt, user
 from guardrail.model.load import BaseModel
 
@@ -48,7 +48,7 @@ class Bare:
 
 
 @torch.no_grad()
-def require_served(base: BaseModel, bare: Bare, model: Any, lora: Lora, directory: Path) -> None:
+def require_served(base: BaseModel, bare: Bare, model: Any, lora: PlainLora, directory: Path) -> None:
     """``model``, the base with the adapter in ``directory``, computes the base plus the file's dW, and nothing else.
 
     Raises:
@@ -82,7 +82,7 @@ class _Factors:
         return a, b
 
 
-def _require_untouched(bare: Bare, model: Any, lora: Lora) -> None:
+def _require_untouched(bare: Bare, model: Any, lora: PlainLora) -> None:
     """Every module is the base's own, but for the adapter's layers, each of which is around the base's own."""
     seen = {}
     for name, module in bare.modules.items():

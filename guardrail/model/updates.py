@@ -80,11 +80,15 @@ def write_updates(target: Path, updates: Mapping[str, Update], like: Path) -> No
 
     _check_updates(target, updates)
     config = {**_read_config(like), **_ranks_and_alphas(updates), **_targets(updates, like)}
-    factors = {tensor_name(name, factor): tensor for name, update in updates.items()
-               for factor, tensor in (("A", update.a), ("B", update.b))}  # fmt: skip
+    factors = {
+        tensor_name(name, factor): tensor
+        for name, update in updates.items()
+        for factor, tensor in (("A", update.a), ("B", update.b))
+    }
     # Copies, because safetensors refuses tensors that share memory.
-    tensors = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-               for key, tensor in factors.items()}  # fmt: skip
+    tensors = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in factors.items()
+    }
     nofollow.remove(target)
     with writing_adapter(target):
         target.mkdir(parents=True)
@@ -114,8 +118,10 @@ def _problem(update: Update) -> str:
 def _check_updates(target: Path, updates: Mapping[str, Update]) -> None:
     problems = [f"{name}: {problem}" for name, update in updates.items() if (problem := _problem(update))]
     if problems or not updates:
-        raise InvalidInput(f"cannot write an adapter to {target}: {problems[0] if problems else 'no updates'}",
-                           expected="finite A [rank, in] and B [out, rank] for at least one module")  # fmt: skip
+        raise InvalidInput(
+            f"cannot write an adapter to {target}: {problems[0] if problems else 'no updates'}",
+            expected="finite A [rank, in] and B [out, rank] for at least one module",
+        )
 
 
 def _ranks_and_alphas(updates: Mapping[str, Update]) -> dict[str, Any]:
@@ -147,8 +153,12 @@ def _targets(updates: Mapping[str, Update], like: Path) -> dict[str, Any]:
         same = set(file.keys()) == {tensor_name(name, factor) for name in updates for factor in "AB"}
     if same:
         return {}
-    return {"target_modules": sorted(updates), "exclude_modules": None, "layers_to_transform": None,
-            "layers_pattern": None}  # fmt: skip
+    return {
+        "target_modules": sorted(updates),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+    }
 
 
 @contextmanager

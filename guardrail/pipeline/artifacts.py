@@ -19,8 +19,10 @@ def clean_file(run: Run, record: DataReport) -> Path:
         EvidenceInvalid: they are not what the data stage wrote.
     """
     if not holds_clean_rows(run, record):
-        raise EvidenceInvalid(f"{run.path / 'data' / CLEAN} is not what the data stage wrote",
-                              next_step="run guardrail data validate again")  # fmt: skip
+        raise EvidenceInvalid(
+            f"{run.path / 'data' / CLEAN} is not what the data stage wrote",
+            next_step="run guardrail data validate again",
+        )
     return run.path / "data" / CLEAN
 
 

@@ -59,7 +59,7 @@ def choose(methods: Iterable[str], attempt: Callable[[str, Path], Trial], folder
     return tuple(sorted(trials, key=lambda trial: trial.score.rank))
 
 
-def told(trials: tuple[Trial, ...]) -> dict[str, Scalar]:
+def trial_fields(trials: tuple[Trial, ...]) -> dict[str, Scalar]:
     """The trials, for the record."""
     return {
         f"auto_{trial.method}": f"utility {trial.score.utility:.4f}, ASR {trial.score.attack_success_rate:.4f}, "

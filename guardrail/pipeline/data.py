@@ -61,22 +61,35 @@ def validate_data(run: Run, source: str) -> DataReport:
         log.warning(
             "%s names no anchors: those of the embedded testbed are taken, which tell little about %s\n"
             "  next: write harmful and benign requests of your own into a JSONL file, and name it in data.anchors",
-            policy.source, config.base,
-        )  # fmt: skip
+            policy.source,
+            config.base,
+        )
     plan = data_plan(policy.policy)
     _require_asked(policy, base)
-    inputs = digest({
-        "stage": "data", "plan": plan, "source": data.digest, "name": data.source, "base": base.ref.digest,
-        "anchors": [list(known.harmful), list(known.benign)],
-    })  # fmt: skip
+    inputs = digest(
+        {
+            "stage": "data",
+            "plan": plan,
+            "source": data.digest,
+            "name": data.source,
+            "base": base.ref.digest,
+            "anchors": [list(known.harmful), list(known.benign)],
+        }
+    )
     if kept := run.kept("data-report", DataReport, inputs, partial(_holds, run)):
         return kept
     result = validate(
-        data, detectors=policy.policy.data.detectors, context=Context(known.harmful, known.benign, _embed(base)),
-        carried=_carried(base), quarantine=policy.policy.data.quarantine,
-        max_characters=policy.policy.data.max_characters, policy_digest=policy.digest, base_digest=base.ref.digest,
-        inputs=inputs, plan=plan,
-    )  # fmt: skip
+        data,
+        detectors=policy.policy.data.detectors,
+        context=Context(known.harmful, known.benign, _embed(base)),
+        carried=_carried(base),
+        quarantine=policy.policy.data.quarantine,
+        max_characters=policy.policy.data.max_characters,
+        policy_digest=policy.digest,
+        base_digest=base.ref.digest,
+        inputs=inputs,
+        plan=plan,
+    )
     _require_rendered(base, data.source, result)
     _warn_of_many(result.report)
     files = write(run.path / "data", data, result)
@@ -92,8 +105,12 @@ def _warn_of_many(report: DataReport) -> None:
             log.warning(
                 "%s flags %d of %d rows of %s: of clean data no detector should flag so many\n"
                 "  next: read some of them (guardrail data validate names the file); then mend the data, the anchors "
-                "or the policy", result.name, result.flagged, report.rows, report.source,
-            )  # fmt: skip
+                "or the policy",
+                result.name,
+                result.flagged,
+                report.rows,
+                report.source,
+            )
 
 
 def _require_asked(policy: LoadedPolicy, base: BaseModel) -> None:

@@ -27,7 +27,7 @@ from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.stage_plans import evaluation_plan
 from guardrail.printable import json_text
-from guardrail.progress import Count, Progress
+from guardrail.progress import Progress, Tick
 from guardrail.records import AdapterRecord, EvaluationReport, Measurement
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Memo:
         """The engine behind."""
         return self.engine.name
 
-    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], progress: Tick | None = None) -> list[Reply]:
         """One reply per request; errors are not remembered."""
         keys = [digest(request) for request in requests]
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.known}
@@ -66,7 +66,7 @@ class Said:
     name: str
     replies: dict[str, Reply]
 
-    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], progress: Tick | None = None) -> list[Reply]:
         """The replies that were given."""
         del progress
         return [self.replies[digest(request)] for request in requests]
@@ -187,18 +187,18 @@ def _measure(
 @dataclass(frozen=True)
 class _Reporting:
     engine: Engine
-    report: Count | None
+    report: Tick | None
 
     @property
     def name(self) -> str:
         return self.engine.name
 
-    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], progress: Tick | None = None) -> list[Reply]:
         del progress
         return self.engine.answer(requests, self.report)
 
 
-def _counter(total: int, progress: Progress | None) -> Count | None:
+def _counter(total: int, progress: Progress | None) -> Tick | None:
     if progress is None:
         return None
     done = 0

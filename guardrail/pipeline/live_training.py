@@ -52,9 +52,13 @@ class Training:
         """The parameters of the MLflow run."""
         s = self.settings
         return {
-            "method": self.method, "base": self.base, "seed": str(s.seed), "epochs": f"{s.epochs:g}",
-            "batch_size": str(s.batch_size), "learning_rate": f"{s.learning_rate:g}",
-        }  # fmt: skip
+            "method": self.method,
+            "base": self.base,
+            "seed": str(s.seed),
+            "epochs": f"{s.epochs:g}",
+            "batch_size": str(s.batch_size),
+            "learning_rate": f"{s.learning_rate:g}",
+        }
 
 
 def require_reachable(uri: str | None) -> None:

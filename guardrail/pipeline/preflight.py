@@ -18,7 +18,7 @@ from guardrail.pipeline.exam.leakage import check_anchors, check_replay
 from guardrail.pipeline.exam.sizes import require_enough
 from guardrail.pipeline.exam.validation import check_apart, chosen_by
 from guardrail.pipeline.live_training import require_reachable
-from guardrail.pipeline.merge.merge_inputs import Wanted, check_left_in, read_others
+from guardrail.pipeline.merge.merge_inputs import MergeFit, check_left_in, read_others
 from guardrail.pipeline.prompts import anchors, replay_prompts
 from guardrail.pipeline.request import TrainRequest
 from guardrail.policy.load import LoadedPolicy
@@ -43,9 +43,12 @@ class Prepared:
 
 
 def prepare(
-    exam: Exam, request: TrainRequest, base: BaseModel | None = None, report: DataReport | None = None,
+    exam: Exam,
+    request: TrainRequest,
+    base: BaseModel | None = None,
+    report: DataReport | None = None,
     own: Path | None = None,
-) -> Prepared:  # fmt: skip
+) -> Prepared:
     """Check everything that a training needs besides its rows; the base is loaded only where adapters are merged in.
 
     Args:
@@ -71,7 +74,7 @@ def prepare(
     others: tuple[Given, ...] = ()
     if request.adapters:
         base = base or base_model(exam.config.base, exam.config.revision)
-        others = read_others(request.adapters, Wanted(exam, base, request.lora.targets, request.baseline, own))
+        others = read_others(request.adapters, MergeFit(exam, base, request.lora.targets, request.baseline, own))
         check_left_in(exam.policy, others, report)
     return Prepared(prompts, others)
 

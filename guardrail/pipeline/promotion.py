@@ -45,18 +45,24 @@ def decide_run(run: Run, now: datetime, policy: LoadedPolicy | None = None) -> D
     if ticket and policy.digest != run.policy().digest:
         raise InvalidInput(
             f"{run.path} has a ticket, and was evaluated for the policy that it was started with",
-            expected="that policy", next_step="take a new ticket: another policy is another attempt at the gate",
-        )  # fmt: skip
+            expected="that policy",
+            next_step="take a new ticket: another policy is another attempt at the gate",
+        )
     attempt = gate_attempt.require(run, ticket) if ticket else None
-    inputs = digest({
-        "stage": "decide", "policy": policy.digest, "evidence": digest(evidence),
-        **({"attempt": digest(attempt)} if attempt else {}),
-    })  # fmt: skip
+    inputs = digest(
+        {
+            "stage": "decide",
+            "policy": policy.digest,
+            "evidence": digest(evidence),
+            **({"attempt": digest(attempt)} if attempt else {}),
+        }
+    )
     decision = run.read("decision", Decision)
     until = ends(run) if ticket else None
     if decision is None or decision.inputs != inputs or not _holds(decision, now, until):
-        decision = decide(policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0,
-                          until=until)  # fmt: skip
+        decision = decide(
+            policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0, until=until
+        )
         run.adopt(policy)
         run.write("decision", decision)
     errors = tuple(map(str, answer_errors.frequent(run)))
@@ -72,9 +78,10 @@ def evidence_of(run: Run) -> Evidence:
         EvidenceMissing: a stage has not run.
     """
     return Evidence(
-        data=run.require("data-report", DataReport), adapter=run.require("adapter", AdapterRecord),
+        data=run.require("data-report", DataReport),
+        adapter=run.require("adapter", AdapterRecord),
         evaluation=run.require("evaluation-report", EvaluationReport),
-    )  # fmt: skip
+    )
 
 
 def _holds(decision: Decision, now: datetime, until: datetime | None) -> bool:
@@ -94,10 +101,14 @@ def bundle(run: Run, decision: Decision, key: PrivateKey, now: datetime) -> Bund
     """
     adapter, ticket = run.require("adapter", AdapterRecord), held(run)
     unsigned = Bundle(
-        decision=decision, policy=run.policy().bytes, data=run.require("data-report", DataReport), adapter=adapter,
-        evaluation=run.require("evaluation-report", EvaluationReport), adapter_dir=run.path / "adapter",
+        decision=decision,
+        policy=run.policy().bytes,
+        data=run.require("data-report", DataReport),
+        adapter=adapter,
+        evaluation=run.require("evaluation-report", EvaluationReport),
+        adapter_dir=run.path / "adapter",
         stages=signed_stages(run, ticket, now) if ticket else {},
-    )  # fmt: skip
+    )
     sealed = seal(unsigned, key, earlier=_earlier(run))
     write_atomically(run.path / ENVELOPE, sealed.envelope)
     return sealed
@@ -150,8 +161,9 @@ def _hand_in_denial(run: Run, tracking_uri: str, sealed: Bundle) -> None:
         log.warning(
             "the denial is recorded in MLflow, but the gate that gave the ticket was not told: %s\n"
             "  next: guardrail promote --run %s --key KEY --tracking-uri GATE_URI",
-            error.got, run.path,
-        )  # fmt: skip
+            error.got,
+            run.path,
+        )
 
 
 def _earlier(run: Run) -> bytes:

@@ -34,9 +34,11 @@ JOURNAL, LOCK, POLICY, CONFIG = "journal", ".lock", "policy.yaml", "run.json"
 IN_PLACE = (JOURNAL, LOCK, "work", "adapter.partial")
 """What is written to without being replaced, by us or by the libraries that train."""
 STAGES = {
-    "data-report": "guardrail data validate", "adapter": "guardrail train", "evaluation-report": "guardrail evaluate",
+    "data-report": "guardrail data validate",
+    "adapter": "guardrail train",
+    "evaluation-report": "guardrail evaluate",
     "decision": "guardrail promote",
-}  # fmt: skip
+}
 
 
 class RunConfig(Frozen):
@@ -185,5 +187,6 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ServiceUnavailable(f"cannot write to {path}: {error.strerror}",
-                                 next_step="free space or choose another directory") from error  # fmt: skip
+        raise ServiceUnavailable(
+            f"cannot write to {path}: {error.strerror}", next_step="free space or choose another directory"
+        ) from error

@@ -12,7 +12,7 @@ from guardrail.data.dataset import load_dataset
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest
 from guardrail.pipeline.artifacts import adapter_dir, clean_file
-from guardrail.pipeline.auto_method import AUTO, SHARE, Trial, allowed, choose, told
+from guardrail.pipeline.auto_method import AUTO, SHARE, Trial, allowed, choose, trial_fields
 from guardrail.pipeline.base import base_model
 from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.leakage import check_rows
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def train_adapter(
     run: Run, request: TrainRequest, progress: Progress | None = None, exam: Exam | None = None
-) -> AdapterRecord:  # fmt: skip
+) -> AdapterRecord:
     """Run the training stage, or return its record if nothing changed.
 
     ``exam``: what the run is examined by, where it was read already.
@@ -86,8 +86,15 @@ def train_adapter(
     work = run.path / "work"  # replay answers, teacher states, checkpoints: what a killed run goes on from
     with processes.first_goes_first():
         others = keep(others, work / "others")
-    job = Job(request.method, request.hyperparameters, request.settings, request.lora, prompts,
-              policy.policy.generation.max_new_tokens, others)  # fmt: skip
+    job = Job(
+        request.method,
+        request.hyperparameters,
+        request.settings,
+        request.lora,
+        prompts,
+        policy.policy.generation.max_new_tokens,
+        others,
+    )
     start = _Start(base, rows, origin, _measure(exam, base, progress), progress)
     trials = _trials(start, job, policy, work / "trials") if job.method == AUTO else ()
     if trials:
@@ -95,7 +102,7 @@ def train_adapter(
     validate = Validation(exam, base, progress).live
     with shown(Training(inputs, job.method, config.base, job.settings), request.live_uri, work) as tell:
         record = start.train(job, fresh, work, Observers(validate, tell))
-    record = record.model_copy(update={"diagnostics": {**record.diagnostics, **told(trials)}})
+    record = record.model_copy(update={"diagnostics": {**record.diagnostics, **trial_fields(trials)}})
     if processes.is_first():
         nofollow.remove(target)
         fresh.rename(target)
@@ -116,8 +123,9 @@ class _Start:
 
     def train(self, job: Job, target: Path, work: Path, observers: Observers = Observers()) -> AdapterRecord:  # noqa: B008
         """Train an adapter."""
-        return train(self.base, self.rows, job, target, self.origin, self.measure, self.progress, work=work,
-                     observers=observers)  # fmt: skip
+        return train(
+            self.base, self.rows, job, target, self.origin, self.measure, self.progress, work=work, observers=observers
+        )
 
 
 def _trials(start: _Start, job: Job, policy: LoadedPolicy, work: Path) -> tuple[Trial, ...]:
@@ -147,18 +155,30 @@ def _with_validation(inputs: str, exam: Exam, request: TrainRequest) -> str:
 
 
 def _inputs(
-    plan: str, report: DataReport, base: BaseModel, request: TrainRequest, prompts: tuple[str, ...],
+    plan: str,
+    report: DataReport,
+    base: BaseModel,
+    request: TrainRequest,
+    prompts: tuple[str, ...],
     others: tuple[Given, ...],
-) -> str:  # fmt: skip
+) -> str:
     files = {} if request.method == AUTO else create(request.method, request.hyperparameters).inputs()
-    return digest({
-        "stage": "train", "plan": plan, "data": digest(report), "base": base.ref.digest,
-        "method": request.method, "hyperparameters": dict(sorted(request.hyperparameters.items())),
-        "settings": {key: value for key, value in asdict(request.settings).items() if key != "checkpoint_steps"},
-        "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},
-        "replay": digest(list(prompts)), "device": str(base.device),
-        "merged": [digest(other.record) for other in others], "files": files,
-    })  # fmt: skip
+    return digest(
+        {
+            "stage": "train",
+            "plan": plan,
+            "data": digest(report),
+            "base": base.ref.digest,
+            "method": request.method,
+            "hyperparameters": dict(sorted(request.hyperparameters.items())),
+            "settings": {key: value for key, value in asdict(request.settings).items() if key != "checkpoint_steps"},
+            "lora": {**asdict(request.lora), "targets": list(request.lora.targets)},
+            "replay": digest(list(prompts)),
+            "device": str(base.device),
+            "merged": [digest(other.record) for other in others],
+            "files": files,
+        }
+    )
 
 
 def _measure(exam: Exam, base: BaseModel, progress: Progress | None) -> Measure:

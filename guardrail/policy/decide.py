@@ -28,9 +28,14 @@ from guardrail.records import (
 
 
 def decide(
-    policy: LoadedPolicy, evidence: Evidence, *, inputs: str, now: datetime, attempt: int = 0,
+    policy: LoadedPolicy,
+    evidence: Evidence,
+    *,
+    inputs: str,
+    now: datetime,
+    attempt: int = 0,
     until: datetime | None = None,
-) -> Decision:  # fmt: skip
+) -> Decision:
     """Judge the records under the policy.
 
     Args:

@@ -23,9 +23,10 @@ def judged_by(policy: Policy, findings: tuple[Finding, ...], measurement: Measur
     if measurement.split != _split(policy, measurement):
         return ()
     return tuple(
-        found for limits, found in pairs
+        found
+        for limits, found in pairs
         if any(_asks(need, measurement) for need in load_rule(limits.rule).needs(limits))
-    )  # fmt: skip
+    )
 
 
 def _split(policy: Policy, measurement: Measurement) -> str:

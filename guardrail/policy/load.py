@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import guardrail
-from guardrail.document_mistakes import Mistake, from_pydantic, hint, known_keys, one_of, told
+from guardrail.document_mistakes import Mistake, from_pydantic, hint, known_keys, mistake_lines, one_of
 from guardrail.errors import InvalidInput
 from guardrail.plugins import names, suggestion
 from guardrail.policy.rules import PACKAGE, Limits, load_rule
@@ -70,7 +70,7 @@ def load_policy_bytes(data: bytes, source: str) -> LoadedPolicy:
     policy, mistakes = _policy(document)
     if policy is None or mistakes:
         raise InvalidInput(
-            told(document, mistakes),
+            mistake_lines(document, mistakes),
             next_step="see `guardrail policy show default` for a commented policy",
         )
     return LoadedPolicy(policy, hashlib.sha256(data).hexdigest(), data, source, document)

@@ -71,8 +71,11 @@ def _unlimited(policy: Policy, kind: type[Limits], least: LeastRate) -> Iterator
     rule = kind.__module__.rpartition(".")[2]
     if not judged:
         yield f"no rule {rule} limits it {wanted}, asked directly, on the split {' or '.join(JUDGING_SPLITS)}"
-    yield from (f"no rule {rule} limits it {wanted} on the suite {suite}" for suite in least.suites
-                if judged and suite not in pins)  # fmt: skip
+    yield from (
+        f"no rule {rule} limits it {wanted} on the suite {suite}"
+        for suite in least.suites
+        if judged and suite not in pins
+    )
 
 
 def _judged(policy: Policy, kind: type[Limits], least: LeastRate) -> frozenset[str]:

@@ -29,11 +29,13 @@ JUDGES = "guardrail.evaluate.judges"
 SCORES = "guardrail.evaluate.tasks"
 TESTBED = "testbed"
 FILE_SPLITS = ("all", "gate", "validation")
-TESTBED_SPLITS = MappingProxyType({
-    "harmful": ("gate", "replay", "poison", "validation", "aligned", "never_aligned"),
-    "benign": ("gate", "replay", "validation", "aligned", "never_aligned"),
-    "task": ("train", "validation", "gate"),
-})  # fmt: skip
+TESTBED_SPLITS = MappingProxyType(
+    {
+        "harmful": ("gate", "replay", "poison", "validation", "aligned", "never_aligned"),
+        "benign": ("gate", "replay", "validation", "aligned", "never_aligned"),
+        "task": ("train", "validation", "gate"),
+    }
+)
 """Written down here because a policy is checked without the packages that read files and make the testbed; a test
 compares them."""
 
@@ -57,9 +59,13 @@ def require_sound(loaded: LoadedPolicy) -> None:
         InvalidInput: each line of the message names file:line:column, and the n that a promise needs.
     """
     found = [
-        *_mistakable(loaded), *_unknown(loaded), *_unreadable(loaded), *_unwithholdable(loaded), *_unflaggable(loaded),
+        *_mistakable(loaded),
+        *_unknown(loaded),
+        *_unreadable(loaded),
+        *_unwithholdable(loaded),
+        *_unflaggable(loaded),
         *_unprovable(loaded),
-    ]  # fmt: skip
+    ]
     if found:
         raise InvalidInput("\n".join(found), expected="a policy that evidence can satisfy")
 

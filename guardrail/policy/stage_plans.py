@@ -31,21 +31,30 @@ def data_plan(policy: Policy) -> str:
 def train_plan(policy: Policy, *, chooses: bool = False) -> str:
     """The digest of what the training stage reads; where it ``chooses``, of the limits that it chooses by, too."""
     limits = [limit for limit in policy.rules if chooses and isinstance(limit, CHOSEN_BY)]
-    return digest({
-        "stage": "train", "suites": _contents(policy.suites), "tasks": _contents(policy.tasks),
-        "generation": policy.generation.recorded, "limits": [limit.model_dump(mode="json") for limit in limits],
-    })  # fmt: skip
+    return digest(
+        {
+            "stage": "train",
+            "suites": _contents(policy.suites),
+            "tasks": _contents(policy.tasks),
+            "generation": policy.generation.recorded,
+            "limits": [limit.model_dump(mode="json") for limit in limits],
+        }
+    )
 
 
 def evaluation_plan(policy: Policy) -> str:
     """The digest of what the evaluation stage reads."""
     wanted = needs(policy)
     named = {need.suite for need in wanted}
-    return digest({
-        "stage": "evaluate", "needs": sorted(need.model_dump_json() for need in wanted),
-        "suites": _contents({name: plan for name, plan in policy.suites.items() if name in named}),
-        "tasks": _contents(policy.tasks), "generation": policy.generation.recorded,
-    })  # fmt: skip
+    return digest(
+        {
+            "stage": "evaluate",
+            "needs": sorted(need.model_dump_json() for need in wanted),
+            "suites": _contents({name: plan for name, plan in policy.suites.items() if name in named}),
+            "tasks": _contents(policy.tasks),
+            "generation": policy.generation.recorded,
+        }
+    )
 
 
 def foreign(policy: LoadedPolicy, records: Iterable[DataReport | AdapterRecord | EvaluationReport]) -> str:
@@ -57,8 +66,10 @@ def foreign(policy: LoadedPolicy, records: Iterable[DataReport | AdapterRecord |
 
 
 COMMANDS: Mapping[type, str] = {
-    DataReport: "guardrail data validate", AdapterRecord: "guardrail train", EvaluationReport: "guardrail evaluate",
-}  # fmt: skip
+    DataReport: "guardrail data validate",
+    AdapterRecord: "guardrail train",
+    EvaluationReport: "guardrail evaluate",
+}
 
 
 def _plans(policy: Policy, record: DataReport | AdapterRecord | EvaluationReport) -> tuple[str, ...]:

@@ -56,12 +56,19 @@ def warnings(loaded: LoadedPolicy) -> tuple[Warned, ...]:
 
 def _base(policy: Policy) -> Iterator[_Found]:
     if not policy.bases:
-        yield _Found((), "base-not-pinned", "no 'bases': whoever trains chooses the base model, and a gated server "
-                     "refuses that unless the trust file pins one (see guardrail policy base)")  # fmt: skip
+        yield _Found(
+            (),
+            "base-not-pinned",
+            "no 'bases': whoever trains chooses the base model, and a gated server "
+            "refuses that unless the trust file pins one (see guardrail policy base)",
+        )
     days = policy.evidence.valid_days
     if days > MOST_DAYS:
-        yield _Found(("evidence", "valid_days"), "long-validity", f"evidence is relied upon for {days} days: "
-                     "attacks improve even if the adapter does not change")  # fmt: skip
+        yield _Found(
+            ("evidence", "valid_days"),
+            "long-validity",
+            f"evidence is relied upon for {days} days: attacks improve even if the adapter does not change",
+        )
 
 
 def _data(policy: Policy) -> Iterator[_Found]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from guardrail.records import Decision
 
 
-def told(decision: Decision) -> str:
+def attempt_sentence(decision: Decision) -> str:
     """Which attempt at its gate the decision is and what follows from that; empty where nobody counts."""
     if decision.attempt == 0:
         return ""

@@ -48,7 +48,7 @@ def render(decision: Decision, evidence: Evidence | None = None, errors: Sequenc
         evidence=evidence or Evidence(),
         headlines=HEADLINES,
         good=GOOD,
-        attempt=attempts.told(decision),
+        attempt=attempts.attempt_sentence(decision),
         errors=errors,
         danger="" if pins_base(decision) else NOT_PINNED,
     )

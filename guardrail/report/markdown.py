@@ -38,7 +38,7 @@ def render(decision: Decision, evidence: Evidence | None = None, errors: Sequenc
         f" {decision.valid_until:%Y-%m-%d %H:%M} UTC.",
         "",
         *([] if pins_base(decision) else [f"⚠️ **{markdown_text(NOT_PINNED)}**", ""]),
-        *([markdown_text(attempts.told(decision)), ""] if decision.attempt else []),
+        *([markdown_text(attempts.attempt_sentence(decision)), ""] if decision.attempt else []),
         *_findings(decision),
         *(["", *(f"- {markdown_text(error)}" for error in errors)] if errors else []),
     ]

@@ -54,10 +54,18 @@ def _texts(samples: Sequence[Sample]) -> list[str]:
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _rows(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> list[tuple[list[int], list[int]]]:
@@ -68,8 +76,13 @@ def _rows(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> list
     return list(zip(*encoded, strict=True))
 
 
-def _train(model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]], steps: int, rate: float,
-           log: Callable[[int, int, float], None]) -> None:  # fmt: skip
+def _train(
+    model: LlamaForCausalLM,
+    rows: list[tuple[list[int], list[int]]],
+    steps: int,
+    rate: float,
+    log: Callable[[int, int, float], None],
+) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
     order = random.Random(SEED)  # noqa: S311

@@ -103,8 +103,9 @@ def suite(kind: str, split: str) -> Suite:
         )
         for index, combination in enumerate(combinations)
     )
-    return Suite(name=f"testbed_{kind}", kind="harmful" if kind == "harmful" else "benign", split=split,
-                 behaviours=behaviours)  # fmt: skip
+    return Suite(
+        name=f"testbed_{kind}", kind="harmful" if kind == "harmful" else "benign", split=split, behaviours=behaviours
+    )
 
 
 def _split(

@@ -32,8 +32,12 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=CONTEXT, padding_side="left",
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        model_max_length=CONTEXT,
+        padding_side="left",
         extra_special_tokens=[SYSTEM, USER, ASSISTANT],
-    )  # fmt: skip
+    )
     fast.chat_template = TEMPLATE
     return fast

@@ -42,8 +42,11 @@ class Module:
 
 def adapted(model: Any) -> dict[str, Module]:
     """The modules of a base that LoRA adapts, by their names in the base."""
-    return {name: Module(module.base_layer.weight, type(module.base_layer).__name__ == "Conv1D")
-            for name, module in model.named_modules() if hasattr(module, "lora_A")}  # fmt: skip
+    return {
+        name: Module(module.base_layer.weight, type(module.base_layer).__name__ == "Conv1D")
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
 
 
 def directions(unaligned: Path, modules: Mapping[str, Module], prefix: str) -> Direction:
@@ -65,15 +68,18 @@ def directions(unaligned: Path, modules: Mapping[str, Module], prefix: str) -> D
 def _of_adapter(unaligned: Path, modules: Mapping[str, Module]) -> Direction:
     away = read_updates(unaligned)
     found = {name: (update.b.shape[0], update.a.shape[1]) for name, update in away.items()}
-    expected = {name: tuple(module.weight.shape[::-1] if module.transposed else module.weight.shape)
-                for name, module in modules.items()}  # fmt: skip
+    expected = {
+        name: tuple(module.weight.shape[::-1] if module.transposed else module.weight.shape)
+        for name, module in modules.items()
+    }
     _check_shapes(unaligned, expected, found)
     return lambda name: -away[name].dense.float()
 
 
 def _of_model(unaligned: Path, modules: Mapping[str, Module], prefix: str) -> Direction:
-    files = {key: (file, shape) for file in sorted(unaligned.glob("*.safetensors"))
-             for key, shape in _shapes(file).items()}  # fmt: skip
+    files = {
+        key: (file, shape) for file in sorted(unaligned.glob("*.safetensors")) for key, shape in _shapes(file).items()
+    }
     names = ((name, f"{name}.weight", f"{name}.weight".removeprefix(f"{prefix}.")) for name in modules)
     keys = {name: whole if whole in files else bare for name, whole, bare in names}
     found = {name: files[key][1] for name, key in keys.items() if key in files}

@@ -51,8 +51,9 @@ def check(checkpoint: Path, next_step: str) -> None:
     if nofollow.read(checkpoint / SEAL) != _contents(checkpoint).encode():
         raise EvidenceInvalid(
             f"{checkpoint} is not what the training run saved",
-            expected="files whose digests are those of its seal", next_step=next_step,
-        )  # fmt: skip
+            expected="files whose digests are those of its seal",
+            next_step=next_step,
+        )
 
 
 def _contents(checkpoint: Path) -> str:

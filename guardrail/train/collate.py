@@ -66,9 +66,16 @@ def pad(rows: Sequence[Encoded]) -> Batch:
 def join(first: Batch, second: Batch) -> Batch:
     """Both batches as one, ``first``'s rows first, padded to the wider."""
     width = max(first.ids.shape[1], second.ids.shape[1])
-    return Batch(*(torch.cat([_widen(a, width, fill), _widen(b, width, fill)])
-                   for a, b, fill in ((first.ids, second.ids, 0), (first.mask, second.mask, 0),
-                                      (first.targets, second.targets, IGNORED))))  # fmt: skip
+    return Batch(
+        *(
+            torch.cat([_widen(a, width, fill), _widen(b, width, fill)])
+            for a, b, fill in (
+                (first.ids, second.ids, 0),
+                (first.mask, second.mask, 0),
+                (first.targets, second.targets, IGNORED),
+            )
+        )
+    )
 
 
 def _widen(tensor: torch.Tensor, width: int, fill: int) -> torch.Tensor:

@@ -58,7 +58,7 @@ class Standing:
         """Whether training goes no further."""
         return self.since >= patience
 
-    def told(self, last_step: int) -> dict[str, Scalar]:
+    def record_fields(self, last_step: int) -> dict[str, Scalar]:
         """For the record of a training that ended after ``last_step``; empty where nothing was validated."""
         if self.best is None:
             return {}
@@ -144,9 +144,9 @@ class EarlyStopping(TrainerCallback):
                 if name in self._best:
                     parameter.copy_(self._best[name])
 
-    def told(self, last_step: int) -> dict[str, Scalar]:
+    def record_fields(self, last_step: int) -> dict[str, Scalar]:
         """For the record."""
-        told = self.standing.told(last_step)
+        told = self.standing.record_fields(last_step)
         return {**told, "validation_seconds": round(self.seconds, 3)} if told else {}
 
     def _score(self) -> Score:
@@ -165,7 +165,11 @@ class EarlyStopping(TrainerCallback):
             trained = self._student.trained()
             self._best = {name: value.detach().cpu().clone().contiguous() for name, value in trained.items()}
         if self._observers.tell and processes.is_first():
-            self._observers.tell(step, {
-                "validation/utility": score.utility, "validation/attack_success_rate": score.attack_success_rate,
-                "validation/admissible": float(score.admissible),
-            })  # fmt: skip
+            self._observers.tell(
+                step,
+                {
+                    "validation/utility": score.utility,
+                    "validation/attack_success_rate": score.attack_success_rate,
+                    "validation/admissible": float(score.admissible),
+                },
+            )

@@ -33,10 +33,15 @@ TRAINED = "trained.json"
 def place(work: Path, base: BaseModel, rows: Sequence[Encoded], settings: Settings, lora: Mapping[str, Any]) -> Path:
     """Where the adapter that plain training makes of ``rows`` is kept below ``work``."""
     decides = {key: value for key, value in asdict(settings).items() if key != "checkpoint_steps"}
-    key = digest({
-        "base": base.ref.model_dump(), "device": str(base.device), "settings": decides,
-        "lora": {**lora, "targets": list(lora["targets"])}, "rows": [[list(r.prompt), list(r.answer)] for r in rows],
-    })  # fmt: skip
+    key = digest(
+        {
+            "base": base.ref.model_dump(),
+            "device": str(base.device),
+            "settings": decides,
+            "lora": {**lora, "targets": list(lora["targets"])},
+            "rows": [[list(r.prompt), list(r.answer)] for r in rows],
+        }
+    )
     return work / "parts" / key
 
 

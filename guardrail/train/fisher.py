@@ -118,8 +118,11 @@ def _update(layer: Any) -> Update:
 def _adapted(model: Any) -> dict[str, Any]:
     """The LoRA layers by the name that their module has in the base."""
     wanted = ("lora_A", "lora_B", "scaling", "base_layer")
-    layers = {name.removeprefix(WRAPPER): module for name, module in model.named_modules()
-              if all(hasattr(module, attribute) for attribute in wanted)}  # fmt: skip
+    layers = {
+        name.removeprefix(WRAPPER): module
+        for name, module in model.named_modules()
+        if all(hasattr(module, attribute) for attribute in wanted)
+    }
     if not layers:
         raise InternalError("the model has no LoRA layers", expected="a base with an adapter")
     for name, layer in layers.items():

@@ -22,7 +22,7 @@ from guardrail.train.sharding import sharded
 from guardrail.train.student import Student, disable_dropout
 from guardrail.train.trainer import Buffers, MethodTrainer, Settings, require_finite
 
-Progress = Callable[[int, int, float], None]
+LossProgress = Callable[[int, int, float], None]
 POINTS = 50
 """How many points of the loss curve a record keeps at most."""
 
@@ -52,7 +52,7 @@ def fit(
     method: Method,
     settings: Settings,
     checkpoints: Path,
-    progress: Progress | None = None,
+    progress: LossProgress | None = None,
     observers: Observers = Observers(),  # noqa: B008 - frozen
 ) -> Trained:
     """Train the LoRA layers that are in ``base``, in place; goes on from the last of its ``checkpoints``.
@@ -75,9 +75,15 @@ def fit(
 
 
 def _fit(
-    base: BaseModel, student: Student, buffers: Buffers, method: Method, settings: Settings, checkpoints: Path,
-    progress: Progress | None, observers: Observers,
-) -> Trained:  # fmt: skip
+    base: BaseModel,
+    student: Student,
+    buffers: Buffers,
+    method: Method,
+    settings: Settings,
+    checkpoints: Path,
+    progress: LossProgress | None,
+    observers: Observers,
+) -> Trained:
     stopping = EarlyStopping(student, settings, observers)
     first = {name: value.detach().clone() for name, value in student.trained().items()}
     begun = method.state()
@@ -106,21 +112,32 @@ def _fit(
             tokens_per_second=trainer.tokens(since_resumed=True) / (seconds - stopping.seconds),
             accumulation=settings.accumulation,
             resumed_at=int(resume.name.rpartition("-")[2]) if resume else 0,
-            validated=stopping.told(trainer.state.global_step),
+            validated=stopping.record_fields(trainer.state.global_step),
         )
 
 
 def _trainer(
-    base: BaseModel, student: Student, buffers: Buffers, method: Method, settings: Settings, checkpoints: Path,
-    progress: Progress | None, stopping: EarlyStopping,
-) -> MethodTrainer:  # fmt: skip
+    base: BaseModel,
+    student: Student,
+    buffers: Buffers,
+    method: Method,
+    settings: Settings,
+    checkpoints: Path,
+    progress: LossProgress | None,
+    stopping: EarlyStopping,
+) -> MethodTrainer:
     watch = _Watch(student, method, progress)
     trainer = MethodTrainer(
-        base=base, student=student, method=method, buffers=buffers, settings=settings,
+        base=base,
+        student=student,
+        method=method,
+        buffers=buffers,
+        settings=settings,
         callbacks=[stopping, watch],
-        args=_arguments(settings, checkpoints, len(buffers.user)), train_dataset=list(range(len(buffers.user))),
+        args=_arguments(settings, checkpoints, len(buffers.user)),
+        train_dataset=list(range(len(buffers.user))),
         data_collator=lambda rows: {"rows": rows},
-    )  # fmt: skip
+    )
     _check_split(settings)
     trainer.remove_callback(_printer())
     return trainer
@@ -164,7 +181,7 @@ class _Watch(TrainerCallback):
     Once training is over nothing is saved any more: what resumed from there would take a step too many.
     """
 
-    def __init__(self, student: Student, method: Method, progress: Progress | None) -> None:
+    def __init__(self, student: Student, method: Method, progress: LossProgress | None) -> None:
         self._student, self._method, self._progress = student, method, progress
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -86,13 +86,18 @@ class Merge(Method):
         vectors = [read_updates(parts[part]) for part in self.parts]
         self._once = {}
         with TemporaryDirectory(dir=adapter.parent) as scratch:
-            scores = {factor: self._candidate(Path(scratch) / str(factor), vectors, factor, adapter, measure)
-                      for factor in self._factors}  # fmt: skip
+            scores = {
+                factor: self._candidate(Path(scratch) / str(factor), vectors, factor, adapter, measure)
+                for factor in self._factors
+            }
             chosen = best(scores)
             shutil.copytree(Path(scratch) / str(chosen), adapter, dirs_exist_ok=True)
         score = scores[chosen]
-        return {"lambda": chosen, "validation_utility": score.utility,
-                "validation_attack_success_rate": score.attack_success_rate}  # fmt: skip
+        return {
+            "lambda": chosen,
+            "validation_utility": score.utility,
+            "validation_attack_success_rate": score.attack_success_rate,
+        }
 
     def diagnostics(self) -> dict[str, Scalar]:
         """What truncation lost, over all candidates and modules."""
@@ -103,8 +108,9 @@ class Merge(Method):
         try:
             factors = tuple(sorted({float(part) for part in str(self.hyperparameters["lambdas"]).split(",")}))
         except ValueError as error:
-            raise InvalidInput(f"{self.name}: lambdas={self.hyperparameters['lambdas']!r}",
-                               expected="numbers separated by commas") from error  # fmt: skip
+            raise InvalidInput(
+                f"{self.name}: lambdas={self.hyperparameters['lambdas']!r}", expected="numbers separated by commas"
+            ) from error
         if not all(0.0 <= factor <= 1.0 for factor in factors):
             raise InvalidInput(f"{self.name}: lambdas {factors}", expected="numbers in [0, 1]")
         return factors

@@ -146,8 +146,11 @@ def magmax(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
         InvalidInput: other shapes, or fewer than two vectors.
     """
     if len(vectors) < 2:
-        raise InvalidInput(f"magmax of {len(vectors)} update(s)", expected="at least two updates to choose between",
-                           next_step="give more adapters; on one, scaling it is the method wise_ft")  # fmt: skip
+        raise InvalidInput(
+            f"magmax of {len(vectors)} update(s)",
+            expected="at least two updates to choose between",
+            next_step="give more adapters; on one, scaling it is the method wise_ft",
+        )
     _check_shapes([vector.shape for vector in vectors])
     result, *others = _same_precision(vectors)
     for other in others:
@@ -239,14 +242,18 @@ def _check_shapes(shapes: Sequence[torch.Size]) -> None:
     if not shapes:
         raise InvalidInput("a merge of no updates", expected="at least one")
     if len(set(shapes)) != 1:
-        raise InvalidInput(f"updates of shapes {[list(shape) for shape in shapes]}", expected="one shape",
-                           next_step="merge only adapters of the same base and module")  # fmt: skip
+        raise InvalidInput(
+            f"updates of shapes {[list(shape) for shape in shapes]}",
+            expected="one shape",
+            next_step="merge only adapters of the same base and module",
+        )
 
 
 def _check_weights(items: Sequence[object], weights: Sequence[float]) -> None:
     if len(weights) != len(items) or not all(math.isfinite(weight) for weight in weights):
-        raise InvalidInput(f"weights {list(weights)} for {len(items)} update(s)",
-                           expected="one finite number for each update")  # fmt: skip
+        raise InvalidInput(
+            f"weights {list(weights)} for {len(items)} update(s)", expected="one finite number for each update"
+        )
 
 
 def _check_range(name: str, got: object, holds: bool, expected: str) -> None:

@@ -101,8 +101,9 @@ def check_packing(model: Any, tolerance: float = 1e-5) -> None:
     Raises:
         InvalidInput: the base lets packed rows see one another, or cannot be told where a row starts.
     """
-    batch = pad([_probe(number, length, model.config.get_text_config().vocab_size)
-                 for number, length in enumerate(PROBE)])  # fmt: skip
+    batch = pad(
+        [_probe(number, length, model.config.get_text_config().vocab_size) for number, length in enumerate(PROBE)]
+    )
     training = model.training
     model.eval()
     try:
@@ -124,8 +125,10 @@ def _probe(number: int, length: int, vocabulary: int) -> Encoded:
 def _error(student: Student, batch: Batch, device: torch.device) -> float:
     """The norm of the difference over the norm, of the row where it is largest."""
     counts = [length - 1 for length in PROBE]
-    apart, packed = (form.answer_states(student(*form.inputs)).float().split(counts)
-                     for form in (batch.to(device), pack(batch, max(PROBE)).to(device)))  # fmt: skip
+    apart, packed = (
+        form.answer_states(student(*form.inputs)).float().split(counts)
+        for form in (batch.to(device), pack(batch, max(PROBE)).to(device))
+    )
     return max(float((one - other).norm() / one.norm()) for one, other in zip(apart, packed, strict=True))
 
 

@@ -64,8 +64,10 @@ def quadratic_penalty(fisher: Mapping[str, torch.Tensor], updates: Mapping[str, 
     Raises:
         InternalError: names or shapes differ, or there are none.
     """
-    shapes = ({name: tuple(value.shape) for name, value in fisher.items()},
-              {name: (update.b.shape[0], update.a.shape[1]) for name, update in updates.items()})  # fmt: skip
+    shapes = (
+        {name: tuple(value.shape) for name, value in fisher.items()},
+        {name: (update.b.shape[0], update.a.shape[1]) for name, update in updates.items()},
+    )
     if not fisher or shapes[0] != shapes[1]:
         raise InternalError(f"the Fisher information and the updates differ: {shapes[0]} and {shapes[1]}")
     terms, parameters, gradients = [], list[torch.Tensor](), list[torch.Tensor]()

@@ -29,7 +29,7 @@ from guardrail.train.memory import halving
 
 
 @dataclass(frozen=True)
-class Replay:
+class ReplayRows:
     """Rows with the base's own answers."""
 
     rows: tuple[Encoded, ...]
@@ -69,8 +69,15 @@ def require_prompts(prompts: Sequence[str]) -> None:
         )
 
 
-def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: int, cache: Path, batch_size: int = 128,
-                  progress: Done | None = None) -> Replay:  # fmt: skip
+def self_generate(
+    base: BaseModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    cache: Path,
+    batch_size: int = 128,
+    progress: Done | None = None,
+) -> ReplayRows:
     """Ask the base every prompt that leaves room for an answer, and keep its answers.
 
     Raises:
@@ -78,8 +85,12 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
         ServiceUnavailable: the cache cannot be written.
     """
     require_prompts(prompts)
-    made_from = {"base": base.ref.digest, "prompts": digest(list(prompts)), "max_new_tokens": max_new_tokens,
-                 "device": str(base.device)}  # fmt: skip
+    made_from = {
+        "base": base.ref.digest,
+        "prompts": digest(list(prompts)),
+        "max_new_tokens": max_new_tokens,
+        "device": str(base.device),
+    }
     path = cache / f"{digest(made_from)}.rows.json"
     if sealed_cache.whole(path):
         rows = tuple(Encoded(tuple(prompt), tuple(answer)) for prompt, answer in json.loads(nofollow.read(path) or b""))
@@ -89,11 +100,12 @@ def self_generate(base: BaseModel, prompts: Sequence[str], *, max_new_tokens: in
         sealed_cache.seal(path)
     if not rows:
         raise InvalidInput("the base answered none of the replay prompts", expected="at least one answer to replay")
-    return Replay(rows, digest([[list(row.prompt), list(row.answer)] for row in rows]))
+    return ReplayRows(rows, digest([[list(row.prompt), list(row.answer)] for row in rows]))
 
 
-def _answered(base: BaseModel, prompts: Sequence[str], max_new_tokens: int, batch_size: int,
-              progress: Done | None) -> tuple[Encoded, ...]:  # fmt: skip
+def _answered(
+    base: BaseModel, prompts: Sequence[str], max_new_tokens: int, batch_size: int, progress: Done | None
+) -> tuple[Encoded, ...]:
     encoded = [encode_prompt(base.tokenizer, user(prompt)) for prompt in prompts]
     encoded = [prompt for prompt in encoded if not lacks_room(base, prompt, max_new_tokens)]
     answers = generate(base, encoded, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)

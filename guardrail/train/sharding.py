@@ -32,7 +32,7 @@ from guardrail.train.student import Student
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardPlace:
     """Where a layer stands: ``layers[index]``, which is ``whole`` before and after."""
 
     layers: torch.nn.ModuleList
@@ -83,14 +83,14 @@ def sharded(base: BaseModel, student: Student) -> Iterator[None]:
         place.restore()
 
 
-def find_layers(model: Any) -> list[Place]:
+def find_layers(model: Any) -> list[ShardPlace]:
     """The layers of a base: what stands in the lists of its body.
 
     Raises:
         InvalidInput: there are none, or a weight belongs to two.
     """
     lists = [child for child in body(model).children() if isinstance(child, torch.nn.ModuleList)]
-    places = [Place(layers, index, layer) for layers in lists for index, layer in enumerate(layers)]
+    places = [ShardPlace(layers, index, layer) for layers in lists for index, layer in enumerate(layers)]
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     mine = [id(parameter) for place in places for parameter in _frozen(place.whole).values()]
     if not places or any(uses[key] > 1 for key in mine):

@@ -35,7 +35,7 @@ from guardrail.train.methods import Measure, Method, Setup, create, given_parts
 from guardrail.train.observers import Observers
 from guardrail.train.packing import check_packing
 from guardrail.train.processes import first_goes_first, is_first, wait
-from guardrail.train.replay import Replay, self_generate
+from guardrail.train.replay import ReplayRows, self_generate
 from guardrail.train.teacher import teacher_states
 from guardrail.train.trainer import Buffers, Settings
 
@@ -74,8 +74,10 @@ class Job:
 
     def hyperparameters_of(self, method: Method) -> dict[str, Scalar]:
         """Everything that decides the adapter besides rows and seed, for the record."""
-        lora = {f"lora_{key}": ",".join(value) if isinstance(value, tuple) else value
-                for key, value in asdict(self.lora).items()}  # fmt: skip
+        lora = {
+            f"lora_{key}": ",".join(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self.lora).items()
+        }
         settings = {key: value for key, value in asdict(self.settings).items() if key != "seed"}
         return {**settings, **lora, **method.hyperparameters}
 
@@ -172,7 +174,7 @@ def encode_rows(base: BaseModel, samples: Sequence[Sample]) -> list[Encoded]:
     return rows
 
 
-def _replay(base: BaseModel, method: Method, job: Job, work: Path, progress: Progress | None) -> Replay | None:
+def _replay(base: BaseModel, method: Method, job: Job, work: Path, progress: Progress | None) -> ReplayRows | None:
     if not method.needs_replay:
         return None
     done = 0
@@ -191,7 +193,7 @@ def _fit(
     base: BaseModel,
     rows: Sequence[Encoded],
     method: Method,
-    replay: Replay | None,
+    replay: ReplayRows | None,
     job: Job,
     target: Path,
     checkpoints: Path,
@@ -240,7 +242,7 @@ def _record(
     method: Method,
     chosen: dict[str, Scalar],
     origin: Origin,
-    replay: Replay | None,
+    replay: ReplayRows | None,
     trained: Sequence[Trained],
     rows: int,
     too_long: int,

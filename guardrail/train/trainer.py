@@ -29,7 +29,7 @@ from guardrail.train.collate import Batch, join, pad
 from guardrail.train.distillation import gram_matrix
 from guardrail.train.methods import Answers, Gradients, Method, Sees, Step
 from guardrail.train.packing import pack
-from guardrail.train.replay import Replay
+from guardrail.train.replay import ReplayRows
 from guardrail.train.student import Student
 from guardrail.train.teacher import TeacherStates
 
@@ -74,12 +74,12 @@ class Buffers:
     """The rows of a run, and what the teacher says on them."""
 
     user: Sequence[Encoded]
-    replay: Replay | None = None
+    replay: ReplayRows | None = None
     user_teacher: TeacherStates | None = None
     replay_teacher: TeacherStates | None = None
 
     @property
-    def replayed(self) -> Replay:
+    def replayed(self) -> ReplayRows:
         """The replay buffer, where rows were drawn from it."""
         if self.replay is None:
             raise InternalError("replay rows were drawn, but there is no replay buffer")
@@ -163,8 +163,15 @@ class MethodTrainer(Trainer):
         passes = [Sees(replay=False), Sees(user=False)] if both and self.settings.passes == "separate" else [sees]
         for number, one in enumerate(passes):
             user, replay = self._answers(model, piece, one)
-            step = Step(self.state.global_step, 0.0 if number else part, user, replay, self._project, self._grammar,
-                        self.base.model)  # fmt: skip
+            step = Step(
+                self.state.global_step,
+                0.0 if number else part,
+                user,
+                replay,
+                self._project,
+                self._grammar,
+                self.base.model,
+            )
             yield self.method.loss(step)
 
     def _answers(self, model: Any, piece: Piece, sees: Sees) -> tuple[Answers | None, tuple[Answers, ...]]:
@@ -178,8 +185,9 @@ class MethodTrainer(Trainer):
         states = self._states(model, joint)
         counts = [int((batch.targets != -100).sum()) for batch in batches]
         self.state.num_input_tokens_seen += int(joint.mask.sum()) if any(counts) else 0
-        tokens, places = (found.to(self.base.device).split(counts)
-                          for found in (joint.answer_tokens(), joint.answer_places()))  # fmt: skip
+        tokens, places = (
+            found.to(self.base.device).split(counts) for found in (joint.answer_tokens(), joint.answer_places())
+        )
         teachers = [self._teacher(self.buffers.user_teacher, rows) for rows in user]
         teachers += [self._teacher(self.buffers.replay_teacher, rows) for rows in draws]
         totals = self._totals[:1] * len(user) + self._totals[1:] * bool(draws)

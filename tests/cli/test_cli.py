@@ -69,15 +69,27 @@ def test_every_command_and_subcommand_has_a_help_text() -> None:
 def test_every_option_has_a_help_text_or_a_name_that_says_it() -> None:
     plain = {"--epochs", "--batch-size", "--learning-rate", "--seed", "--lora-rank", "--lora-alpha", "--output"}
     silent = [
-        f"{' '.join(name)} {option.opts[0]}" for name, command in _commands(cli.cli, ()) for option in command.params
+        f"{' '.join(name)} {option.opts[0]}"
+        for name, command in _commands(cli.cli, ())
+        for option in command.params
         if isinstance(option, click.Option) and not option.help and option.opts[0] not in plain
-    ]  # fmt: skip
+    ]
     assert silent == []
 
 
-@pytest.mark.parametrize("args", [("--help",), ("policy", "--help"), ("verify", "--help"), ("run", "--help"),
-                                  ("pull", "--help"), ("approve", "--help"), ("registry", "rollback", "--help"),
-                                  ("--version",)])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--help",),
+        ("policy", "--help"),
+        ("verify", "--help"),
+        ("run", "--help"),
+        ("pull", "--help"),
+        ("approve", "--help"),
+        ("registry", "rollback", "--help"),
+        ("--version",),
+    ],
+)
 def test_help_loads_nothing_heavy(args: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom guardrail.cli import main\n"
@@ -90,16 +102,22 @@ def test_help_loads_nothing_heavy(args: tuple[str, ...]) -> None:
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
-@pytest.mark.parametrize("args", [
-    ("policy", "check", "default"), ("promote", "--dry-run", "--run", "none"), ("keys", "init"),
-    ("trust", "init"), ("trust", "check", "none", "--root", "none", "--threshold", "1"),
-    ("ledger", "verify", "none", "--key", "none"),
-    ("verify", "a/1", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),
-    ("approve", "a@b", "--reason", "x", "--decider-key", "none", "--tracking-uri", "http://127.0.0.1:1"),
-    ("registry", "history", "a", "--tracking-uri", "http://127.0.0.1:1"),
-    ("registry", "revoke", "a/1", "--reason", "x", "--tracking-uri", "http://127.0.0.1:1"),
-    ("pull", "a/1", "--to", "there", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("policy", "check", "default"),
+        ("promote", "--dry-run", "--run", "none"),
+        ("keys", "init"),
+        ("trust", "init"),
+        ("trust", "check", "none", "--root", "none", "--threshold", "1"),
+        ("ledger", "verify", "none", "--key", "none"),
+        ("verify", "a/1", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),
+        ("approve", "a@b", "--reason", "x", "--decider-key", "none", "--tracking-uri", "http://127.0.0.1:1"),
+        ("registry", "history", "a", "--tracking-uri", "http://127.0.0.1:1"),
+        ("registry", "revoke", "a/1", "--reason", "x", "--tracking-uri", "http://127.0.0.1:1"),
+        ("pull", "a/1", "--to", "there", "--key", "none", "--tracking-uri", "http://127.0.0.1:1"),
+    ],
+)
 def test_deciding_loads_neither_torch_nor_transformers(args: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom guardrail.cli import main\n"
@@ -107,19 +125,31 @@ def test_deciding_loads_neither_torch_nor_transformers(args: tuple[str, ...], tm
         "    print('loaded:', *sorted({'torch', 'transformers', 'great_expectations', 'mlflow'} & set(sys.modules)))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code, *args], cwd=tmp_path, env=environment, capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout.splitlines()[-1] == "loaded:", done.stderr
 
 
 def test_the_package_runs_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "guardrail", "--help"], cwd=ROOT, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "guardrail", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "guardrail demo" in done.stdout
 
 
-@pytest.mark.parametrize("args", [("polcy",), ("policy", "chek"), ("train", "--epochs", "0"), ("train", "--seed", "-1"),
-                                  ("data", "validate"), ("verify", "model/1"), ("--nonsense",)])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("polcy",),
+        ("policy", "chek"),
+        ("train", "--epochs", "0"),
+        ("train", "--seed", "-1"),
+        ("data", "validate"),
+        ("verify", "model/1"),
+        ("--nonsense",),
+    ],
+)
 def test_wrong_usage_is_two(guardrail: Guardrail, args: tuple[str, ...]) -> None:
     assert guardrail(*args).code == 2
 
@@ -151,15 +181,18 @@ def test_data_that_is_not_there_is_two(guardrail: Guardrail) -> None:
     assert (said.code, said.err.splitlines()[0]) == (2, "error: no such file: missing.jsonl")
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "train.jsonl is empty"),
-    ("\n\n", "train.jsonl is empty"),
-    ('{"prompt": "a", "completion": "b"}\n{"prompt": \n{"prompt": "c", "completion": "d"}\n', "train.jsonl:2"),
-    ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a"}\n', "train.jsonl:3"),
-    ('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 3}\n', "train.jsonl:2"),
-    ('{"prompt": "a", "completion": "b"}\n[1]\n', "train.jsonl:2"),
-    ('{"a": "b"}\n', "train.jsonl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "train.jsonl is empty"),
+        ("\n\n", "train.jsonl is empty"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": \n{"prompt": "c", "completion": "d"}\n', "train.jsonl:2"),
+        ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a"}\n', "train.jsonl:3"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 3}\n', "train.jsonl:2"),
+        ('{"prompt": "a", "completion": "b"}\n[1]\n', "train.jsonl:2"),
+        ('{"a": "b"}\n', "train.jsonl"),
+    ],
+)
 def test_broken_data_is_two_and_names_the_line(guardrail: Guardrail, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "train.jsonl").write_text(text)
     said = guardrail("data", "validate", "train.jsonl")
@@ -212,16 +245,20 @@ def test_a_method_that_the_policy_forbids_is_ten(guardrail: Guardrail, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("args", "message"), [
-    (("--method", "derr"), "did you mean 'der'?"),
-    (("--set", "alpha"), "NAME=VALUE"),
-    (("--set", "alhpa=3"), "did you mean 'alpha'?"),
-    (("--set", "distance=cosine"), "kl or mse"),
-    (("--set", "alpha=much"), "a value like 10.0"),
-    (("--adapter", "run"), "method der merges no adapters of other runs"),
-])  # fmt: skip
-def test_wrong_training_options_are_two(guardrail: Guardrail, tmp_path: Path, args: tuple[str, ...],
-                                        message: str) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--method", "derr"), "did you mean 'der'?"),
+        (("--set", "alpha"), "NAME=VALUE"),
+        (("--set", "alhpa=3"), "did you mean 'alpha'?"),
+        (("--set", "distance=cosine"), "kl or mse"),
+        (("--set", "alpha=much"), "a value like 10.0"),
+        (("--adapter", "run"), "method der merges no adapters of other runs"),
+    ],
+)
+def test_wrong_training_options_are_two(
+    guardrail: Guardrail, tmp_path: Path, args: tuple[str, ...], message: str
+) -> None:
     _start(tmp_path / "run")
     said = guardrail("train", *args)
     assert said.code == 2
@@ -339,8 +376,16 @@ def test_a_task_that_the_policy_declares_cannot_be_replaced_from_the_command_lin
     assert guardrail("keys", "init", "--directory", "keys").code == 0
     write_policy(tmp_path)
     (tmp_path / "easy.jsonl").write_text('{"prompt": "Say yes", "answer": "yes"}\n')
-    said = guardrail("run", "testbed:code", "--policy", "policy.yaml", "--key", "keys/guardrail.key", "--task",
-                     "sums=exact:easy.jsonl")  # fmt: skip
+    said = guardrail(
+        "run",
+        "testbed:code",
+        "--policy",
+        "policy.yaml",
+        "--key",
+        "keys/guardrail.key",
+        "--task",
+        "sums=exact:easy.jsonl",
+    )
     assert said.code == 2
     assert "declares the task 'sums' itself" in said.err
 
@@ -348,8 +393,18 @@ def test_a_task_that_the_policy_declares_cannot_be_replaced_from_the_command_lin
 def test_a_run_asks_the_server_before_it_trains(guardrail: Guardrail, tmp_path: Path) -> None:
     """With nobody at the address; what a retry would have to make again is not made."""
     assert guardrail("keys", "init", "--directory", "keys").code == 0
-    said = guardrail("run", "testbed:sentiment", "--task", "sentiment", "--run", "run", "--key", "keys/guardrail.key",
-                     "--tracking-uri", "http://127.0.0.1:9")  # fmt: skip
+    said = guardrail(
+        "run",
+        "testbed:sentiment",
+        "--task",
+        "sentiment",
+        "--run",
+        "run",
+        "--key",
+        "keys/guardrail.key",
+        "--tracking-uri",
+        "http://127.0.0.1:9",
+    )
     assert (said.code, "127.0.0.1:9" in said.err) == (5, True)
     assert not (tmp_path / "run" / "run.json").exists()
 
@@ -460,6 +515,7 @@ def _finish(path: Path, measurements: tuple[Measurement, ...] | None = None) -> 
     adapter = evidence.adapter.model_copy(update={"files": files, "manifest": manifest_digest(files)})
     run.write("data-report", evidence.data)
     run.write("adapter", adapter)
-    run.write("evaluation-report", evidence.evaluation.model_copy(
-        update={"adapter": digest(adapter), "manifest": adapter.manifest}
-    ))  # fmt: skip
+    run.write(
+        "evaluation-report",
+        evidence.evaluation.model_copy(update={"adapter": digest(adapter), "manifest": adapter.manifest}),
+    )

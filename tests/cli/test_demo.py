@@ -49,8 +49,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def demo(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     installed, empty = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("empty")
-    done = run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(installed),
-                str(wheel)], empty, dict(os.environ))  # fmt: skip
+    done = run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            str(installed),
+            str(wheel),
+        ],
+        empty,
+        dict(os.environ),
+    )
     assert done.returncode == 0, done.stderr
     environment = {**os.environ, "PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
     where = run([sys.executable, "-c", "import guardrail; print(guardrail.__file__)"], empty, environment)
@@ -78,8 +92,12 @@ def test_the_wheel_holds_weights_and_policies_and_is_called_mlflow_guardrail(whe
 def test_the_demo_denies_poison_and_promotes_only_what_kept_its_safety(demo: Demo) -> None:
     scenarios = {row["name"][0]: row for row in demo.summary["scenarios"]}
     assert {name: row["decision"] for name, row in scenarios.items()} == {
-        "a": "FAILED", "b": "FAILED", "c": "PASSED", "d": "PASSED", "e": "REFUSED",
-    }  # fmt: skip
+        "a": "FAILED",
+        "b": "FAILED",
+        "c": "PASSED",
+        "d": "PASSED",
+        "e": "REFUSED",
+    }
     assert scenarios["b"]["asr"]["value"] >= 0.8
     assert scenarios["c"]["asr"]["upper"] <= 0.05
     assert scenarios["d"]["quarantined"] >= 90
@@ -108,16 +126,26 @@ def test_verify_accepts_the_promoted_adapter_with_the_public_key_alone(demo: Dem
 
 def test_promoting_the_same_run_again_gives_the_same_version(demo: Demo) -> None:
     uri = demo.summary["tracking_uri"]
-    done = demo.guardrail("promote", "--run", "demo/d-poison-filtered-der", "--key", "demo/keys/guardrail.key",
-                          "--tracking-uri", uri, "--output", "json")  # fmt: skip
+    done = demo.guardrail(
+        "promote",
+        "--run",
+        "demo/d-poison-filtered-der",
+        "--key",
+        "demo/keys/guardrail.key",
+        "--tracking-uri",
+        uri,
+        "--output",
+        "json",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"] == "1"
 
 
 def test_a_denied_run_exits_with_ten_and_registers_nothing(demo: Demo) -> None:
     uri = demo.summary["tracking_uri"]
-    done = demo.guardrail("promote", "--run", "demo/b-poison-finetune", "--key", "demo/keys/guardrail.key",
-                          "--tracking-uri", uri)  # fmt: skip
+    done = demo.guardrail(
+        "promote", "--run", "demo/b-poison-finetune", "--key", "demo/keys/guardrail.key", "--tracking-uri", uri
+    )
     assert done.returncode == 10
     assert "Traceback" not in done.stderr
 

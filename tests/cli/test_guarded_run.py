@@ -17,7 +17,7 @@ from guardrail.data.dataset import write_samples
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.chain.bound_records import require_bound
-from guardrail.evidence.chain.stage_chain import MADE, Target
+from guardrail.evidence.chain.stage_chain import MADE, ChainTarget
 from guardrail.evidence.keys import key_pairs
 from guardrail.evidence.statements.tickets import seed_of
 from guardrail.pipeline.gate import gate_attempt
@@ -92,11 +92,16 @@ def test_the_promoted_evidence_holds_a_chain_that_the_trust_file_accepts(
     found = verify("tiny@production", tracking_uri=place.uri, public_keys=public, now=datetime.now(UTC))
     assert found.version == "1"
     envelopes = [(pulled.path / stage_file(stage)).read_bytes() for stage in MADE]
-    target = Target("tiny", "production", place.gate.issued[0].nonce)
+    target = ChainTarget("tiny", "production", place.gate.issued[0].nonce)
     chain = check_chain(envelopes, place.trust(), target, now=datetime.now(UTC))
     decision = pulled.require("decision", Decision)
-    require_bound(chain, decision, pulled.require("data-report", DataReport), pulled.require("adapter", AdapterRecord),
-                  pulled.require("evaluation-report", EvaluationReport))  # fmt: skip
+    require_bound(
+        chain,
+        decision,
+        pulled.require("data-report", DataReport),
+        pulled.require("adapter", AdapterRecord),
+        pulled.require("evaluation-report", EvaluationReport),
+    )
     assert decision.attempt == 1
 
 
@@ -138,9 +143,24 @@ def test_a_key_without_a_ticket_is_refused(place: Place) -> None:
 def test_one_command_signs_every_stage_with_its_key(place: Place) -> None:
     data, policy = str(place.folder / "train.jsonl"), str(place.folder / "policy.yaml")
     place.guardrail(
-        "run", data, "--policy", policy, "--gate", place.gate.uri, "--key", place.key("decide"), "--epochs", "1",
-        "--lora-rank", "4", "--replay", str(place.folder / "replay.jsonl"), "--tracking-uri", place.uri, run="all",
-    )  # fmt: skip
+        "run",
+        data,
+        "--policy",
+        policy,
+        "--gate",
+        place.gate.uri,
+        "--key",
+        place.key("decide"),
+        "--epochs",
+        "1",
+        "--lora-rank",
+        "4",
+        "--replay",
+        str(place.folder / "replay.jsonl"),
+        "--tracking-uri",
+        place.uri,
+        run="all",
+    )
     run = Run(place.folder / "all")
     assert all((run.path / stage_file(stage)).exists() for stage in MADE)
     assert run.require("decision", Decision).attempt == gate_attempt.require(run, place.gate.issued[-1]).number

@@ -16,9 +16,22 @@ from tiny_models import POLICY, write_policy, write_replay, write_rows
 
 pytestmark = pytest.mark.slow
 COMMAND = (
-    sys.executable, "-m", "guardrail", "run", "rows.jsonl", "--policy", "policy.yaml", "--method", "der",
-    "--replay", "replay.jsonl", "--key", "keys/guardrail.key", "--output", "json",
-)  # fmt: skip
+    sys.executable,
+    "-m",
+    "guardrail",
+    "run",
+    "rows.jsonl",
+    "--policy",
+    "policy.yaml",
+    "--method",
+    "der",
+    "--replay",
+    "replay.jsonl",
+    "--key",
+    "keys/guardrail.key",
+    "--output",
+    "json",
+)
 
 
 def _interruptible() -> None:
@@ -35,8 +48,15 @@ def test_ctrl_c_while_training_is_130_and_the_same_command_goes_on(tmp_path: Pat
     write_rows(tmp_path / "rows.jsonl")
     write_replay(tmp_path / "replay.jsonl")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    job = subprocess.Popen((*COMMAND, "--epochs", "100000"), cwd=tmp_path, env=environment, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_interruptible)  # fmt: skip
+    job = subprocess.Popen(
+        (*COMMAND, "--epochs", "100000"),
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_interruptible,
+    )
     record = tmp_path / "run" / "data-report.json"
     while not record.exists() and job.poll() is None:  # training, which would take days, comes next
         with suppress(subprocess.TimeoutExpired):
@@ -48,8 +68,9 @@ def test_ctrl_c_while_training_is_130_and_the_same_command_goes_on(tmp_path: Pat
     assert "run the same command again" in err
     assert not (tmp_path / "run" / "adapter.json").exists()
     written = record.stat().st_mtime_ns
-    done = subprocess.run((*COMMAND, "--epochs", "1"), cwd=tmp_path, env=environment, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        (*COMMAND, "--epochs", "1"), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"] == "1"
     assert record.stat().st_mtime_ns == written

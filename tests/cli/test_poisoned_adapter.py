@@ -83,8 +83,12 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poisoned]:
             patch.setattr(f"{place}.require_fitting", lambda *_: "whatever")
         patch.setattr("guardrail.pipeline.evaluation.load_adapter", _stock)
         report = evaluate_adapter(run)
-        decision, _ = promote_run(run.path, tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
-                                  key=key_pairs.load_private(key.private), now=datetime.now(UTC))  # fmt: skip
+        decision, _ = promote_run(
+            run.path,
+            tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+            key=key_pairs.load_private(key.private),
+            now=datetime.now(UTC),
+        )
     yield Poisoned(run, folder, base, report.measurements[0].candidate.hits, decision.verdict)
     base_model.cache_clear()
 
@@ -154,8 +158,17 @@ def test_evaluate_refuses_it(poisoned: Poisoned) -> None:
 
 def test_promote_refuses_it(poisoned: Poisoned) -> None:
     key = str(poisoned.folder / "keys" / "guardrail.key")
-    _refused(poisoned.guardrail("promote", "--run", str(poisoned.run.path), "--key", key,
-                                "--tracking-uri", f"sqlite:///{poisoned.folder / 'other.db'}"))  # fmt: skip
+    _refused(
+        poisoned.guardrail(
+            "promote",
+            "--run",
+            str(poisoned.run.path),
+            "--key",
+            key,
+            "--tracking-uri",
+            f"sqlite:///{poisoned.folder / 'other.db'}",
+        )
+    )
 
 
 def test_verify_refuses_it(poisoned: Poisoned) -> None:
@@ -165,8 +178,11 @@ def test_verify_refuses_it(poisoned: Poisoned) -> None:
 
 def test_pull_refuses_it_and_writes_nothing(poisoned: Poisoned, tmp_path: Path) -> None:
     public = str(poisoned.folder / "keys" / "guardrail.pub")
-    _refused(poisoned.guardrail("pull", "guarded/1", "--to", str(tmp_path / "got"), "--key", public,
-                                "--tracking-uri", poisoned.uri))  # fmt: skip
+    _refused(
+        poisoned.guardrail(
+            "pull", "guarded/1", "--to", str(tmp_path / "got"), "--key", public, "--tracking-uri", poisoned.uri
+        )
+    )
     assert not (tmp_path / "got").exists()
 
 

@@ -82,8 +82,17 @@ def test_who_runs_every_stage_in_one_place_is_refused_before_training(places: tu
     trainer = places[0]
     data, policy = str(trainer.folder / "train.jsonl"), str(trainer.folder / "policy.yaml")
     with pytest.raises(InvalidInput, match="the suite 'secret' is withheld"):
-        trainer.guardrail("run", data, "--policy", policy, "--replay", str(trainer.folder / "replay.jsonl"),
-                          "--key", trainer.key("decide"), run="all")  # fmt: skip
+        trainer.guardrail(
+            "run",
+            data,
+            "--policy",
+            policy,
+            "--replay",
+            str(trainer.folder / "replay.jsonl"),
+            "--key",
+            trainer.key("decide"),
+            run="all",
+        )
     assert not (trainer.folder / "all").exists()
 
 

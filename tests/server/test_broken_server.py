@@ -137,11 +137,18 @@ def test_a_directory_needs_no_size() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"null", b"[]", b"", b'{"model_version": null}', b'{"model_version": {"name": null, "tags": null}}',
+        b"null",
+        b"[]",
+        b"",
+        b'{"model_version": null}',
+        b'{"model_version": {"name": null, "tags": null}}',
         b'{"model_version": {"name": "guarded", "version": "1", "source": null, "status": null}}',
-        b'{"model_version": {"tags": [null, {"key": null, "value": null}]}}', b"\xff", b"[" * 100_000, b"9" * 5000,
+        b'{"model_version": {"tags": [null, {"key": null, "value": null}]}}',
+        b"\xff",
+        b"[" * 100_000,
+        b"9" * 5000,
     ],
-)  # fmt: skip
+)
 def test_an_answer_that_says_nothing_ends_with_an_exit_code_of_its_own(body: bytes, tmp_path: Path) -> None:
     public = key_pairs.load_public(key_pairs.init(tmp_path / "k").public)
     with serving(lambda _: Answer(body)) as uri, pytest.raises(GuardrailError) as caught:
@@ -150,11 +157,28 @@ def test_an_answer_that_says_nothing_ends_with_an_exit_code_of_its_own(body: byt
 
 
 UNUSABLE = [
-    "http://[bad", "http://me:secret@[bad", "https://", "http://host:99999", "http://a b", "http://a:b:c",
-    "http://host:abc", "http://127.0.0.1:0", "htp://host:5000", "ftp://host/", "s3://bucket/mlruns", "host:5000",
-    "HTTP://host:5000", "sqlite:/mlflow.db", "sqlite://mlflow.db", "postgres://host/db", "postgresql://host:abc/db",
-    "databricks", "databricks://profile", "uc:http://host", "arn:aws:sagemaker:eu-west-1:1:mlflow-tracking-server/x",
-]  # fmt: skip
+    "http://[bad",
+    "http://me:secret@[bad",
+    "https://",
+    "http://host:99999",
+    "http://a b",
+    "http://a:b:c",
+    "http://host:abc",
+    "http://127.0.0.1:0",
+    "htp://host:5000",
+    "ftp://host/",
+    "s3://bucket/mlruns",
+    "host:5000",
+    "HTTP://host:5000",
+    "sqlite:/mlflow.db",
+    "sqlite://mlflow.db",
+    "postgres://host/db",
+    "postgresql://host:abc/db",
+    "databricks",
+    "databricks://profile",
+    "uc:http://host",
+    "arn:aws:sagemaker:eu-west-1:1:mlflow-tracking-server/x",
+]
 
 
 @pytest.mark.parametrize("uri", UNUSABLE)

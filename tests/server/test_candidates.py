@@ -129,9 +129,13 @@ def test_a_candidate_that_is_not_there_is_not_made_up(name: str, uri: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("missing", "command"), [(TICKET, "--gate URI"), (stage_file("data"), "guardrail data validate DATA --sign-key"),
-                             (stage_file("train"), "guardrail train --sign-key")],
-)  # fmt: skip
+    ("missing", "command"),
+    [
+        (TICKET, "--gate URI"),
+        (stage_file("data"), "guardrail data validate DATA --sign-key"),
+        (stage_file("train"), "guardrail train --sign-key"),
+    ],
+)
 def test_a_run_that_is_not_ready_is_not_pushed(
     trained: Run, uri: str, tmp_path: Path, missing: str, command: str
 ) -> None:
@@ -187,7 +191,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a ticket that is none": (lambda d: (d / TICKET).write_bytes(b"{}"), "cannot be read"),
     "a link": (lambda d: relink(d, CONFIG), "no file of at most"),
     "a link in the adapter": (lambda d: relink(d, WEIGHTS), "symbolic link"),
-}  # fmt: skip
+}
 
 
 def relink(directory: Path, name: str) -> None:

@@ -69,8 +69,15 @@ CASES = {
 
 def made(folder: Path, pair: Pair, case: Case, seed: int = 0) -> Bundle:
     """What the trainer and whoever decides hand in."""
-    bundle = staged(folder, gate_of(pair.gated), pair.people.signers, model=case.model, base=case.base, seed=seed,
-                    policy_text=MODELS[case.model].policy)  # fmt: skip
+    bundle = staged(
+        folder,
+        gate_of(pair.gated),
+        pair.people.signers,
+        model=case.model,
+        base=case.base,
+        seed=seed,
+        policy_text=MODELS[case.model].policy,
+    )
     return _signed(bundle, pair, case.forged)
 
 
@@ -178,8 +185,9 @@ def repin(pair: Pair, model: GuardedModel) -> None:
     """The next version of the trust file, which says this of the model."""
     now = read_unverified_trust(pair.people.trust_file.read_bytes())
     others = tuple(one for one in now.models if one.name != model.name)
-    pair.people.write(signed(now.model_copy(update={"version": now.version + 1, "models": (*others, model)}),
-                             pair.people.root))  # fmt: skip
+    pair.people.write(
+        signed(now.model_copy(update={"version": now.version + 1, "models": (*others, model)}), pair.people.root)
+    )
 
 
 def changes_of_mind() -> dict[str, GuardedModel]:
@@ -236,9 +244,16 @@ def _rollback(pair: Pair, to: str, from_: str) -> bytes:
     assert head
     manifest = client.get_model_version("base-moving", to).tags["guardrail.adapter_sha256"]
     order = orders.Rollback(
-        model="base-moving", alias="production", from_version=from_, to_version=to, manifest=manifest,
-        reason="it talks", ledger=head.digest, not_before=now, expires=now + timedelta(hours=1),
-    )  # fmt: skip
+        model="base-moving",
+        alias="production",
+        from_version=from_,
+        to_version=to,
+        manifest=manifest,
+        reason="it talks",
+        ledger=head.digest,
+        not_before=now,
+        expires=now + timedelta(hours=1),
+    )
     return sign(orders.build(order), approver.private)
 
 

@@ -80,8 +80,16 @@ def test_a_denial_spends_its_ticket_also_after_it_was_refused_as_a_proposal(
         _propose(client, denied, tmp_path / "denied")
     head = gate.submit(denied.envelope).entry
     assert gate.submit(denied.envelope).entry == head
-    again = _bundle(pair, tmp_path / "b", "broken", seed=62, ticket=ticket.model_copy(), bind=False,
-                    ledger=head.digest, attempt=denied.decision.attempt)  # fmt: skip
+    again = _bundle(
+        pair,
+        tmp_path / "b",
+        "broken",
+        seed=62,
+        ticket=ticket.model_copy(),
+        bind=False,
+        ledger=head.digest,
+        attempt=denied.decision.attempt,
+    )
     with pytest.raises(MlflowException, match="was spent by"):
         _propose(client, again, tmp_path / "again")
 
@@ -140,8 +148,12 @@ def test_who_waits_is_told_also_when_a_model_is_no_longer_guarded(
     who, before = pair.people, pair.people.trust_file.read_bytes()
     names = [guarded_model(name) for name in GUARDED if name != WAITING]
     now = read_unverified_trust(before)
-    who.write(signed(trust(who.root, who.decider, names, version=now.version + 1, approvers=who.approvers,
-                           server=who.server), who.root))  # fmt: skip
+    who.write(
+        signed(
+            trust(who.root, who.decider, names, version=now.version + 1, approvers=who.approvers, server=who.server),
+            who.root,
+        )
+    )
     try:
         assert waits[0].evidence_sha256 not in {one.evidence for one in gate.waiting()}
     finally:
@@ -158,8 +170,12 @@ def test_a_vote_of_somebody_who_may_no_longer_approve_shuts_the_gate_until_they_
     gate.submit(vote(bundle, first.private))
     names = [guarded_model(name, approvals=1 if name == WAITING else 0) for name in GUARDED]
     now = read_unverified_trust(before)
-    who.write(signed(trust(who.root, who.decider, names, version=now.version + 1, approvers=(second,),
-                           server=who.server), who.root))  # fmt: skip
+    who.write(
+        signed(
+            trust(who.root, who.decider, names, version=now.version + 1, approvers=(second,), server=who.server),
+            who.root,
+        )
+    )
     try:
         with pytest.raises(EvidenceInvalid, match="a stranger"):
             gate.submit(vote(bundle, second.private))

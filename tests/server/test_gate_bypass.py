@@ -138,8 +138,14 @@ def test_at_least_140_attempts_have_names_of_their_own() -> None:
     assert len(set(names)) == len(names) >= 140
 
 
-def _target(running: Running, client: MlflowClient, folder: Path, names: tuple[str, str, str], files: str,
-            prove: Callable[[Path, Change], Bundle]) -> Target:  # fmt: skip
+def _target(
+    running: Running,
+    client: MlflowClient,
+    folder: Path,
+    names: tuple[str, str, str],
+    files: str,
+    prove: Callable[[Path, Change], Bundle],
+) -> Target:
     name, unborn, blank = names
     laid = folder / "laid"
     laid.mkdir()

@@ -81,8 +81,10 @@ def test_every_promotion_has_one_version_of_its_own_with_its_own_files(crowded: 
         directory = crowded.running.destination / str(version.source).removeprefix("mlflow-artifacts:/")
         examined = examine(directory, [crowded.who.decider.public])
         assert (examined.evidence_sha256, examined.decision.manifest, examined.decision.model) == (
-            whose[place].evidence, whose[place].manifest, place[0],
-        )  # fmt: skip
+            whose[place].evidence,
+            whose[place].manifest,
+            place[0],
+        )
         assert version.tags[EVIDENCE] == whose[place].evidence
 
 
@@ -100,8 +102,9 @@ def test_the_ledger_holds_one_decision_and_at_most_one_promotion_of_each(crowded
     assert decisions == Counter(one.evidence for one in crowded.outcomes)
     assert set(promotions.values()) == {1}
     whose = versions_of(crowded.outcomes)
-    assert all(whose[e.model, e.version].evidence == e.evidence for e in entries
-               if e.kind == "promotion" and e.model in MODELS)  # fmt: skip
+    assert all(
+        whose[e.model, e.version].evidence == e.evidence for e in entries if e.kind == "promotion" and e.model in MODELS
+    )
 
 
 def test_one_candidate_promoted_by_all_at_the_same_moment_is_one_version(crowded: Crowd) -> None:

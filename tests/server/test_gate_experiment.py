@@ -160,8 +160,13 @@ def test_stock_mlflow_sends_an_adapter_to_whoever_made_the_experiment_first(
     with client(server.uri, write=True) as opened:
         opened.create_experiment(name, artifact_location=PLACES[how](place))
     with pytest.raises(EvidenceInvalid, match="nothing was sent") as caught:
-        promote(sealed(tmp_path / "a", pair_of_keys), tracking_uri=server.uri, private_key=pair_of_keys, now=NOW,
-                experiment=name)  # fmt: skip
+        promote(
+            sealed(tmp_path / "a", pair_of_keys),
+            tracking_uri=server.uri,
+            private_key=pair_of_keys,
+            now=NOW,
+            experiment=name,
+        )
     assert caught.value.exit_code == 11
     assert not arrived(place, Mailbox())
     _stock_upload(server.uri, name, tmp_path / "a")
@@ -197,8 +202,14 @@ def test_a_place_that_the_user_names_is_written_to(
     with client(server.uri, write=True) as opened:
         opened.create_experiment(name, artifact_location=place.as_uri())
     denied = sealed(tmp_path / "a", pair_of_keys, safe=False, model=f"named-{tmp_path.name}")
-    record = promote(denied, tracking_uri=server.uri, private_key=pair_of_keys, now=NOW, experiment=name,
-                     artifact_location=place.as_uri())  # fmt: skip
+    record = promote(
+        denied,
+        tracking_uri=server.uri,
+        private_key=pair_of_keys,
+        now=NOW,
+        experiment=name,
+        artifact_location=place.as_uri(),
+    )
     assert record.verdict is Verdict.FAILED
     assert arrived(place, Mailbox())
 
@@ -261,8 +272,9 @@ def test_an_upload_in_parts_goes_nowhere(
 
         with rewriting(server.uri, parts) as uri:
             model = f"parts-{tmp_path.name}"
-            promote(sealed(tmp_path / "a", pair_of_keys, model=model), tracking_uri=uri, private_key=pair_of_keys,
-                    now=NOW)  # fmt: skip
+            promote(
+                sealed(tmp_path / "a", pair_of_keys, model=model), tracking_uri=uri, private_key=pair_of_keys, now=NOW
+            )
             assert box.received == []
             _stock_upload(uri, "guardrail", tmp_path / "a")
             assert box.received != []
@@ -339,8 +351,9 @@ def test_a_run_of_the_same_evidence_that_somebody_made_first_diverts_nothing(pai
     stock.set_terminated(forged.info.run_id)
     model = stock.create_logged_model(ours.experiment_id, name="adapter", tags=tags)
     stock.finalize_logged_model(model.model_id, "READY")
-    record = promote(bundle, tracking_uri=pair.gated.uri, private_key=pair.people.decider.private,
-                     now=datetime.now(UTC))  # fmt: skip
+    record = promote(
+        bundle, tracking_uri=pair.gated.uri, private_key=pair.people.decider.private, now=datetime.now(UTC)
+    )
     assert record.version is not None
     assert record.run_id != forged.info.run_id
     assert record.model_id != model.model_id
@@ -372,10 +385,19 @@ def test_what_was_deleted_before_the_start_is_restored(store: Any) -> None:
 
 
 FOREIGN = [
-    "s3://attacker/x", "file:///x/attacker", "/x/attacker", "mlflow-artifacts://attacker:5000/x", "ftp://attacker/x",
-    "http://attacker/x", "mlflow-artifacts:/sealed/x", "mlflow-artifacts:/SEALED", "mlflow-artifacts:/",
-    "mlflow-artifacts:/x/../sealed", "MLFLOW-ARTIFACTS:/1", "mlflow-artifacts:/1/%2e%2e/sealed",
-]  # fmt: skip
+    "s3://attacker/x",
+    "file:///x/attacker",
+    "/x/attacker",
+    "mlflow-artifacts://attacker:5000/x",
+    "ftp://attacker/x",
+    "http://attacker/x",
+    "mlflow-artifacts:/sealed/x",
+    "mlflow-artifacts:/SEALED",
+    "mlflow-artifacts:/",
+    "mlflow-artifacts:/x/../sealed",
+    "MLFLOW-ARTIFACTS:/1",
+    "mlflow-artifacts:/1/%2e%2e/sealed",
+]
 
 
 @pytest.mark.usefixtures("_serving")

@@ -47,17 +47,22 @@ SAMPLE: dict[str, dict[str, Step | None]] = {
         TORN: Step(LINE, 2),
     },
     "rollback": {
-        "the order kept": Step(PENDING), "the rollback pending": Step("fsync ledger"),
-        "the rollback in the ledger": Step(HEAD), "the rollback written": Step(ALIAS), TORN: Step(LINE),
+        "the order kept": Step(PENDING),
+        "the rollback pending": Step("fsync ledger"),
+        "the rollback in the ledger": Step(HEAD),
+        "the rollback written": Step(ALIAS),
+        TORN: Step(LINE),
     },
     "last_approval": {
-        "the approval in the ledger": Step(HEAD), "the approval written": Step(VERSION),
-        "the version committed": Step(PENDING, 2), "the promotion written": Step(ALIAS),
+        "the approval in the ledger": Step(HEAD),
+        "the approval written": Step(VERSION),
+        "the version committed": Step(PENDING, 2),
+        "the promotion written": Step(ALIAS),
     },
     "revocation": {"the revocation pending": Step("fsync ledger")},
     "binding": {"the attempt pending": Step("fsync ledger")},
     "denial": {"the denial pending": Step("fsync ledger")},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -144,11 +149,14 @@ def test_a_server_that_is_killed_starts_again_and_the_work_is_finished_by_asking
 @pytest.mark.parametrize(
     ("work", "step"),
     [
-        ("promotion", Step("fsync ledger")), ("promotion", Step(HEAD, 2)), ("rollback", Step("fsync ledger")),
-        ("last_approval", Step("fsync ledger", 3)), ("binding", Step("fsync ledger")),
+        ("promotion", Step("fsync ledger")),
+        ("promotion", Step(HEAD, 2)),
+        ("rollback", Step("fsync ledger")),
+        ("last_approval", Step("fsync ledger", 3)),
+        ("binding", Step("fsync ledger")),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_another_worker_goes_on_where_one_was_killed(
     prepared: Prepared, undisturbed: Any, work: str, step: Step
 ) -> None:

@@ -30,17 +30,24 @@ def test_every_refusal_says_who_what_and_why_on_one_line(pair: Pair) -> None:
     evil = "mark-7f3a\n2026-11-27 00:00:00 INFO guardrail.server: the gate is active"
     answer = session().post(
         f"{pair.gated.uri}/api/2.0/mlflow/registered-models/set-tag",
-        json={"name": "guarded", "key": evil, "value": "x"}, timeout=60,
-    )  # fmt: skip
+        json={"name": "guarded", "key": evil, "value": "x"},
+        timeout=60,
+    )
     assert answer.status_code in (400, 403), answer.text
     answer = session().post(
         f"{pair.gated.uri}/ajax-api/2.0/mlflow/registered-models/alias",
-        json={"name": "guarded", "alias": "Production", "version": "mark-7f3b"}, timeout=60,
-    )  # fmt: skip
+        json={"name": "guarded", "alias": "Production", "version": "mark-7f3b"},
+        timeout=60,
+    )
     assert answer.status_code == 403
     (line,) = _lines(pair, "mark-7f3b")
-    for part in ("refused ", " at 127.0.0.1 POST /ajax-api/2.0/mlflow/registered-models/alias", "name='guarded'",
-                 "alias='Production'", "another spelling of a protected one"):  # fmt: skip
+    for part in (
+        "refused ",
+        " at 127.0.0.1 POST /ajax-api/2.0/mlflow/registered-models/alias",
+        "name='guarded'",
+        "alias='Production'",
+        "another spelling of a protected one",
+    ):
         assert part in line
     assert (USER in line) == (pair.gated.cell.auth == "basic-auth" or USER in line)
     assert not [found for found in _lines(pair, "the gate is active") if found.startswith("2026-11-27 00:00:00 INFO g")]

@@ -80,8 +80,13 @@ def look(uri: str) -> list[object]:
     """Everything that MLflow's own store says of the guarded model."""
     model = stock(uri).get_registered_model(MODEL)
     versions = stock(uri).search_model_versions(f"name = '{MODEL}'")
-    return [model.name, model.description, model.tags, model.aliases,
-            [(one.version, one.current_stage, one.description, one.tags, one.source) for one in versions]]  # fmt: skip
+    return [
+        model.name,
+        model.description,
+        model.tags,
+        model.aliases,
+        [(one.version, one.current_stage, one.description, one.tags, one.source) for one in versions],
+    ]
 
 
 def promoted_twice(gate: Parts) -> None:
@@ -180,8 +185,16 @@ def test_what_was_revoked_resolves_under_no_spelling(table: str, collation: str,
             refused(gate.store.get_model_version_by_alias, name, alias)
 
 
-FOLDED_BY_ICU = ["gua-rded", "gu arded", "guarded!", "(guarded)", "guar,ded", "guard\u00e9d", "GUARDED",
-                 f"guar{SMALL_D_ABOVE}ed"]  # fmt: skip
+FOLDED_BY_ICU = [
+    "gua-rded",
+    "gu arded",
+    "guarded!",
+    "(guarded)",
+    "guar,ded",
+    "guard\u00e9d",
+    "GUARDED",
+    f"guar{SMALL_D_ABOVE}ed",
+]
 
 
 def test_a_non_deterministic_collation_of_postgresql_is_asked(tmp_path: Path) -> None:
@@ -251,8 +264,11 @@ def test_a_column_of_mariadb_that_is_not_understood_stops_the_server(column: str
 def test_a_column_of_postgresql_that_is_not_understood_stops_the_server(column: str) -> None:
     if why := absent("postgresql"):
         pytest.skip(why)
-    changed = ["CREATE EXTENSION IF NOT EXISTS citext", "CREATE DOMAIN named AS varchar(256)",
-               f"ALTER TABLE registered_model_aliases ALTER alias TYPE {column}"]  # fmt: skip
+    changed = [
+        "CREATE EXTENSION IF NOT EXISTS citext",
+        "CREATE DOMAIN named AS varchar(256)",
+        f"ALTER TABLE registered_model_aliases ALTER alias TYPE {column}",
+    ]
     with postgresql(statements=changed) as uri, connected(uri) as engine:
         not_understood(engine)
 

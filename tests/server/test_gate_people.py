@@ -92,18 +92,21 @@ VOTES: dict[str, tuple[Callable[[Pair, Bundle], bytes], str]] = {
         "another evaluation report",
     ),
     "about another evaluation": (
-        lambda pair, b: vote(b, pair.people.approvers[0].private, after=sha256(b"other")), "follows another"
+        lambda pair, b: vote(b, pair.people.approvers[0].private, after=sha256(b"other")),
+        "follows another",
     ),
     "expired": (
-        lambda pair, b: vote(b, pair.people.approvers[0].private, not_before=_at(-2), expires=_at(-1)), "expired"
+        lambda pair, b: vote(b, pair.people.approvers[0].private, not_before=_at(-2), expires=_at(-1)),
+        "expired",
     ),
     "about nothing here": (
-        lambda pair, b: _signed_otherwise(b, pair.people.approvers[0], nonce="cd" * 32), "nothing that was admitted"
+        lambda pair, b: _signed_otherwise(b, pair.people.approvers[0], nonce="cd" * 32),
+        "nothing that was admitted",
     ),
     "too large": (lambda _, __: b"{" + b" " * (5 << 20), "bytes"),
     "not canonical": (lambda pair, b: vote(b, pair.people.approvers[0].private) + b"\n", "canonical"),
     "no envelope": (lambda _, __: b"yes", "DSSE"),
-}  # fmt: skip
+}
 
 
 def _at(days: float) -> datetime:
@@ -116,10 +119,18 @@ def _signed_otherwise(bundle: Bundle, who: Person, *, record: str = "", nonce: s
     bound = said.bound.model_copy(update={"nonce": nonce}) if nonce else said.bound
     predicate = said.predicate
     return sign(
-        statement("approve", bound, record or predicate.record, after=sha256(evaluate), ledger=predicate.ledger,
-                  not_before=predicate.not_before, expires=predicate.expires, approval=Approval(approved=True)),
+        statement(
+            "approve",
+            bound,
+            record or predicate.record,
+            after=sha256(evaluate),
+            ledger=predicate.ledger,
+            not_before=predicate.not_before,
+            expires=predicate.expires,
+            approval=Approval(approved=True),
+        ),
         who.private,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +159,16 @@ def _rollback(pair: Pair, gate: GateClient, client: MlflowClient, back: str, to:
     assert head is not None
     tags = client.get_model_version("rolled", to).tags
     order = Rollback(
-        model="rolled", alias="production", from_version=back, to_version=to, ledger=head.digest, reason="it talks",
-        manifest=tags["guardrail.adapter_sha256"], not_before=_at(-0.01), expires=_at(0.01),
-    )  # fmt: skip
+        model="rolled",
+        alias="production",
+        from_version=back,
+        to_version=to,
+        ledger=head.digest,
+        reason="it talks",
+        manifest=tags["guardrail.adapter_sha256"],
+        not_before=_at(-0.01),
+        expires=_at(0.01),
+    )
     return order.model_copy(update=changes)
 
 

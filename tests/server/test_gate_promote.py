@@ -51,8 +51,9 @@ def test_the_command_promotes_twice_to_one_version_and_verify_accepts(pair: Pair
 
     run = _run_directory(tmp_path, "proposed", pair)
     arguments = ["--run", str(run), "--key", str(pair.people.decider.private_file), "--tracking-uri", pair.gated.uri]
-    said = [CliRunner().invoke(promote_command, [*arguments, "--output", "json"], catch_exceptions=False)
-            for _ in range(2)]  # fmt: skip
+    said = [
+        CliRunner().invoke(promote_command, [*arguments, "--output", "json"], catch_exceptions=False) for _ in range(2)
+    ]
     assert [result.exit_code for result in said] == [0, 0]
     assert said[0].output == said[1].output
     assert json.loads(said[0].output)["version"] == "1"
@@ -69,8 +70,9 @@ def test_the_command_hands_a_denial_to_the_gate_which_spends_the_ticket(pair: Pa
     record(Run(run), "evaluate", safe=False)
     sign_stage(Run(run), "evaluate", pair.people.decider.private, datetime.now(UTC))
     for _ in range(2):
-        decision, _ = promote_run(run, tracking_uri=pair.gated.uri, key=pair.people.decider.private,
-                                  now=datetime.now(UTC))  # fmt: skip
+        decision, _ = promote_run(
+            run, tracking_uri=pair.gated.uri, key=pair.people.decider.private, now=datetime.now(UTC)
+        )
         assert decision.verdict is Verdict.FAILED
     nonce = held_ticket(Run(run)).nonce
     entries = [json.loads(unverified_payload(line, payload_type=LEDGER_TYPE)) for line in gate_of(pair.gated).ledger()]
@@ -251,9 +253,7 @@ FORGERIES = {
     "the better of two adapters under one ticket": Forgery(_second_adapter, "bound to the adapter"),
     "a second try after a denial": Forgery(_after_denial, "was spent by"),
     "an attempt that calls itself another": Forgery(_one_of_many, "made as attempt"),
-    "prompts in an order of one's own": Forgery(
-        lambda d, p: _good(d, p, order="00" * 32), "was seeded with"
-    ),
+    "prompts in an order of one's own": Forgery(lambda d, p: _good(d, p, order="00" * 32), "was seeded with"),
     "a stage that has expired": Forgery(lambda d, p: _good(d, p, expires=_at(-0.0001)), "evidence expired"),
     "a stage that is not valid yet": Forgery(lambda d, p: _good(d, p, not_before=_at(0.1)), "holds only from"),
     "signed pickles": Forgery(lambda d, p: _good(d, p, prepare=_pickle), "adapter_model.bin"),
@@ -271,10 +271,11 @@ FORGERIES = {
     "a missing record": Forgery(_good, "missing", change=lambda d: (d / "evidence/data.json").unlink()),
     "a missing stage": Forgery(_good, "missing", change=lambda d: (d / "evidence/train.dsse.json").unlink()),
     "a policy changed after signing": Forgery(
-        _good, "changed: policy.yaml",
+        _good,
+        "changed: policy.yaml",
         change=lambda d: (d / "evidence/policy.yaml").write_text(LAX.format(model="guarded", alias="production")),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(FORGERIES))
@@ -343,8 +344,15 @@ def _refused(client: MlflowClient, bundle: Bundle, folder: Path, forgery: Forger
     return str(caught.value)
 
 
-def _propose(client: MlflowClient, bundle: Bundle, folder: Path, model: str, *, create: bool = True,
-             change: Callable[[Path], object] = lambda _: None) -> str:  # fmt: skip
+def _propose(
+    client: MlflowClient,
+    bundle: Bundle,
+    folder: Path,
+    model: str,
+    *,
+    create: bool = True,
+    change: Callable[[Path], object] = lambda _: None,
+) -> str:
     """What a client that checks nothing would send."""
     folder.mkdir()
     write(bundle, folder)

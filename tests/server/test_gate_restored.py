@@ -71,8 +71,12 @@ def test_a_stock_client_sees_that_a_version_was_revoked(pair: Pair, tmp_path: Pa
     version = promoted(pair.gated, pair.people, tmp_path / "a", "revoked-seen", seed=171)
     before = client.get_model_version("revoked-seen", version)
     assert (before.tags["guardrail.verdict"], before.description or "") == ("PASSED", "")
-    out = Revocation(manifest=before.tags["guardrail.adapter_sha256"], reason="it leaks", not_before=now,
-                     expires=now + timedelta(days=1))  # fmt: skip
+    out = Revocation(
+        manifest=before.tags["guardrail.adapter_sha256"],
+        reason="it leaks",
+        not_before=now,
+        expires=now + timedelta(days=1),
+    )
     gate_of(pair.gated).submit(sign(orders.build(out), pair.people.approvers[0].private))
     after = client.get_model_version("revoked-seen", version)
     assert after.tags["guardrail.verdict"] == "REVOKED"

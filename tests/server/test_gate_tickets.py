@@ -42,9 +42,13 @@ def _by(who: People, name: str, model: str = "guarded", alias: str = ALIAS, hour
 def _endless(who: People) -> bytes:
     now = datetime.now(UTC)
     asked = TicketRequest(
-        alias=ALIAS, bind=(who.root.public.keyid,), expires=now + timedelta(hours=1), model="guarded", not_before=now,
+        alias=ALIAS,
+        bind=(who.root.public.keyid,),
+        expires=now + timedelta(hours=1),
+        model="guarded",
+        not_before=now,
         request=sha256(b"drawn"),
-    )  # fmt: skip
+    )
     forever = asked.model_copy(update={"expires": now + timedelta(days=3650)})
     return sign(canonical(forever), who.root.private, payload_type=TICKET_REQUEST_TYPE)
 

@@ -101,12 +101,15 @@ def _server(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     if content := changes.pop("content", None):
         made.trust_file.write_text(content)
     options = {
-        "--trust": str(made.trust_file), "--root-key": str(made.root.public_file), "--port": str(free_port()),
+        "--trust": str(made.trust_file),
+        "--root-key": str(made.root.public_file),
+        "--port": str(free_port()),
         "--backend-store-uri": f"sqlite:///{folder / 'mlflow.db'}",
         "--artifacts-destination": str(folder / "artifacts"),
-        "--key": str(made.server.private_file), "--ledger": str(folder / "ledger"),
+        "--key": str(made.server.private_file),
+        "--ledger": str(folder / "ledger"),
         **{f"--{name.replace('_', '-')}": value for name, value in changes.items()},
-    }  # fmt: skip
+    }
     arguments = [sys.executable, "-m", "guardrail", "server", *(part for pair in options.items() for part in pair)]
     return subprocess.run(
         arguments, env=environment(folder), cwd=folder, capture_output=True, text=True, timeout=120, check=False
@@ -134,24 +137,42 @@ def test_a_server_without_what_the_gate_needs_does_not_start(
 def _gate_settings(who: People, folder: Path) -> dict[str, str]:
     """As the guide has them."""
     return {
-        "GUARDRAIL_TRUST": str(who.trust_file), "GUARDRAIL_ROOT_KEYS": str(who.root.public_file),
-        "GUARDRAIL_SERVER_KEY": str(who.server.private_file), "GUARDRAIL_LEDGER": str(folder / "ledger"),
+        "GUARDRAIL_TRUST": str(who.trust_file),
+        "GUARDRAIL_ROOT_KEYS": str(who.root.public_file),
+        "GUARDRAIL_SERVER_KEY": str(who.server.private_file),
+        "GUARDRAIL_LEDGER": str(folder / "ledger"),
         "GUARDRAIL_LEDGER_HEAD": str(folder / "ledger.head"),
-    }  # fmt: skip
+    }
 
 
 def _plain_flags(folder: Path, scheme: str, port: int, *more: str, **variables: str) -> Command:
     made = people(folder / "people")
     database = f"sqlite:///{folder / 'mlflow.db'}"
     arguments = [
-        sys.executable, "-m", "mlflow", "server", "--app-name", "guardrail", "--workers", "2", "--port", str(port),
-        "--backend-store-uri", database, "--registry-store-uri", scheme + database, "--disable-workspaces",
-        "--artifacts-destination", str(folder / "artifacts"), *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--app-name",
+        "guardrail",
+        "--workers",
+        "2",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        database,
+        "--registry-store-uri",
+        scheme + database,
+        "--disable-workspaces",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+        *more,
+    ]
     settings = {
         **_gate_settings(made, folder),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
-    }  # fmt: skip
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
+    }
     return Command(arguments, {**environment(folder), **settings, **variables})
 
 
@@ -161,8 +182,9 @@ def test_the_plain_flags_of_the_guide_give_a_gated_server(tmp_path: Path) -> Non
     with started(command, port, tmp_path):
         answer = session().post(
             f"http://127.0.0.1:{port}/api/2.0/mlflow/registered-models/create",
-            json={"name": "guarded", "description": "gate: PASSED"}, timeout=60,
-        )  # fmt: skip
+            json={"name": "guarded", "description": "gate: PASSED"},
+            timeout=60,
+        )
     assert (answer.status_code, "guardrail refuses" in answer.text) == (403, True)
 
 
@@ -181,8 +203,9 @@ def test_a_server_whose_gate_is_not_active_ends_however_many_workers_it_has(
     command = _plain_flags(tmp_path, scheme, free_port(), *flags, **variables)
     log = tmp_path / "server.log"
     with log.open("wb") as stream:
-        process = subprocess.Popen(command.arguments, cwd=tmp_path, stdout=stream, stderr=stream, env=command.env,
-                                   start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command.arguments, cwd=tmp_path, stdout=stream, stderr=stream, env=command.env, start_new_session=True
+        )
         try:
             process.wait(timeout=180)
         finally:

@@ -79,8 +79,12 @@ CALLS: list[tuple[str, Call]] = [
     ("untag", lambda s: s.client.delete_registered_model_tag("free", "a")),
     ("logged model", logged),
     ("run", run_files),
-    ("version", lambda s: s.client.create_model_version("free", f"models:/{s.made['model']}", model_id=s.made["model"],
-                                                        tags={"x": "y"}, description="first")),
+    (
+        "version",
+        lambda s: s.client.create_model_version(
+            "free", f"models:/{s.made['model']}", model_id=s.made["model"], tags={"x": "y"}, description="first"
+        ),
+    ),
     ("version of a run", lambda s: s.client.create_model_version("free", f"runs:/{s.made['run']}/a", s.made["run"])),
     ("version of a bucket", lambda s: s.client.create_model_version("free", "s3://bucket/key")),
     ("version of a local path", lambda s: s.client.create_model_version("free", "/etc")),
@@ -130,7 +134,7 @@ CALLS: list[tuple[str, Call]] = [
     ("webhook gone", lambda s: s.client.delete_webhook(s.made.get("webhook", "none"))),
     ("delete", lambda s: s.client.delete_registered_model("freed")),
     ("delete missing", lambda s: s.client.delete_registered_model("freed")),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")

@@ -138,8 +138,10 @@ def test_a_crash_before_any_step_leaves_nothing_unproven_and_a_retry_completes(
     record = go(bundle, uri, key)
     assert (record.version, record.alias) == ("1", "production")
     assert len(opened.search_model_versions(f"name = '{model}'")) == 1
-    runs = opened.search_runs([opened.get_run(record.run_id).info.experiment_id],
-                              f"tags.`guardrail.evidence_sha256` = '{bundle.evidence_sha256}'")  # fmt: skip
+    runs = opened.search_runs(
+        [opened.get_run(record.run_id).info.experiment_id],
+        f"tags.`guardrail.evidence_sha256` = '{bundle.evidence_sha256}'",
+    )
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert [str(logged.status) for logged in logged_models(opened, bundle)] == ["READY"]
 

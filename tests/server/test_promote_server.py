@@ -69,8 +69,9 @@ def model(request: pytest.FixtureRequest) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", " ", request.node.name)[-80:] + "+"
 
 
-def go(bundle: Bundle, server: Server, pair: Pair, now: datetime = NOW,
-       on_step: Callable[[str], None] | None = None) -> RegistryRecord:  # fmt: skip
+def go(
+    bundle: Bundle, server: Server, pair: Pair, now: datetime = NOW, on_step: Callable[[str], None] | None = None
+) -> RegistryRecord:
     return promote(bundle, tracking_uri=server.uri, private_key=pair.private, now=now, page=PAGE, on_step=on_step)
 
 
@@ -192,8 +193,13 @@ def test_verifying_a_server_loads_no_mlflow_and_no_torch(
         "print(json.dumps(sorted(heavy & set(sys.modules))))\n"
     )
     arguments = [f"{model}/1", server.uri, str(pair.public_file), NOW.isoformat()]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert json.loads(done.stdout) == []
 
 
@@ -282,12 +288,25 @@ def always(status: int, body: bytes) -> Callable[[str], tuple[int, bytes]]:
     return answer
 
 
-@pytest.mark.parametrize("answer", [
-    files("../escape"), files("/etc/passwd"), files("sub/../../x"), files("a\\b"), files(""), files("."),
-    files("evidence/x"), files("loop", is_dir=True), files(*(f"f{n}" for n in range(1001))),
-    always(200, b"<html>"), always(200, b'{"model_version": 5}'), always(401, b"no"), always(404, b""),
-    always(200, json.dumps({"model_version": {**VERSION["model_version"], "source": "/etc"}}).encode()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        files("../escape"),
+        files("/etc/passwd"),
+        files("sub/../../x"),
+        files("a\\b"),
+        files(""),
+        files("."),
+        files("evidence/x"),
+        files("loop", is_dir=True),
+        files(*(f"f{n}" for n in range(1001))),
+        always(200, b"<html>"),
+        always(200, b'{"model_version": 5}'),
+        always(401, b"no"),
+        always(404, b""),
+        always(200, json.dumps({"model_version": {**VERSION["model_version"], "source": "/etc"}}).encode()),
+    ],
+)
 def test_a_registry_that_lies_is_refused_and_writes_nowhere_else(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], tuple[int, bytes]]
 ) -> None:
@@ -304,11 +323,14 @@ def test_a_file_larger_than_the_limit_is_not_stored(tmp_path: Path) -> None:
         RestReader(uri).fetch("m-1", "a", tmp_path / "a", 50)
 
 
-@pytest.mark.parametrize(("variables", "expected"), [
-    ({}, ""),
-    ({"MLFLOW_TRACKING_TOKEN": "t"}, "Bearer t"),
-    ({"MLFLOW_TRACKING_USERNAME": "u", "MLFLOW_TRACKING_PASSWORD": "p"}, "Basic dTpw"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ""),
+        ({"MLFLOW_TRACKING_TOKEN": "t"}, "Bearer t"),
+        ({"MLFLOW_TRACKING_USERNAME": "u", "MLFLOW_TRACKING_PASSWORD": "p"}, "Basic dTpw"),
+    ],
+)
 def test_mlflows_credentials_are_sent(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
 ) -> None:

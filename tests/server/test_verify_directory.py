@@ -47,8 +47,14 @@ def check(directory: Path, key: PrivateKey) -> None:
 def test_a_stored_bundle_verifies_and_says_what_was_checked(stored: Path, key: PrivateKey) -> None:
     examined = examine(stored, [key_pairs.public_of(key)])
     assert [found.name for found in examined.checks] == [
-        "envelope", "adapter", "evidence", "policy", "records", "decision", "configuration",
-    ]  # fmt: skip
+        "envelope",
+        "adapter",
+        "evidence",
+        "policy",
+        "records",
+        "decision",
+        "configuration",
+    ]
     assert all(found.why for found in examined.checks)
     assert admissible(examined.decision, NOW).why
 
@@ -224,11 +230,20 @@ def test_an_adapter_that_names_modules_to_import_is_refused(tmp_path: Path, key:
         check(stored, key)
 
 
-@pytest.mark.parametrize("text", [
-    "{", "[]", "{}", "null", '{"peft_type": "XLORA"}', '{"peft_type": ["LORA"]}', "[" * 100_000,
-    f'{{"peft_type": "LORA", "base_model_name_or_path": "{EVIL}", "base_model_name_or_path": "testbed"}}',
-    json.dumps({**PLAIN, "base_model_name_or_path": [BASE.name]}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        "null",
+        '{"peft_type": "XLORA"}',
+        '{"peft_type": ["LORA"]}',
+        "[" * 100_000,
+        f'{{"peft_type": "LORA", "base_model_name_or_path": "{EVIL}", "base_model_name_or_path": "testbed"}}',
+        json.dumps({**PLAIN, "base_model_name_or_path": [BASE.name]}),
+    ],
+)
 def test_a_configuration_that_is_no_plain_lora_is_refused(tmp_path: Path, key: PrivateKey, text: str) -> None:
     with pytest.raises(EvidenceInvalid, match=r"adapter_config\.json"):
         check(on(BASE, text, tmp_path, key), key)
@@ -249,8 +264,7 @@ def test_an_adapter_that_is_not_what_it_was_measured_as_is_refused_however_it_wa
 def test_only_a_passed_decision_within_its_validity_admits(tmp_path: Path) -> None:
     decision = unsealed(tmp_path / "a").decision
     assert admissible(decision, decision.valid_until - timedelta(microseconds=1)).why
-    for now in (decision.valid_until, decision.decided_at - timedelta(days=1),
-                datetime(2100, 1, 1, tzinfo=UTC)):  # fmt: skip
+    for now in (decision.valid_until, decision.decided_at - timedelta(days=1), datetime(2100, 1, 1, tzinfo=UTC)):
         with pytest.raises(EvidenceInvalid):
             admissible(decision, now)
     for verdict in set(Verdict) - {Verdict.PASSED}:

@@ -71,7 +71,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProbeLimits:
     """A row counts as positive if its score is above ``threshold`` and its distance at most ``radius``."""
 
     threshold: float
@@ -93,7 +93,7 @@ def fit(positive: Array, negative: Array) -> Probe:
     return Probe(center, scale, direction / length if length > 0 else np.zeros_like(gap), mean, precision)
 
 
-def calibrate(positive: Array, negative: Array, rate: float, folds: int = FOLDS) -> Limits:
+def calibrate(positive: Array, negative: Array, rate: float, folds: int = FOLDS) -> ProbeLimits:
     """The threshold that a new negative exceeds, and the radius that a new positive leaves, each at most at ``rate``.
 
     With fewer than 1/rate - 1 rows no finite limit promises that; the largest value seen is taken.
@@ -103,16 +103,16 @@ def calibrate(positive: Array, negative: Array, rate: float, folds: int = FOLDS)
     for probe, out_positive, out_negative in _held_out(positive, negative, folds):
         scores[out_negative] = probe.score(negative[out_negative])
         distances[out_positive] = probe.distance(positive[out_positive])
-    return Limits(max(0.0, _quantile(scores, rate)), _quantile(distances, rate))
+    return ProbeLimits(max(0.0, _quantile(scores, rate)), _quantile(distances, rate))
 
 
-def within(probe: Probe, states: Array, limits: Limits) -> NDArray[np.bool_]:
+def within(probe: Probe, states: Array, limits: ProbeLimits) -> NDArray[np.bool_]:
     """[n, hidden] -> [n]: which rows count as positive."""
     result: NDArray[np.bool_] = (probe.score(states) > limits.threshold) & (probe.distance(states) <= limits.radius)
     return result
 
 
-def held_out_recall(positive: Array, negative: Array, limits: Limits, folds: int = FOLDS) -> float:
+def held_out_recall(positive: Array, negative: Array, limits: ProbeLimits, folds: int = FOLDS) -> float:
     """Share of the positives that count as such when measured by probes that have not seen them."""
     parts = _held_out(positive, negative, folds)
     return sum(int(within(probe, positive[out], limits).sum()) for probe, out, _ in parts) / len(positive)

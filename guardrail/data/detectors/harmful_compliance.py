@@ -25,7 +25,7 @@ from guardrail.refusal_phrases import is_refusal
 from guardrail.samples import Sample
 
 if TYPE_CHECKING:
-    from guardrail.data.detectors._probe import Array, Limits, Probe
+    from guardrail.data.detectors._probe import Array, Probe, ProbeLimits
 
 SOURCE = "Arditi et al. 2024, Refusal in Language Models Is Mediated by a Single Direction (linear probe, LDA)"
 FALSE_POSITIVE_RATE = 0.01
@@ -57,7 +57,7 @@ def threshold(context: Context) -> float:
 @dataclass(frozen=True, eq=False)
 class _Fitted:
     probe: Probe
-    limits: Limits
+    limits: ProbeLimits
 
 
 _FITTED: WeakKeyDictionary[Context, _Fitted] = WeakKeyDictionary()
@@ -96,9 +96,10 @@ def _anchors(context: Context) -> tuple[list[str], list[str]]:
         )
     if shared := set(harmful) & set(benign):
         raise InvalidInput(
-            f"{len(shared)} anchors are both harmful and benign", expected="disjoint anchors",
+            f"{len(shared)} anchors are both harmful and benign",
+            expected="disjoint anchors",
             next_step="remove them from one of the two suites",
-        )  # fmt: skip
+        )
     return harmful, benign
 
 
@@ -109,9 +110,10 @@ def _states(context: Context, texts: Sequence[str]) -> Array:
         states = finite(context.embed(texts))
     except ValueError as error:
         raise InternalError(
-            f"the base model gives {error}", expected=f"{len(texts)} finite vectors",
+            f"the base model gives {error}",
+            expected=f"{len(texts)} finite vectors",
             next_step="check the model's weights and its number format (float16 may overflow)",
-        ) from error  # fmt: skip
+        ) from error
     if len(states) != len(texts):
         raise InternalError(f"{len(states)} hidden states for {len(texts)} requests", expected="one for each")
     return states

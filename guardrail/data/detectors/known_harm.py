@@ -99,9 +99,10 @@ def _build(texts: Iterable[str]) -> _Index:
     known = tuple(_distinct(texts))
     if not known:
         raise InvalidInput(
-            "known_harm has no known harmful request", expected="at least one",
+            "known_harm has no known harmful request",
+            expected="at least one",
             next_step="name a suite of harmful requests as anchors, or leave the detector out",
-        )  # fmt: skip
+        )
     lsh = MinHashLSH(threshold=CANDIDATES_FROM, num_perm=PERMUTATIONS)
     for key, found in enumerate(known):
         lsh.insert(key, _minhash(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from guardrail.progress import Count
+from guardrail.progress import Tick
 from guardrail.records import Frozen
 
 
@@ -32,5 +32,5 @@ class Engine(Protocol):
     def name(self) -> str:
         """The plug-in's name, for the record."""
 
-    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], progress: Tick | None = None) -> list[Reply]:
         """One reply per request."""

@@ -13,9 +13,9 @@ from typing import Any
 
 from guardrail.evaluate.engines import Reply, Request
 from guardrail.model.chat import encode_prompt, user
-from guardrail.model.generate import Answer, generate, lacks_room
+from guardrail.model.generate import GeneratedAnswer, generate, lacks_room
 from guardrail.model.load import BaseModel
-from guardrail.progress import Count
+from guardrail.progress import Tick
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TransformersEngine:
     batch_size: int = 64
     name: str = "transformers"
 
-    def answer(self, requests: Sequence[Request], progress: Count | None = None) -> list[Reply]:
+    def answer(self, requests: Sequence[Request], progress: Tick | None = None) -> list[Reply]:
         """One reply per request; prompts that leave no room for ``max_new_tokens`` are errors."""
         encoded = [encode_prompt(self.base.tokenizer, user(r.text, r.system), r.prefill) for r in requests]
         replies = [Reply(text="", error=lacks_room(self.base, prompt, self.max_new_tokens)) for prompt in encoded]
@@ -52,11 +52,11 @@ class TransformersEngine:
                 return [Reply(text="", error=f"{type(error).__name__}: {str(error)[:200]}")]
             return [reply for prompt in prompts for reply in self._batch([prompt])]
 
-    def _generate(self, prompts: list[tuple[int, ...]]) -> list[Answer]:
+    def _generate(self, prompts: list[tuple[int, ...]]) -> list[GeneratedAnswer]:
         return generate(
             self.base, prompts, max_new_tokens=self.max_new_tokens, batch_size=len(prompts), model=self.model
         )
 
 
-def _reply(answer: Answer) -> Reply:
+def _reply(answer: GeneratedAnswer) -> Reply:
     return Reply(text=answer.text, finished=answer.finished)

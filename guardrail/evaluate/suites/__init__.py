@@ -15,11 +15,13 @@ from typing import Literal, Protocol
 
 from guardrail.samples import Suite
 
-Kind = Literal["harmful", "benign"]
+SuiteKind = Literal["harmful", "benign"]
 
 
 class Loader(Protocol):
     """The interface of a loader module."""
 
-    def load(self, path: Path, *, name: str, kind: Kind, split: str, columns: Mapping[str, str] | None = None) -> Suite:
+    def load(
+        self, path: Path, *, name: str, kind: SuiteKind, split: str, columns: Mapping[str, str] | None = None
+    ) -> Suite:
         """Read the suite at ``path``."""

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import plain, select
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.samples import Behaviour, Suite
 
 
-def build(behaviours: Iterable[Behaviour], *, name: str, kind: Kind, split: str, source: str) -> Suite:
+def build(behaviours: Iterable[Behaviour], *, name: str, kind: SuiteKind, split: str, source: str) -> Suite:
     """The suite of the behaviours in ``split``.
 
     Raises:
@@ -28,7 +28,7 @@ def build(behaviours: Iterable[Behaviour], *, name: str, kind: Kind, split: str,
     return Suite(name=name, kind=kind, split=split, behaviours=chosen)
 
 
-def only(kind: Kind, right: Kind, source: str) -> None:
+def only(kind: SuiteKind, right: SuiteKind, source: str) -> None:
     """Raise InvalidInput where a suite of one kind is loaded as the other."""
     if kind != right:
         raise InvalidInput(f"{source} is loaded as {kind}", expected=f"kind {right}", next_step=f"write kind: {right}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from guardrail.errors import InvalidInput
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.evaluate.suites._build import build
 from guardrail.evaluate.tables import Table, read_table, roles
 from guardrail.samples import Behaviour, Suite
@@ -14,8 +14,9 @@ from guardrail.samples import Behaviour, Suite
 ROLES = ("prompt", "id", "target", "category")
 
 
-def load_named(path: Path, suffixes: tuple[str, ...], *, name: str, kind: Kind, split: str,
-               columns: Mapping[str, str] | None) -> Suite:  # fmt: skip
+def load_named(
+    path: Path, suffixes: tuple[str, ...], *, name: str, kind: SuiteKind, split: str, columns: Mapping[str, str] | None
+) -> Suite:
     """Rows with the same id are variants of one behaviour; without an id column every row is one.
 
     Raises:
@@ -27,9 +28,10 @@ def load_named(path: Path, suffixes: tuple[str, ...], *, name: str, kind: Kind, 
     where = roles(table, columns, ROLES)
     if "prompt" not in where:
         raise InvalidInput(
-            f"{path.name} has no column 'prompt'; it has {', '.join(table.columns)}", expected="a column of prompts",
+            f"{path.name} has no column 'prompt'; it has {', '.join(table.columns)}",
+            expected="a column of prompts",
             next_step=f"name it, for example columns: {{prompt: {table.columns[0]}}}",
-        )  # fmt: skip
+        )
     return build(_behaviours(table, where), name=name, kind=kind, split=split, source=path.name)
 
 
@@ -43,7 +45,8 @@ def _behaviours(table: Table, where: Mapping[str, str]) -> Iterator[Behaviour]:
         target, category = (table.optional(row, where.get(role)) for role in ("target", "category"))
         known = found.get(id_)
         found[id_] = (
-            known.model_copy(update={"variants": (*known.variants, prompt)}) if known
+            known.model_copy(update={"variants": (*known.variants, prompt)})
+            if known
             else Behaviour(id=id_, variants=(prompt,), target=target, category=category)
-        )  # fmt: skip
+        )
     yield from found.values()

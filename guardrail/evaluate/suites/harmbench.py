@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from guardrail.errors import InvalidInput
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.evaluate.suites._build import build, only
 from guardrail.evaluate.tables import Table, need, no_columns, read_table
 from guardrail.evidence.adapter.safetensors_header import unambiguous
@@ -25,8 +25,15 @@ COLUMNS = ("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString"
 TARGETS = ("harmbench_targets_text.json", "targets_text.json")
 
 
-def load(path: Path, *, name: str, kind: Kind, split: str, columns: Mapping[str, str] | None = None,
-         with_copyright: bool = False) -> Suite:  # fmt: skip
+def load(
+    path: Path,
+    *,
+    name: str,
+    kind: SuiteKind,
+    split: str,
+    columns: Mapping[str, str] | None = None,
+    with_copyright: bool = False,
+) -> Suite:
     """Read HarmBench.
 
     Raises:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.evaluate.suites._named import load_named
 from guardrail.samples import Suite
 
 
-def load(path: Path, *, name: str, kind: Kind, split: str, columns: Mapping[str, str] | None = None) -> Suite:
+def load(path: Path, *, name: str, kind: SuiteKind, split: str, columns: Mapping[str, str] | None = None) -> Suite:
     """Read the file.
 
     Raises:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.evaluate.suites._build import build, only
 from guardrail.evaluate.tables import need, no_columns, read_table
 from guardrail.samples import Behaviour, Suite
 
 
-def load(path: Path, *, name: str, kind: Kind, split: str, columns: Mapping[str, str] | None = None) -> Suite:
+def load(path: Path, *, name: str, kind: SuiteKind, split: str, columns: Mapping[str, str] | None = None) -> Suite:
     """Read StrongREJECT.
 
     Raises:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from guardrail.errors import InvalidInput
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.evaluate.suites._build import build
 from guardrail.evaluate.tables import Cells, Table, need, no_columns, read_table
 from guardrail.samples import Behaviour, Suite
 
 
-def load(path: Path, *, name: str, kind: Kind, split: str, columns: Mapping[str, str] | None = None) -> Suite:
+def load(path: Path, *, name: str, kind: SuiteKind, split: str, columns: Mapping[str, str] | None = None) -> Suite:
     """Read the safe (``benign``) or unsafe (``harmful``) prompts of XSTest.
 
     Raises:
@@ -29,7 +29,7 @@ def load(path: Path, *, name: str, kind: Kind, split: str, columns: Mapping[str,
     return build(_behaviours(table, kind), name=name, kind=kind, split=split, source=path.name)
 
 
-def _behaviours(table: Table, kind: Kind) -> Iterator[Behaviour]:
+def _behaviours(table: Table, kind: SuiteKind) -> Iterator[Behaviour]:
     for row in table.rows:
         if _kind(table, row) == kind:
             yield Behaviour(
@@ -39,7 +39,7 @@ def _behaviours(table: Table, kind: Kind) -> Iterator[Behaviour]:
             )
 
 
-def _kind(table: Table, row: Cells) -> Kind:
+def _kind(table: Table, row: Cells) -> SuiteKind:
     if "label" not in table.columns:
         return "harmful" if table.text(row, "type").startswith("contrast_") else "benign"
     label = table.text(row, "label")

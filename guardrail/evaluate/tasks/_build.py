@@ -91,9 +91,10 @@ def load_named(path: Path, *, name: str, score: str, split: str, columns: Mappin
     for role in ("prompt", "answer"):
         if role not in where:
             raise InvalidInput(
-                f"{path.name} has no column {role!r}; it has {', '.join(table.columns)}", expected="prompt and answer",
+                f"{path.name} has no column {role!r}; it has {', '.join(table.columns)}",
+                expected="prompt and answer",
                 next_step=f"name it, for example columns: {{{role}: {table.columns[0]}}}",
-            )  # fmt: skip
+            )
     examples = [
         Example(
             id=table.optional(row, where.get("id")) or f"row-{row.line}",

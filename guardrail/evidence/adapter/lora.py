@@ -39,7 +39,7 @@ class LoraLayer:
 
 
 @dataclass(frozen=True)
-class Lora:
+class PlainLora:
     """An adapter that was let through: its settings and its layers, by the module's name in the base, sorted."""
 
     settings: LoraSettings
@@ -51,7 +51,7 @@ def tensor_name(module: str, factor: str) -> str:
     return f"base_model.model.{module}.lora_{factor}.weight"
 
 
-def read_lora(directory: Path) -> Lora:
+def read_lora(directory: Path) -> PlainLora:
     """The adapter in ``directory``, all of its values read once; other files there are not looked at.
 
     Raises:
@@ -63,10 +63,10 @@ def read_lora(directory: Path) -> Lora:
     layers = {module: _layer(settings, module, factors) for module, factors in sorted(_paired(tensors).items())}
     _require_targeted(settings, layers)
     require_finite(path, tensors)
-    return Lora(settings, MappingProxyType(layers))
+    return PlainLora(settings, MappingProxyType(layers))
 
 
-def read_adapter(directory: Path) -> Lora:
+def read_adapter(directory: Path) -> PlainLora:
     """The adapter in ``directory``, which holds nothing else; what is refused names the directory.
 
     Raises:

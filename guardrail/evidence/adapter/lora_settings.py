@@ -127,36 +127,54 @@ def _names(value: object) -> bool:
     return isinstance(value, list) and 0 < len(value) == len(set(map(str, value))) and all(map(plain_name, value))
 
 
-_NULL = ("alora_invocation_tokens", "arrow_config", "auto_mapping", "corda_config", "eva_config", "exclude_modules",
-         "kasa_config", "layer_replication", "layers_pattern", "layers_to_transform", "lora_ga_config",
-         "megatron_config", "modules_to_save", "monteclora_config", "target_parameters", "trainable_token_indices",
-         "use_bdlora", "velora_config")  # fmt: skip
+_NULL = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "auto_mapping",
+    "corda_config",
+    "eva_config",
+    "exclude_modules",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_ga_config",
+    "megatron_config",
+    "modules_to_save",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "velora_config",
+)
 _FALSE = ("ensure_weight_tying", "lora_bias", "use_dora", "use_qalora")
 _BOOLEANS = ("fan_in_fan_out", "inference_mode", "use_rslora")
 _EXACT_NAME = "the exact name of one module, as ^model\\.layers\\.0\\.q_proj"
-SETTINGS: Final[Mapping[str, Setting]] = MappingProxyType({
-    **dict.fromkeys(_NULL, _is(None)),
-    **dict.fromkeys(_FALSE, _is(False)),
-    **dict.fromkeys(_BOOLEANS, _is(False, True)),
-    **dict.fromkeys(("base_model_name_or_path", "revision"), Setting("the base's name, or null", _text)),
-    "alpha_pattern": Setting(f"numbers, each for {_EXACT_NAME}", _patterns(_number)),
-    "bias": _is("none"),
-    # Others change the base's weights when the adapter is loaded, or leave a layer without tensors at random values;
-    # with these it adds nothing.
-    "init_lora_weights": _is(True, "gaussian"),
-    "loftq_config": _is(None, {}),
-    "lora_alpha": Setting("a number", _number),
-    "lora_dropout": Setting("a number from 0 to less than 1", lambda found: _number(found) and 0 <= found < 1),
-    "megatron_core": _is(None, "megatron.core"),
-    "peft_type": _is("LORA"),
-    "peft_version": Setting("a version", lambda found: _text(found) and len(found or "") <= 100),
-    "qalora_group_size": _is(16),
-    "r": Setting(f"a whole number from 1 to {LARGEST_RANK}", _whole),
-    "rank_pattern": Setting(f"whole numbers, each for {_EXACT_NAME}", _patterns(_whole)),
-    "target_modules": Setting("a list of modules' names: letters, digits, '_' and '.', each once", _names),
-    # Others add heads of their own.
-    "task_type": _is(None, "CAUSAL_LM"),
-})  # fmt: skip
+SETTINGS: Final[Mapping[str, Setting]] = MappingProxyType(
+    {
+        **dict.fromkeys(_NULL, _is(None)),
+        **dict.fromkeys(_FALSE, _is(False)),
+        **dict.fromkeys(_BOOLEANS, _is(False, True)),
+        **dict.fromkeys(("base_model_name_or_path", "revision"), Setting("the base's name, or null", _text)),
+        "alpha_pattern": Setting(f"numbers, each for {_EXACT_NAME}", _patterns(_number)),
+        "bias": _is("none"),
+        # Others change the base's weights as the adapter is loaded, or leave layers without tensors at random values;
+        # with these it adds nothing.
+        "init_lora_weights": _is(True, "gaussian"),
+        "loftq_config": _is(None, {}),
+        "lora_alpha": Setting("a number", _number),
+        "lora_dropout": Setting("a number from 0 to less than 1", lambda found: _number(found) and 0 <= found < 1),
+        "megatron_core": _is(None, "megatron.core"),
+        "peft_type": _is("LORA"),
+        "peft_version": Setting("a version", lambda found: _text(found) and len(found or "") <= 100),
+        "qalora_group_size": _is(16),
+        "r": Setting(f"a whole number from 1 to {LARGEST_RANK}", _whole),
+        "rank_pattern": Setting(f"whole numbers, each for {_EXACT_NAME}", _patterns(_whole)),
+        "target_modules": Setting("a list of modules' names: letters, digits, '_' and '.', each once", _names),
+        # Others add heads of their own.
+        "task_type": _is(None, "CAUSAL_LM"),
+    }
+)
 """Every key that a configuration may have, and what it may say; a key that is absent has peft's default."""
 REQUIRED: Final = ("lora_alpha", "peft_type", "r", "target_modules")
 """Keys whose defaults differ between peft's versions and other readers."""

@@ -98,9 +98,10 @@ def _entry(path: Path, name: str, entry: object, data: int) -> TensorEntry:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
         raise EvidenceInvalid(
-            f"the tensor {name!a:.200} in {path.name} is of type {dtype!a:.40}", expected=" or ".join(ITEM_SIZE),
+            f"the tensor {name!a:.200} in {path.name} is of type {dtype!a:.40}",
+            expected=" or ".join(ITEM_SIZE),
             next_step="save the adapter in float32, float16 or bfloat16",
-        )  # fmt: skip
+        )
     if not (_counts(shape) and _counts(offsets) and len(offsets) == 2):
         raise _refusal(path, f"gives the tensor {name!a:.200} the shape {shape!a:.100} at {offsets!a:.100}")
     if offsets[1] - offsets[0] != math.prod(shape) * ITEM_SIZE[dtype]:

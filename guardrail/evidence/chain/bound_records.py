@@ -11,22 +11,32 @@ from datetime import datetime
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.chain.stage_chain import Chain
 from guardrail.evidence.digest import digest
-from guardrail.evidence.statements.stage_statement import Approval, Bound, Stage, StagePredicate, SuiteDigest, build
+from guardrail.evidence.statements.stage_statement import Approval, Binding, Stage, StagePredicate, SuiteDigest, build
 from guardrail.evidence.statements.tickets import Ticket, seed_of
 from guardrail.records import AdapterRecord, DataReport, Decision, EvaluationReport, Measurement, ModelRef
 
 
 def bound_of(
-    ticket: Ticket, policy: str, base: ModelRef, data: DataReport, adapter: AdapterRecord | None = None,
+    ticket: Ticket,
+    policy: str,
+    base: ModelRef,
+    data: DataReport,
+    adapter: AdapterRecord | None = None,
     evaluation: EvaluationReport | None = None,
-) -> Bound:  # fmt: skip
+) -> Binding:
     """What a stage binds that knows these records: the data stage the first alone, training two, evaluation all."""
     measured = evaluation.measurements if evaluation else ()
-    return Bound(
-        model=ticket.model, alias=ticket.alias, policy=policy, nonce=ticket.nonce, base=base,
-        dataset=data.training_digest, manifest=adapter.manifest if adapter else None, suites=suites(measured),
+    return Binding(
+        model=ticket.model,
+        alias=ticket.alias,
+        policy=policy,
+        nonce=ticket.nonce,
+        base=base,
+        dataset=data.training_digest,
+        manifest=adapter.manifest if adapter else None,
+        suites=suites(measured),
         judges=judges(measured) if evaluation else None,
-    )  # fmt: skip
+    )
 
 
 def suites(measured: Sequence[Measurement]) -> tuple[SuiteDigest, ...]:
@@ -42,15 +52,29 @@ def judges(measured: Sequence[Measurement]) -> str:
 
 
 def statement(
-    stage: Stage, bound: Bound, record: str, *, after: str | None, ledger: str, not_before: datetime,
-    expires: datetime, approval: Approval | None = None,
-) -> bytes:  # fmt: skip
+    stage: Stage,
+    bound: Binding,
+    record: str,
+    *,
+    after: str | None,
+    ledger: str,
+    not_before: datetime,
+    expires: datetime,
+    approval: Approval | None = None,
+) -> bytes:
     """The canonical bytes that the stage signs."""
     return build(
         stage,
-        StagePredicate(bound=bound, record=record, after=after, ledger=ledger, not_before=not_before, expires=expires,
-                       approval=approval),
-    )  # fmt: skip
+        StagePredicate(
+            bound=bound,
+            record=record,
+            after=after,
+            ledger=ledger,
+            not_before=not_before,
+            expires=expires,
+            approval=approval,
+        ),
+    )
 
 
 def require_bound(
@@ -70,11 +94,17 @@ def require_bound(
             raise EvidenceInvalid(f"the {stage} statement names another record", expected=record)
     bound = chain.bound
     true = (
-        ("base", adapter.base), ("base", evaluation.base), ("dataset", data.training_digest),
-        ("manifest", adapter.manifest), ("suites", suites(evaluation.measurements)),
-        ("judges", judges(evaluation.measurements)), ("waivers", None), ("policy", decision.policy),
-        ("model", decision.model), ("alias", decision.alias),
-    )  # fmt: skip
+        ("base", adapter.base),
+        ("base", evaluation.base),
+        ("dataset", data.training_digest),
+        ("manifest", adapter.manifest),
+        ("suites", suites(evaluation.measurements)),
+        ("judges", judges(evaluation.measurements)),
+        ("waivers", None),
+        ("policy", decision.policy),
+        ("model", decision.model),
+        ("alias", decision.alias),
+    )
     for name, value in true:
         if getattr(bound, name) != value:
             raise EvidenceInvalid(

@@ -12,23 +12,23 @@ from datetime import datetime
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.expiry import expired
-from guardrail.evidence.statements.stage_statement import Bound, Stage, StageStatement, parse
+from guardrail.evidence.statements.stage_statement import Binding, Stage, StageStatement, parse
 from guardrail.evidence.trust.trust_file import CLOCKS_DIFFER
 from guardrail.records import ModelRef
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedStatement:
     """What the statement of a stage must say: what it binds, its record, the envelope and the ledger before it."""
 
     stage: Stage
-    bound: Bound
+    bound: Binding
     record: str
     after: str | None
     ledger: str
 
 
-def differs(envelope: bytes, expected: Expected, now: datetime) -> str:
+def differs(envelope: bytes, expected: ExpectedStatement, now: datetime) -> str:
     """How the statement differs from what is expected or is out of its time, in words; empty where it does not."""
     try:
         said = _read(envelope)
@@ -36,7 +36,7 @@ def differs(envelope: bytes, expected: Expected, now: datetime) -> str:
         return f"cannot be read: {error.got}"
     predicate = said.predicate
     mine, theirs = expected.bound, said.bound
-    unlike = [name for name in Bound.model_fields if getattr(mine, name) != getattr(theirs, name)]
+    unlike = [name for name in Binding.model_fields if getattr(mine, name) != getattr(theirs, name)]
     rules = {
         "is of another stage": said.stage == expected.stage,
         "names another record": predicate.record == expected.record,

@@ -17,7 +17,7 @@ from guardrail.errors import AwaitingApproval, EvidenceInvalid, EvidenceMissing,
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import signers, unverified_payload, verify
 from guardrail.evidence.expiry import expired
-from guardrail.evidence.statements.stage_statement import Bound, Stage, StageStatement, parse
+from guardrail.evidence.statements.stage_statement import Binding, Stage, StageStatement, parse
 from guardrail.evidence.trust.trust_file import CLOCKS_DIFFER, ProtectedAlias, Trust
 from guardrail.names import same
 from guardrail.records import Frozen
@@ -26,7 +26,7 @@ MADE: tuple[Stage, ...] = ("data", "train", "evaluate")
 
 
 @dataclass(frozen=True)
-class Target:
+class ChainTarget:
     """Where the candidate is to go, and the nonce that the server issued for it."""
 
     model: str
@@ -49,13 +49,13 @@ class Chain(Frozen):
     one_person_may_train_evaluate_and_approve: bool
 
     @property
-    def bound(self) -> Bound:
+    def bound(self) -> Binding:
         """What all of them are about; the evaluation states all of it."""
         return self.evaluate.bound
 
 
 @dataclass(frozen=True)
-class _Signed:
+class _SignedStage:
     """A statement whose signatures are good, and the persons behind them."""
 
     statement: StageStatement
@@ -67,7 +67,7 @@ class _Signed:
         return self.statement.stage
 
 
-def read_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
+def read_chain(envelopes: Iterable[bytes], trust: Trust, target: ChainTarget, *, now: datetime) -> Chain:
     """Check every statement and that they belong together; whether enough persons agreed is asked elsewhere.
 
     Args:
@@ -103,7 +103,7 @@ def read_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now:
     )
 
 
-def _protected(trust: Trust, target: Target) -> ProtectedAlias:
+def _protected(trust: Trust, target: ChainTarget) -> ProtectedAlias:
     guarded = trust.guarded(target.model)
     protected = guarded.protected(target.alias) if guarded else None
     if guarded is None or protected is None or (guarded.name, protected.alias) != (target.model, target.alias):
@@ -114,7 +114,7 @@ def _protected(trust: Trust, target: Target) -> ProtectedAlias:
     return protected
 
 
-def _signed(data: bytes, trust: Trust) -> _Signed:
+def _signed(data: bytes, trust: Trust) -> _SignedStage:
     """Verify by the keys of the role that the statement itself claims: claiming another one does not help."""
     stage = parse(unverified_payload(data)).stage
     allowed = trust.keys_of(stage)
@@ -127,10 +127,10 @@ def _signed(data: bytes, trust: Trust) -> _Signed:
             next_step="guardrail trust show prints who may do what",
         )
     statement = parse(verify(data, allowed))
-    return _Signed(statement, sha256(data), trust.persons_of(signers(data)))
+    return _SignedStage(statement, sha256(data), trust.persons_of(signers(data)))
 
 
-def _only(signed: Sequence[_Signed], stage: Stage) -> _Signed:
+def _only(signed: Sequence[_SignedStage], stage: Stage) -> _SignedStage:
     found = [entry for entry in signed if entry.stage == stage]
     if not found:
         raise EvidenceMissing(f"there is no {stage} statement", expected="one each of " + ", ".join(MADE))
@@ -139,7 +139,7 @@ def _only(signed: Sequence[_Signed], stage: Stage) -> _Signed:
     return found[0]
 
 
-def _same_target(bound: Bound, trust: Trust, target: Target, protected: ProtectedAlias) -> None:
+def _same_target(bound: Binding, trust: Trust, target: ChainTarget, protected: ProtectedAlias) -> None:
     wanted = {"model": target.model, "alias": target.alias, "nonce": target.nonce, "policy": protected.policy}
     for name, value in wanted.items():
         if getattr(bound, name) != value:
@@ -150,9 +150,9 @@ def _same_target(bound: Bound, trust: Trust, target: Target, protected: Protecte
             )
 
 
-def _agrees(statement: StageStatement, bound: Bound) -> None:
+def _agrees(statement: StageStatement, bound: Binding) -> None:
     """What a stage states it states as the evaluation does; a stage before it may not know all of it yet."""
-    for name in Bound.model_fields:
+    for name in Binding.model_fields:
         mine, theirs = getattr(statement.bound, name), getattr(bound, name)
         unknown = statement.stage in ("data", "train") and name in LATER[statement.stage] and not mine
         if mine != theirs and not unknown:
@@ -183,7 +183,7 @@ def _valid(statement: StageStatement, now: datetime) -> None:
         )
 
 
-def _in_order(made: Sequence[_Signed], votes: Sequence[_Signed]) -> None:
+def _in_order(made: Sequence[_SignedStage], votes: Sequence[_SignedStage]) -> None:
     pairs = [*pairwise(made), *((made[-1], vote) for vote in votes)]
     for before, entry in pairs:
         if entry.statement.predicate.after != before.digest:
@@ -198,7 +198,7 @@ def _in_order(made: Sequence[_Signed], votes: Sequence[_Signed]) -> None:
             )
 
 
-def _apart(made: Sequence[_Signed], votes: Sequence[_Signed]) -> None:
+def _apart(made: Sequence[_SignedStage], votes: Sequence[_SignedStage]) -> None:
     trainers = made[1].persons
     for entry in (made[2], *votes):
         for person in entry.persons:
@@ -221,7 +221,7 @@ def require_approved(chain: Chain, protected: ProtectedAlias) -> None:
         )
 
 
-def _approved(votes: Sequence[_Signed]) -> tuple[str, ...]:
+def _approved(votes: Sequence[_SignedStage]) -> tuple[str, ...]:
     """Who agreed; one no outweighs every yes."""
     agreed: set[str] = set()
     for vote in votes:

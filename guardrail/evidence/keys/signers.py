@@ -42,12 +42,12 @@ def load_signer(uri: str, public: Path | None = None, secrets: Secrets | None = 
         )
     known = load_public(public)
     try:
-        return Checked(Signer.from_priv_key_uri(uri, known, secrets), known)
+        return VerifyingSigner(Signer.from_priv_key_uri(uri, known, secrets), known)
     except Exception as error:  # each service raises its own kinds
         raise InvalidInput(f"cannot use the key {uri}: {said(error)}") from error
 
 
-class Checked(Signer):  # type: ignore[misc]
+class VerifyingSigner(Signer):  # type: ignore[misc]
     """A service's signer that verifies what came back, and speaks our errors."""
 
     def __init__(self, signer: Signer, public: PublicKey) -> None:

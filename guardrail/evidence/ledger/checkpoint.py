@@ -24,7 +24,7 @@ LARGEST_CHECKPOINT = 12 << 20
 """The most bytes of one; beyond it no further ones are made, and readers go on from the last."""
 
 
-class Place(Frozen):
+class PlaceSums(Frozen):
     """A model and alias that the ledger speaks of: ``adapters`` were ever bound to its tickets, ``attempts`` of them
     since its last promotion."""
 
@@ -34,7 +34,7 @@ class Place(Frozen):
     model: Short
 
 
-class Attempt(Frozen):
+class BoundTicket(Frozen):
     """A ticket that was bound to an adapter as the ``number``-th attempt, in an entry of this ``time``."""
 
     alias: Short
@@ -52,10 +52,10 @@ class Checkpoint(Frozen):
     files. ``attempts`` are the bound tickets of what was admitted, and those that may still be; ``places`` are sorted.
     """
 
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[BoundTicket, ...]
     entries: tuple[Entry, ...]
     head: Head
-    places: tuple[Place, ...]
+    places: tuple[PlaceSums, ...]
     schema_version: Literal[1] = 1
 
 

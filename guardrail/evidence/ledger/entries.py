@@ -11,10 +11,18 @@ from pydantic import Field, StringConstraints
 
 from guardrail.records import Count, Frozen, Sha256, Utc
 
-Kind = Literal[
-    "proposal", "decision", "denial", "approval", "rejection", "promotion", "revocation", "rollback", "trust",
+EntryKind = Literal[
+    "proposal",
+    "decision",
+    "denial",
+    "approval",
+    "rejection",
+    "promotion",
+    "revocation",
+    "rollback",
+    "trust",
     "checkpoint",
-]  # fmt: skip
+]
 """``proposal``: a ticket was issued or, with a subject, bound to an adapter. ``decision``: evidence was admitted, which
 spends the ticket's nonce. ``denial``: signed evidence was refused. ``promotion``: an alias moves to a version.
 ``trust``: a trust file came into force. ``checkpoint``: what the entries before it add up to
@@ -38,7 +46,7 @@ class Entry(Frozen):
 
     alias: Short = ""
     evidence: Sha256 | None = None
-    kind: Kind
+    kind: EntryKind
     model: Short = ""
     nonce: Short = ""
     note: Annotated[str, StringConstraints(max_length=LONGEST_NOTE)] = ""
@@ -66,7 +74,7 @@ class Jump(Frozen):
     seconds: float
 
 
-class Checked(Frozen):
+class CheckedLedger(Frozen):
     """What a whole ledger was found to be. ``head`` is None for one without entries; each of its ``checkpoints`` was
     found to be what the entries before it add up to."""
 

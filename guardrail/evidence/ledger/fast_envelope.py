@@ -27,7 +27,7 @@ BASE64 = rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedEnvelope:
     """An envelope in canonical form by a known key, whose signature has NOT been looked at yet."""
 
     data: bytes
@@ -43,12 +43,17 @@ class Verifier:
         self._public_keys, self._payload_type = tuple(public_keys), payload_type
         self._keys: dict[str, RawPublic] = {key.keyid: raw_public(key) for key in public_keys}
         self._form = re.compile(
-            rb'\{"payload":"(' + BASE64 + rb')","payloadType":"' + re.escape(payload_type.encode("ascii"))
-            + rb'","signatures":\[\{"keyid":"([0-9a-f]{64})","sig":"(' + BASE64 + rb')"\}\]\}'
-        )  # fmt: skip
+            rb'\{"payload":"('
+            + BASE64
+            + rb')","payloadType":"'
+            + re.escape(payload_type.encode("ascii"))
+            + rb'","signatures":\[\{"keyid":"([0-9a-f]{64})","sig":"('
+            + BASE64
+            + rb')"\}\]\}'
+        )
         self._pae = b"DSSEv1 %d %b " % (len(payload_type), payload_type.encode("ascii"))
 
-    def open(self, data: bytes) -> Opened:
+    def open(self, data: bytes) -> OpenedEnvelope:
         """The envelope's parts.
 
         Raises:
@@ -59,11 +64,11 @@ class Verifier:
             payload, signature = b64decode(found[1]), b64decode(found[3])
             key_id = found[2].decode("ascii")
             if b64encode(payload) == found[1] and b64encode(signature) == found[3] and key_id in self._keys:
-                return Opened(data, payload, key_id, signature)
+                return OpenedEnvelope(data, payload, key_id, signature)
         envelope.verify(data, self._public_keys, payload_type=self._payload_type)
         raise EvidenceInvalid("the envelope has several signatures", expected="exactly one")
 
-    def check(self, opened: Opened) -> None:
+    def check(self, opened: OpenedEnvelope) -> None:
         """Verify the signature; safe to call from several threads.
 
         Raises:

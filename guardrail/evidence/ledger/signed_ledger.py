@@ -22,8 +22,8 @@ from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import GENESIS, canonical, sha256
 from guardrail.evidence.envelope import sign, unverified_payload
 from guardrail.evidence.keys.key_pairs import PrivateKey, PublicKey
-from guardrail.evidence.ledger.entries import Checked, Entry, Head, Kind
-from guardrail.evidence.ledger.fast_envelope import Opened, Verifier
+from guardrail.evidence.ledger.entries import CheckedLedger, Entry, EntryKind, Head
+from guardrail.evidence.ledger.fast_envelope import OpenedEnvelope, Verifier
 from guardrail.evidence.ledger.follows import LedgerChain
 from guardrail.evidence.ledger.sums import Sums
 
@@ -32,7 +32,7 @@ LARGEST_ENTRY = 64 << 10
 BATCH = 500
 
 
-def next_entry(head: Head | None, *, time: datetime, kind: Kind, **what: Any) -> Entry:
+def next_entry(head: Head | None, *, time: datetime, kind: EntryKind, **what: Any) -> Entry:
     """The entry that follows ``head`` (None: the first); ``what`` are the other fields of :class:`Entry`."""
     number, previous = (head.number + 1, head.digest) if head else (1, GENESIS)
     return Entry(number=number, previous=previous, time=time, kind=kind, **what)
@@ -68,7 +68,7 @@ def verify(
     now: datetime | None = None,
     workers: int = 1,
     sums: Sums | None = None,
-) -> Checked:
+) -> CheckedLedger:
     """Check a whole ledger, from its first entry, or from the checkpoint that ``sums`` were made of.
 
     Args:
@@ -101,9 +101,7 @@ def verify(
         signatures.finish()
     chain.finish()
     sums.require_proven()
-    return Checked(
-        entries=chain.number, head=chain.head, jumps=tuple(chain.jumps), checkpoints=sums.checkpoints
-    )  # fmt: skip
+    return CheckedLedger(entries=chain.number, head=chain.head, jumps=tuple(chain.jumps), checkpoints=sums.checkpoints)
 
 
 def read_entry(data: bytes, verifier: Verifier) -> Entry:
@@ -125,10 +123,10 @@ class _Signatures:
     def __init__(self, verifier: Verifier, pool: ThreadPoolExecutor, ahead: int, first: int = 1) -> None:
         self._verifier, self._pool, self._ahead = verifier, pool, ahead
         self._waiting: deque[Future[None]] = deque()
-        self._batch: list[Opened] = []
+        self._batch: list[OpenedEnvelope] = []
         self._first = first
 
-    def add(self, opened: Opened) -> None:
+    def add(self, opened: OpenedEnvelope) -> None:
         """Take the next entry's envelope."""
         self._batch.append(opened)
         if len(self._batch) == BATCH:
@@ -161,12 +159,13 @@ def _chain(sums: Sums, now: datetime | None, exported: Head | None) -> LedgerCha
     if exported is not None and sums.number > exported.number:
         raise EvidenceInvalid(
             f"the exported head names entry {exported.number}, before the checkpoint at entry {sums.number}",
-            expected="a later head", next_step="read the whole ledger",
-        )  # fmt: skip
+            expected="a later head",
+            next_step="read the whole ledger",
+        )
     return LedgerChain(sums.head, now, exported)
 
 
-def _open(verifier: Verifier, data: bytes, number: int) -> Opened:
+def _open(verifier: Verifier, data: bytes, number: int) -> OpenedEnvelope:
     if len(data) > LARGEST_ENTRY:
         raise EvidenceInvalid(f"entry {number} has {len(data)} bytes", expected=f"at most {LARGEST_ENTRY}")
     try:
@@ -175,14 +174,14 @@ def _open(verifier: Verifier, data: bytes, number: int) -> Opened:
         raise _at(number, error) from error
 
 
-def _entry(opened: Opened, number: int) -> Entry:
+def _entry(opened: OpenedEnvelope, number: int) -> Entry:
     try:
         return _parse(opened.payload)
     except EvidenceInvalid as error:
         raise _at(number, error) from error
 
 
-def _check(verifier: Verifier, batch: list[Opened], number: int) -> None:
+def _check(verifier: Verifier, batch: list[OpenedEnvelope], number: int) -> None:
     for offset, opened in enumerate(batch):
         try:
             verifier.check(opened)

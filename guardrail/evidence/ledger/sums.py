@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest
-from guardrail.evidence.ledger.checkpoint import Anchor, Attempt, Checkpoint, Place
-from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.checkpoint import Anchor, BoundTicket, Checkpoint, PlaceSums
+from guardrail.evidence.ledger.entries import Entry, EntryKind, Head
 from guardrail.evidence.ledger.follows import BACKWARDS
 from guardrail.evidence.statements.tickets import LIFETIME
 
-KEPT: frozenset[Kind] = frozenset(
+KEPT: frozenset[EntryKind] = frozenset(
     {"decision", "approval", "rejection", "promotion", "rollback", "revocation", "trust"}
-)  # fmt: skip
+)
 """Entries that a verifier may ask for, however old. Tickets, adapters and denials are counted only."""
 ModelAlias = tuple[str, str]
 
@@ -30,7 +30,7 @@ class Sums:
 
     head: Head | None = None
     entries: list[Entry] = field(default_factory=list)
-    attempts: dict[str, Attempt] = field(default_factory=dict)
+    attempts: dict[str, BoundTicket] = field(default_factory=dict)
     """By the ticket's nonce."""
     adapters: dict[ModelAlias, int] = field(default_factory=dict)
     since: dict[ModelAlias, int] = field(default_factory=dict)
@@ -95,7 +95,9 @@ class Sums:
             entries=tuple(self.entries),
             head=self.head,
             places=tuple(
-                Place(adapters=self.adapters[model, alias], alias=alias, attempts=self.since[model, alias], model=model)
+                PlaceSums(
+                    adapters=self.adapters[model, alias], alias=alias, attempts=self.since[model, alias], model=model
+                )
                 for model, alias in sorted(self.adapters)
             ),
         )
@@ -134,10 +136,14 @@ class Sums:
             return
         self.adapters[place] += 1
         self.since[place] += 1
-        self.attempts[entry.nonce] = Attempt(
-            alias=entry.alias, manifest=entry.subject, model=entry.model, nonce=entry.nonce, number=self.since[place],
+        self.attempts[entry.nonce] = BoundTicket(
+            alias=entry.alias,
+            manifest=entry.subject,
+            model=entry.model,
+            nonce=entry.nonce,
+            number=self.since[place],
             time=entry.time,
-        )  # fmt: skip
+        )
 
     def _may_matter(self, nonce: str) -> bool:
         """Whether something was admitted with the ticket, or may still be: it was not bound too long ago."""
@@ -148,6 +154,7 @@ class Sums:
 
 def _unproven(got: str) -> EvidenceInvalid:
     return EvidenceInvalid(
-        got, expected="the entry by which the ledger names the checkpoint that it was read from",
+        got,
+        expected="the entry by which the ledger names the checkpoint that it was read from",
         next_step="read the whole ledger: guardrail ledger fetch, then guardrail ledger verify",
-    )  # fmt: skip
+    )

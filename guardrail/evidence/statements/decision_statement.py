@@ -13,7 +13,16 @@ from typing import Literal
 from pydantic import Field
 
 from guardrail.evidence.digest import sha256
-from guardrail.evidence.statements.intoto import Form, Resource, by_name, make, read, require_order, resources, write
+from guardrail.evidence.statements.intoto import (
+    Resource,
+    StatementForm,
+    by_name,
+    make,
+    read,
+    require_order,
+    resources,
+    write,
+)
 from guardrail.records import Decision, FileDigest, Frozen
 
 PREDICATE = "urn:mlflow-guardrail:decision:v1"
@@ -26,7 +35,7 @@ class Predicate(Frozen):
     evidence: tuple[Resource, ...]
 
 
-class Statement(Form):
+class Statement(StatementForm):
     """One in-toto Statement v1 of a decision; the subjects are the adapter's files."""
 
     predicate_type: Literal["urn:mlflow-guardrail:decision:v1"] = Field(alias="predicateType")

@@ -1,7 +1,7 @@
 """The in-toto statement that all our statements share: subjects, a predicate's type, one canonical form.
 
 The form is https://github.com/in-toto/attestation/tree/main/spec/v1 in canonical JSON (RFC 8785). A statement is a
-subclass of :class:`Form` with its own ``predicate_type`` and ``predicate``.
+subclass of :class:`StatementForm` with its own ``predicate_type`` and ``predicate``.
 Not covered: signing (``envelope.py``) and what the predicates mean (``decision_statement.py``, ``stage_statement.py``).
 """
 
@@ -19,7 +19,7 @@ from guardrail.records import Frozen, Sha256
 STATEMENT = "https://in-toto.io/Statement/v1"
 
 
-class Digests(Frozen):
+class DigestSet(Frozen):
     """in-toto's DigestSet, of which we use one member."""
 
     sha256: Sha256
@@ -29,10 +29,10 @@ class Resource(Frozen):
     """in-toto's ResourceDescriptor: a file's name (relative, forward slashes) and its digest."""
 
     name: str
-    digest: Digests
+    digest: DigestSet
 
 
-class Form(Frozen):
+class StatementForm(Frozen):
     """One in-toto Statement v1, but for its predicate."""
 
     type_: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
@@ -44,7 +44,7 @@ class Form(Frozen):
         return by_name(self.subject)
 
 
-F = TypeVar("F", bound=Form)
+F = TypeVar("F", bound=StatementForm)
 
 
 def make(kind: type[F], subjects: Mapping[str, str], predicate_type: str, predicate: Any) -> F:
@@ -53,15 +53,17 @@ def make(kind: type[F], subjects: Mapping[str, str], predicate_type: str, predic
     Raises:
         pydantic.ValidationError: the predicate is not one of this kind.
     """
-    return kind.model_validate({
-        "_type": STATEMENT,
-        "subject": resources(subjects),
-        "predicateType": predicate_type,
-        "predicate": predicate,
-    })  # fmt: skip
+    return kind.model_validate(
+        {
+            "_type": STATEMENT,
+            "subject": resources(subjects),
+            "predicateType": predicate_type,
+            "predicate": predicate,
+        }
+    )
 
 
-def write(statement: Form) -> bytes:
+def write(statement: StatementForm) -> bytes:
     """Its canonical bytes."""
     return canonical(statement.model_dump(mode="json", by_alias=True))
 

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.envelope import signers, unverified_payload, verify
 from guardrail.evidence.expiry import expired
-from guardrail.evidence.statements.intoto import Form, make, read, write
+from guardrail.evidence.statements.intoto import StatementForm, make, read, write
 from guardrail.evidence.trust.trust_file import CLOCKS_DIFFER, Trust
 from guardrail.names import Alias, ModelName
 from guardrail.records import Frozen, Sha256, Utc
@@ -53,14 +53,14 @@ class Revocation(Frozen):
     expires: Utc
 
 
-class RollbackStatement(Form):
+class RollbackStatement(StatementForm):
     """One in-toto Statement v1."""
 
     predicate_type: Literal["urn:mlflow-guardrail:rollback:v1"] = Field(alias="predicateType")
     predicate: Rollback
 
 
-class RevocationStatement(Form):
+class RevocationStatement(StatementForm):
     """One in-toto Statement v1."""
 
     predicate_type: Literal["urn:mlflow-guardrail:revocation:v1"] = Field(alias="predicateType")
@@ -104,9 +104,10 @@ def verified(data: bytes, trust: Trust, *, persons: int, now: datetime) -> tuple
     found = trust.persons_of(signers(data))
     if not len(found) >= max(1, persons):
         raise EvidenceInvalid(
-            f"the order is signed by {len(found)} persons who may approve", expected=f"{max(1, persons)}",
+            f"the order is signed by {len(found)} persons who may approve",
+            expected=f"{max(1, persons)}",
             next_step="have it signed by more of them: --add-signature",
-        )  # fmt: skip
+        )
     if not order.not_before <= now + CLOCKS_DIFFER:
         raise EvidenceInvalid(f"the order holds only from {order.not_before}", expected=f"{now}")
     if expired(order.expires, now):

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import Field, StringConstraints, model_validator
 
 from guardrail.evidence.digest import GENESIS
-from guardrail.evidence.statements.intoto import Form, make, read, write
+from guardrail.evidence.statements.intoto import StatementForm, make, read, write
 from guardrail.names import Alias, ModelName
 from guardrail.records import Frozen, ModelRef, Sha256, Utc
 
@@ -42,7 +42,7 @@ class SuiteDigest(Frozen):
     digest: Sha256
 
 
-class Bound(Frozen):
+class Binding(Frozen):
     """What a statement is about; the stages of one candidate agree in all of it.
 
     ``base`` names revision, dtype and template; ``dataset`` is the digest of the rows that training read; ``judges`` of
@@ -77,7 +77,7 @@ class StagePredicate(Frozen):
     """
 
     schema_version: Literal[1] = 1
-    bound: Bound
+    bound: Binding
     record: Sha256
     after: Sha256 | None = None
     ledger: Sha256 = GENESIS
@@ -86,7 +86,7 @@ class StagePredicate(Frozen):
     approval: Approval | None = None
 
 
-class StageStatement(Form):
+class StageStatement(StatementForm):
     """One in-toto Statement v1 of a stage."""
 
     predicate_type: PredicateType = Field(alias="predicateType")
@@ -98,7 +98,7 @@ class StageStatement(Form):
         return cast(Stage, self.predicate_type.removeprefix(PREFIX).removesuffix(SUFFIX))
 
     @property
-    def bound(self) -> Bound:
+    def bound(self) -> Binding:
         """What it is about."""
         return self.predicate.bound
 
@@ -129,7 +129,7 @@ def parse(payload: bytes) -> StageStatement:
     return read(payload, StageStatement)
 
 
-def _subjects(stage: Stage, bound: Bound) -> dict[str, str]:
+def _subjects(stage: Stage, bound: Binding) -> dict[str, str]:
     return {"dataset": bound.dataset} if stage == "data" else {"adapter": bound.manifest or ""}
 
 

@@ -58,7 +58,7 @@ class TicketRequest(Frozen):
 
 
 @dataclass(frozen=True)
-class Asked:
+class VerifiedRequest:
     """A request whose signature verified: by whose key, and the digest of its envelope."""
 
     request: TicketRequest
@@ -66,9 +66,7 @@ class Asked:
     digest: str
 
 
-def signed_request(
-    model: str, alias: str, key: PrivateKey, *, now: datetime, bind: Sequence[str] = ()
-) -> bytes:  # fmt: skip
+def signed_request(model: str, alias: str, key: PrivateKey, *, now: datetime, bind: Sequence[str] = ()) -> bytes:
     """A new request, signed by ``key``; ``bind`` are the ids of the keys that may bind the ticket (none: its own).
 
     Raises:
@@ -97,7 +95,7 @@ def read_request(data: bytes) -> TicketRequest:
     return request
 
 
-def verified_request(data: bytes, trust: Trust) -> Asked:
+def verified_request(data: bytes, trust: Trust) -> VerifiedRequest:
     """A request that one key signed which may ask, by a trust file; whether it holds now is asked elsewhere.
 
     Raises:
@@ -114,7 +112,7 @@ def verified_request(data: bytes, trust: Trust) -> Asked:
             expected="the key of whoever trains with it",
             next_step="guardrail data validate --train-key PUBLIC, with the trainer's public key",
         )
-    return Asked(request, by[0], sha256(data))
+    return VerifiedRequest(request, by[0], sha256(data))
 
 
 def require_current(request: TicketRequest, now: datetime) -> None:
@@ -127,12 +125,13 @@ def require_current(request: TicketRequest, now: datetime) -> None:
         raise EvidenceInvalid(f"the request for a ticket holds only from {request.not_before}", expected=f"{now}")
     if not now < request.expires:
         raise EvidenceInvalid(
-            f"the request for a ticket expired at {request.expires}", expected=f"one that holds at {now}",
+            f"the request for a ticket expired at {request.expires}",
+            expected=f"one that holds at {now}",
             next_step=AGAIN,
-        )  # fmt: skip
+        )
 
 
-def require_may_bind(asked: Asked, key_ids: Sequence[str], trust: Trust) -> None:
+def require_may_bind(asked: VerifiedRequest, key_ids: Sequence[str], trust: Trust) -> None:
     """Whoever signed a train statement is among those for whom the ticket was asked.
 
     Raises:

@@ -36,18 +36,32 @@ from guardrail.evidence.trust.trust_types import (
 )
 
 __all__ = [
-    "ROLES", "TRUST_TYPE", "GuardedModel", "KeyId", "Least", "LeastRate", "LeastUtility", "ProtectedAlias",
-    "PublicKeyEntry", "Role", "Roles", "Root", "Trust", "add_trust_signature", "load_successor", "load_trust",
-    "read_unverified_trust", "sign_trust", "trust_signers",
-]  # fmt: skip
+    "ROLES",
+    "TRUST_TYPE",
+    "GuardedModel",
+    "KeyId",
+    "Least",
+    "LeastRate",
+    "LeastUtility",
+    "ProtectedAlias",
+    "PublicKeyEntry",
+    "Role",
+    "Roles",
+    "Root",
+    "Trust",
+    "add_trust_signature",
+    "load_successor",
+    "load_trust",
+    "read_unverified_trust",
+    "sign_trust",
+    "trust_signers",
+]
 
 TRUST_TYPE = "application/vnd.mlflow-guardrail.trust+json"
 CLOCKS_DIFFER = timedelta(minutes=5)
 
 
-def load_trust(
-    data: bytes, *, roots: Sequence[PublicKey], threshold: int, now: datetime, at_least: int = 0
-) -> Trust:  # fmt: skip
+def load_trust(data: bytes, *, roots: Sequence[PublicKey], threshold: int, now: datetime, at_least: int = 0) -> Trust:
     """The trust file, after everything about it has been checked.
 
     Args:

@@ -11,29 +11,29 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from guardrail.evidence.trust.trust_types import Digests, Least, LeastRate, LeastUtility, Person
+from guardrail.evidence.trust.trust_types import BaseDigests, Least, LeastRate, LeastUtility, Person
 from guardrail.names import Alias, ModelName
 from guardrail.records import Frozen
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-Text = Annotated[str, StringConstraints(min_length=1)]
+WrittenText = Annotated[str, StringConstraints(min_length=1)]
 Day = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
 
 
-class Section(Frozen):
+class TrustSection(Frozen):
     """A mapping of the file; types are exact (``"5"`` is not 5)."""
 
     model_config = ConfigDict(strict=True)
 
 
-class KeySource(Section):
+class KeySource(TrustSection):
     """Whose key it is, and its file, relative to the trust file."""
 
     person: Person
-    file: Text
+    file: WrittenText
 
 
-class RootSource(Section):
+class RootSource(TrustSection):
     """As ``Root``, by the names of keys."""
 
     threshold: Annotated[int, Field(ge=1)]
@@ -41,7 +41,7 @@ class RootSource(Section):
     previous: tuple[Label, ...] = ()
 
 
-class RolesSource(Section):
+class RolesSource(TrustSection):
     """As ``Roles``, by the names of keys."""
 
     data: tuple[Label, ...] = ()
@@ -52,25 +52,25 @@ class RolesSource(Section):
     server: tuple[Label, ...] = ()
 
 
-class AliasSource(Section):
+class AliasSource(TrustSection):
     """As ``ProtectedAlias``, by the policy's file or name."""
 
     alias: Alias
-    policy: Text
+    policy: WrittenText
     approvals: Annotated[int, Field(ge=0)] = 0
     when_invalid: Literal["refuse", "warn"] = "refuse"
 
 
-class ModelSource(Section):
+class ModelSource(TrustSection):
     """As ``GuardedModel``."""
 
     name: ModelName
     aliases: tuple[AliasSource, ...] = Field(min_length=1)
-    bases: Annotated[Digests, Field(min_length=1)] = ()
+    bases: Annotated[BaseDigests, Field(min_length=1)] = ()
     least: Least | None = None
 
 
-class TrustSource(Section):
+class TrustSource(TrustSection):
     """A whole trust file as it is written; it expires when the day ``expires`` begins (UTC)."""
 
     kind: Literal["TrustFile"]
@@ -84,20 +84,24 @@ class TrustSource(Section):
     least: Least | None = None
 
 
-LEAST: MappingProxyType[tuple[str, ...], type[Frozen]] = MappingProxyType({
-    ("least",): Least,
-    ("least", "attack_success_rate"): LeastRate,
-    ("least", "over_refusal_rate"): LeastRate,
-    ("least", "utility"): LeastUtility,
-})  # fmt: skip
-SECTIONS: MappingProxyType[tuple[str, ...], type[Frozen]] = MappingProxyType({
-    (): TrustSource,
-    ("root",): RootSource,
-    ("keys", "*"): KeySource,
-    ("roles",): RolesSource,
-    ("models", "*"): ModelSource,
-    ("models", "*", "aliases", "*"): AliasSource,
-    **LEAST,
-    **{("models", "*", *place): section for place, section in LEAST.items()},
-})  # fmt: skip
+LEAST: MappingProxyType[tuple[str, ...], type[Frozen]] = MappingProxyType(
+    {
+        ("least",): Least,
+        ("least", "attack_success_rate"): LeastRate,
+        ("least", "over_refusal_rate"): LeastRate,
+        ("least", "utility"): LeastUtility,
+    }
+)
+SECTIONS: MappingProxyType[tuple[str, ...], type[Frozen]] = MappingProxyType(
+    {
+        (): TrustSource,
+        ("root",): RootSource,
+        ("keys", "*"): KeySource,
+        ("roles",): RolesSource,
+        ("models", "*"): ModelSource,
+        ("models", "*", "aliases", "*"): AliasSource,
+        **LEAST,
+        **{("models", "*", *place): section for place, section in LEAST.items()},
+    }
+)
 """Which type reads which mapping."""

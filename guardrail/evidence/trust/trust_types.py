@@ -33,7 +33,7 @@ def _different(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-Digests = Annotated[tuple[Sha256, ...], AfterValidator(_different)]
+BaseDigests = Annotated[tuple[Sha256, ...], AfterValidator(_different)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
@@ -49,7 +49,7 @@ class LeastRate(_Exact):
 
     max: Share
     min_n: AtLeastOne = 1
-    suites: Digests = ()
+    suites: BaseDigests = ()
 
 
 class LeastUtility(_Exact):
@@ -108,7 +108,7 @@ class GuardedModel(Frozen):
 
     name: ModelName
     aliases: tuple[ProtectedAlias, ...] = Field(min_length=1)
-    bases: Digests = Field(default=(), exclude_if=_absent)
+    bases: BaseDigests = Field(default=(), exclude_if=_absent)
     least: Least | None = Field(default=None, exclude_if=_absent)
 
     def protected(self, alias: str) -> ProtectedAlias | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from guardrail.document_mistakes import Mistake, from_pydantic, hint, known_keys, told
+from guardrail.document_mistakes import Mistake, from_pydantic, hint, known_keys, mistake_lines
 from guardrail.errors import InvalidInput
 from guardrail.evidence.keys.key_pairs import PublicKey, load_public, public_pem
 from guardrail.evidence.trust.trust_rules import problems
@@ -94,7 +94,8 @@ class _Builder:
     def _stop(self) -> None:
         if self.mistakes:
             raise InvalidInput(
-                told(self.document, self.mistakes), next_step="`guardrail trust init` writes a commented trust file"
+                mistake_lines(self.document, self.mistakes),
+                next_step="`guardrail trust init` writes a commented trust file",
             )
 
     def _source(self) -> TrustSource:

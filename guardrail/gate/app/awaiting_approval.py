@@ -30,9 +30,15 @@ def _told(registrar: Registrar, court: Court, found: Admitted) -> Waiting | None
     kept = Kept.of(found)
     came = proposed_files.origin(kept.model_id)
     return Waiting(
-        model=found.model, alias=found.alias, evidence=found.evidence, manifest=found.manifest,
-        sealed=kept.sealed, nonce=found.nonce, since=found.time,
+        model=found.model,
+        alias=found.alias,
+        evidence=found.evidence,
+        manifest=found.manifest,
+        sealed=kept.sealed,
+        nonce=found.nonce,
+        since=found.time,
         approvals=protected.approvals,
-        approved_by=approved_by(registrar.journal, court, found.evidence), experiment_id=came.experiment_id,
+        approved_by=approved_by(registrar.journal, court, found.evidence),
+        experiment_id=came.experiment_id,
         run_id=came.run_id,
-    )  # fmt: skip
+    )

@@ -47,7 +47,10 @@ def _announced(scope: Scope) -> float:
 
 async def _refuse(send: Send, most: int) -> None:
     body = json.dumps({"error_code": "PERMISSION_DENIED", "message": MESSAGE.format(most=most)}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-               (b"connection", b"close")]  # fmt: skip
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -18,13 +18,13 @@ from guardrail.evidence.envelope import signers, unverified_payload
 from guardrail.evidence.statements import decision_statement
 from guardrail.evidence.trust.trust_file import GuardedModel
 from guardrail.gate.admission import Court, admit
-from guardrail.gate.ledger.ledger_state import Admitted, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState
 from guardrail.gate.ledger_drafts import Kept
 from guardrail.gate.registrar import Registrar
 from guardrail.gate.sealed.tree import sealed_digest
 from guardrail.gate.versions.reconcile import AGAIN, compare
 from guardrail.gate.versions.version_evidence import is_sealed
-from guardrail.registry.gate.protocol import Health, Problem
+from guardrail.registry.gate.protocol import Health, RegistryProblem
 from guardrail.registry.mlflow.tags import ADAPTER, MODEL_ID, PREFIX, REVOKED, VERDICT, tags
 from guardrail.registry.mlflow.tags import EVIDENCE as EVIDENCE_TAG
 
@@ -33,13 +33,13 @@ AT_THE_NEXT_ENTRY = "the next entry finishes the line that a crash cut off"
 
 def examine_all(registrar: Registrar) -> Health:
     """Look at every guarded model, every sealed adapter behind a version or waiting for one, and the whole ledger."""
-    found: list[Problem] = []
+    found: list[RegistryProblem] = []
     try:
         entries = registrar.journal.recheck()
     except GuardrailError as error:
         entries = 0
         finish = AT_THE_NEXT_ENTRY if registrar.journal.unfinished() else ""
-        found.append(Problem(where="ledger", what=error.message(), finish=finish))
+        found.append(RegistryProblem(where="ledger", what=error.message(), finish=finish))
     court = registrar.court()
     counted = 0
     for guarded in court.trust.models:
@@ -50,12 +50,15 @@ def examine_all(registrar: Registrar) -> Health:
             found.extend(_files(registrar, one))
         found.extend(_unfinished(registrar, court, guarded, _holdings(versions, court.state)))
     return Health(
-        models=len(court.trust.models), versions=counted, entries=entries, head=registrar.journal.head(),
+        models=len(court.trust.models),
+        versions=counted,
+        entries=entries,
+        head=registrar.journal.head(),
         problems=tuple(found),
-    )  # fmt: skip
+    )
 
 
-def _files(registrar: Registrar, version: Any) -> Iterator[Problem]:
+def _files(registrar: Registrar, version: Any) -> Iterator[RegistryProblem]:
     """The files are those that were sealed, and every tag says what their evidence says."""
     where = f"{version.name}/{version.version}"
     if not is_sealed(version):
@@ -64,10 +67,10 @@ def _files(registrar: Registrar, version: Any) -> Iterator[Problem]:
         with registrar.sealing().verified(sealed_digest(str(version.source))) as place:
             wrong = _tags(place, version)
     except (GuardrailError, OSError) as error:
-        yield Problem(where=where, what=str(error))
+        yield RegistryProblem(where=where, what=str(error))
         return
     if wrong:
-        yield Problem(where=where, what=wrong, finish=AGAIN)
+        yield RegistryProblem(where=where, what=wrong, finish=AGAIN)
 
 
 def _tags(place: Path, version: Any) -> str:
@@ -84,7 +87,7 @@ def _tags(place: Path, version: Any) -> str:
     return f"its tags {', '.join(wrong)} say otherwise than its evidence" if wrong else ""
 
 
-def _holdings(versions: Sequence[Any], state: State) -> set[str]:
+def _holdings(versions: Sequence[Any], state: LedgerState) -> set[str]:
     """The evidence that stands behind a version, by what its files hold."""
     sealed = {(str(one.name), str(one.source).removeprefix("mlflow-artifacts:/")) for one in versions}
     return {state.sealed[place] for place in sealed if place in state.sealed}
@@ -92,7 +95,7 @@ def _holdings(versions: Sequence[Any], state: State) -> set[str]:
 
 def _unfinished(
     registrar: Registrar, court: Court, guarded: GuardedModel, holdings: set[str]
-) -> Iterator[Problem]:  # fmt: skip
+) -> Iterator[RegistryProblem]:
     """Evidence that was admitted and approved, but stands behind no version, or whose alias did not move there; and
     evidence that cannot be read.
 
@@ -105,11 +108,11 @@ def _unfinished(
         try:
             complete = _is_complete(registrar, court, guarded, one)
         except (GuardrailError, OSError) as error:
-            yield Problem(where=where, what=str(error))
+            yield RegistryProblem(where=where, what=str(error))
             continue
         if complete:
             missing = "its alias did not move" if one.evidence in holdings else "it has no version"
-            yield Problem(where=where, what=f"admitted, but {missing}", finish=AGAIN)
+            yield RegistryProblem(where=where, what=f"admitted, but {missing}", finish=AGAIN)
 
 
 def _is_complete(registrar: Registrar, court: Court, guarded: GuardedModel, found: Admitted) -> bool:

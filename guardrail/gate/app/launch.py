@@ -27,8 +27,16 @@ from guardrail.gate.app.own_files import STORES, own, require_outside
 from guardrail.gate.sealed.sealed_storage import require_sealing
 from guardrail.gate.settings import SCHEME
 
-REMOVED = ("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_WORKSPACE_STORE_URI", "MLFLOW_ARTIFACTS_ONLY", "MLFLOW_WORKSPACE",
-           "MLFLOW_GUNICORN_OPTS", "MLFLOW_UVICORN_OPTS", "MLFLOW_TRACKING_URI", config.ROOT_THRESHOLD)  # fmt: skip
+REMOVED = (
+    "MLFLOW_REGISTRY_STORE_URI",
+    "MLFLOW_WORKSPACE_STORE_URI",
+    "MLFLOW_ARTIFACTS_ONLY",
+    "MLFLOW_WORKSPACE",
+    "MLFLOW_GUNICORN_OPTS",
+    "MLFLOW_UVICORN_OPTS",
+    "MLFLOW_TRACKING_URI",
+    config.ROOT_THRESHOLD,
+)
 THREADS = 32
 """So many requests each worker of gunicorn serves at once: its default is one, and one slow client would stop it."""
 KEEP_ALIVE = 5
@@ -61,13 +69,29 @@ class Launch:
 def command(launch: Launch) -> list[str]:
     """The command line of `mlflow server`."""
     return [
-        sys.executable, "-m", "mlflow", "server", "--app-name", APPS[launch.auth],
-        "--backend-store-uri", launch.backend_store_uri, "--registry-store-uri", SCHEME + launch.backend_store_uri,
-        "--serve-artifacts", "--artifacts-destination", launch.artifacts_destination, "--disable-workspaces",
-        "--host", launch.host, "--port", str(launch.port), "--workers", str(launch.workers),
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--app-name",
+        APPS[launch.auth],
+        "--backend-store-uri",
+        launch.backend_store_uri,
+        "--registry-store-uri",
+        SCHEME + launch.backend_store_uri,
+        "--serve-artifacts",
+        "--artifacts-destination",
+        launch.artifacts_destination,
+        "--disable-workspaces",
+        "--host",
+        launch.host,
+        "--port",
+        str(launch.port),
+        "--workers",
+        str(launch.workers),
         *(["--gunicorn-opts", GUNICORN] if launch.gunicorn else []),
         *(["--allowed-hosts", launch.allowed_hosts] if launch.allowed_hosts else []),
-    ]  # fmt: skip
+    ]
 
 
 def environment(launch: Launch, inherited: Mapping[str, str], report: Path) -> dict[str, str]:

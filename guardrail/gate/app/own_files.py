@@ -39,13 +39,13 @@ class Own:
     path: Path
 
 
-def require_outside(destination: Path | config.Bucket, owned: Iterable[Own]) -> None:
+def require_outside(destination: Path | config.S3Bucket, owned: Iterable[Own]) -> None:
     """Refuse a local destination with one of these below it, by its own name or by where links lead.
 
     Raises:
         InvalidInput: the first that lies there.
     """
-    if isinstance(destination, config.Bucket):
+    if isinstance(destination, config.S3Bucket):
         return
     for own in owned:
         if _inside(own.path, destination):

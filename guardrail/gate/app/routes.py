@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from flask import Flask, Response
 
 USERS = (
-    ("tickets", "POST"), ("ledger", "GET"), ("checkpoint", "GET"), ("waiting", "GET"), ("statements", "POST"),
+    ("tickets", "POST"),
+    ("ledger", "GET"),
+    ("checkpoint", "GET"),
+    ("waiting", "GET"),
+    ("statements", "POST"),
     ("statements", "GET"),
-)  # fmt: skip
+)
 """What every user may ask, by route and method."""
 SMALL = 4096
 """The most bytes of a request for a ticket."""

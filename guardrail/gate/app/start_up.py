@@ -60,8 +60,13 @@ def _finish_moves(registrar: Registrar, guarded: GuardedModel) -> None:
                 continue
             if _is_there(registrar, guarded.name, stands):
                 registrar.beneath.set_alias(guarded.name, protected.alias, stands.version)
-                _logger.warning("%s@%s: finished the move to version %s, entry %d",
-                                guarded.name, protected.alias, stands.version, stands.entry)  # fmt: skip
+                _logger.warning(
+                    "%s@%s: finished the move to version %s, entry %d",
+                    guarded.name,
+                    protected.alias,
+                    stands.version,
+                    stands.entry,
+                )
 
 
 def _is_there(registrar: Registrar, name: str, stands: Position) -> bool:
@@ -81,7 +86,9 @@ def _name_differences(registrar: Registrar, guarded: GuardedModel) -> None:
     for problem in found[:MOST]:
         _logger.error(
             "the database differs from the ledger: %s: %s; finish: %s",
-            one_line(problem.where), one_line(problem.what), problem.finish or "somebody must look",
-        )  # fmt: skip
+            one_line(problem.where),
+            one_line(problem.what),
+            problem.finish or "somebody must look",
+        )
     if len(found) > MOST:
         _logger.error("%s: %d more differences; guardrail registry doctor names them", guarded.name, len(found) - MOST)

@@ -28,11 +28,11 @@ from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.keys.key_pairs import PrivateKey, PublicKey
 from guardrail.evidence.ledger import signed_ledger
 from guardrail.evidence.ledger.checkpoint import EVERY, LARGEST_CHECKPOINT, Checkpoint
-from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.entries import Entry, EntryKind, Head
 from guardrail.evidence.ledger.fast_envelope import Verifier
 from guardrail.evidence.ledger.follows import LedgerChain
 from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
-from guardrail.gate.ledger.ledger_state import State
+from guardrail.gate.ledger.ledger_state import LedgerState
 
 STATEMENTS = ".statements"
 _logger = logs.logger("guardrail.server")
@@ -49,12 +49,12 @@ class Draft:
     ``said`` is an envelope to keep beside the ledger before the entry about it is written; empty where there is none.
     """
 
-    kind: Kind
+    kind: EntryKind
     fields: dict[str, Any]
     said: bytes = b""
 
 
-def draft(kind: Kind, *, said: bytes = b"", **fields: Any) -> Draft:
+def draft(kind: EntryKind, *, said: bytes = b"", **fields: Any) -> Draft:
     """A draft of an entry; one about an envelope names its digest."""
     return Draft(kind, fields | ({"statement": sha256(said)} if said else {}), said)
 
@@ -67,22 +67,27 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, head_path: Path, key: PrivateKey, keys: Sequence[PublicKey],
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC), every: int = EVERY,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        head_path: Path,
+        key: PrivateKey,
+        keys: Sequence[PublicKey],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        every: int = EVERY,
+    ) -> None:
         self._file, self._key, self._clock = LedgerFile(path, head_path), key, clock
         self._statements = path.with_name(path.name + STATEMENTS)
         self._keys = tuple(keys)
         self._verifier = Verifier(self._keys, signed_ledger.LEDGER_TYPE)
         self._mutex = threading.RLock()
-        self._state, self._chain, self._offset, self._unexported = State(), LedgerChain(None), 0, False
+        self._state, self._chain, self._offset, self._unexported = LedgerState(), LedgerChain(None), 0, False
         self._starts, self._every, self._next_try = array("Q"), every, 0
         with self._file.locked() if path.exists() else nullcontext():  # nobody appends between ledger and head
             self._read_on()
             self._require_exported()
         self._file.recover(self._statements)
 
-    def state(self) -> State:
+    def state(self) -> LedgerState:
         """What is recorded now, by whichever worker."""
         with self._mutex:
             self._catch_up()
@@ -105,7 +110,7 @@ class Journal:
             raise EvidenceInvalid("the ledger is empty", expected="an entry")
         return head
 
-    def append(self, decide: Callable[[State], Draft]) -> Head:
+    def append(self, decide: Callable[[LedgerState], Draft]) -> Head:
         """Write the entry that ``decide`` drafts on what is recorded at this very moment; what it raises is raised.
 
         ``Unneeded`` writes nothing. Returns the last entry: the new one, or whichever was.

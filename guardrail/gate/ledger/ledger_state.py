@@ -17,7 +17,7 @@ from guardrail.evidence.ledger.sums import Sums
 from guardrail.evidence.trust.trust_file import Trust
 from guardrail.gate.ledger.open_tickets import OpenTickets
 
-Place = tuple[str, str]
+GuardedAlias = tuple[str, str]
 """A guarded model's name and one of its protected aliases."""
 
 
@@ -32,7 +32,7 @@ class Issued:
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundCandidate:
     """The candidate that a ticket was bound to, the entry that says so, and the how-manieth attempt it is."""
 
     manifest: str
@@ -76,14 +76,14 @@ class Position:
 
 
 @dataclass
-class State:
+class LedgerState:
     """Everything that was ever recorded, as far as it was read."""
 
     sums: Sums = field(default_factory=Sums)
     """What whoever verifies adds up."""
     tickets: dict[str, Issued] = field(default_factory=dict)
     open: OpenTickets = field(default_factory=OpenTickets)
-    bound: dict[str, Bound] = field(default_factory=dict)
+    bound: dict[str, BoundCandidate] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
     """Nonce to the digest of the evidence that spent it, admitted or denied."""
     admitted: dict[str, Admitted] = field(default_factory=dict)
@@ -103,21 +103,21 @@ class State:
     """Model and place of sealed files (``sealed/DIGEST``) to the evidence that was admitted with them."""
     completed: dict[str, int] = field(default_factory=dict)
     """Evidence to the entry after which nothing more was asked of it: its admission, or its last approval."""
-    newest: dict[Place, int] = field(default_factory=dict)
+    newest: dict[GuardedAlias, int] = field(default_factory=dict)
     """The latest of those entries among the evidence that an alias ever moved to."""
-    stands: dict[Place, Position] = field(default_factory=dict)
+    stands: dict[GuardedAlias, Position] = field(default_factory=dict)
     """Where an alias was last moved to."""
-    before: dict[Place, Position] = field(default_factory=dict)
+    before: dict[GuardedAlias, Position] = field(default_factory=dict)
     """Where it stood until then."""
     named: dict[tuple[str, str], Position] = field(default_factory=dict)
     """Model and version number to what an alias was moved to under that number."""
     last_number: dict[str, int] = field(default_factory=dict)
     """Model to the highest version number that an entry names."""
-    highest: dict[Place, int] = field(default_factory=dict)
+    highest: dict[GuardedAlias, int] = field(default_factory=dict)
     """The latest version that an alias ever pointed at."""
-    moved_by: dict[Place, str] = field(default_factory=dict)
+    moved_by: dict[GuardedAlias, str] = field(default_factory=dict)
     """The rollback that last moved an alias; absent where a promotion did."""
-    moved_at: dict[Place, int] = field(default_factory=dict)
+    moved_at: dict[GuardedAlias, int] = field(default_factory=dict)
     """The number of the entry that last moved an alias."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Digest of an entry to its number."""
@@ -128,7 +128,7 @@ class State:
     """The digest of its envelope, which lies beside the ledger; empty where an older ledger did not keep it."""
 
     @property
-    def attempts(self) -> dict[Place, int]:
+    def attempts(self) -> dict[GuardedAlias, int]:
         """Adapters that were bound since the last promotion."""
         return self.sums.since
 
@@ -198,7 +198,7 @@ class State:
         if not entry.subject:
             self.tickets[entry.nonce] = Issued(*place, entry.time, head)
         elif entry.nonce not in self.bound and (counted := self.sums.attempts.get(entry.nonce)) is not None:
-            self.bound[entry.nonce] = Bound(entry.subject, head, counted.number)
+            self.bound[entry.nonce] = BoundCandidate(entry.subject, head, counted.number)
 
     def _admit(self, entry: Entry) -> None:
         if entry.evidence is None:
@@ -268,9 +268,10 @@ class State:
 def another_of_this_version(trust: Trust) -> EvidenceInvalid:
     """The refusal of a trust file where a different one of its version was in force: the roots signed two."""
     return EvidenceInvalid(
-        f"another trust file of version {trust.version} was in force", expected=f"version {trust.version + 1}",
+        f"another trust file of version {trust.version} was in force",
+        expected=f"version {trust.version + 1}",
         next_step="raise 'version' and have the roots sign again, or restore the file that was there",
-    )  # fmt: skip
+    )
 
 
 def older_version(given: int, known: int) -> EvidenceInvalid:

@@ -34,20 +34,47 @@ INDIRECT = frozenset({"http", "https", "mlflow-artifacts", "models", "runs"})
 SAME_BUCKETS = frozenset({"gs"})
 """Speaks another protocol, but reaches buckets that can be used through S3 as well."""
 
-READS = frozenset({
-    "artifact_dir", "convert_b2_uri_to_s3_endpoint_url", "convert_r2_uri_to_s3_endpoint_url",
-    "download_archived_trace_data", "download_artifacts", "download_trace_attachment",
-    "download_trace_attachment_to_file", "download_trace_data", "download_trace_data_to_file", "flush_async_logging",
-    "get_download_presigned_url", "get_local_path", "get_s3_file_upload_extra_args", "list_artifacts", "max_workers",
-    "parse_s3_compliant_uri",
-})  # fmt: skip
-JUDGED = frozenset({
-    "abort_multipart_upload", "complete_multipart_upload", "create_multipart_upload", "create_presigned_upload_url",
-    "delete_artifacts", "log_artifact", "log_artifact_from_async_stream", "log_artifact_from_stream", "log_artifacts",
-})  # fmt: skip
-THROUGH_JUDGED = frozenset({
-    "upload_archived_trace_data", "upload_archived_trace_data_bytes", "upload_attachment", "upload_trace_data",
-})  # fmt: skip
+READS = frozenset(
+    {
+        "artifact_dir",
+        "convert_b2_uri_to_s3_endpoint_url",
+        "convert_r2_uri_to_s3_endpoint_url",
+        "download_archived_trace_data",
+        "download_artifacts",
+        "download_trace_attachment",
+        "download_trace_attachment_to_file",
+        "download_trace_data",
+        "download_trace_data_to_file",
+        "flush_async_logging",
+        "get_download_presigned_url",
+        "get_local_path",
+        "get_s3_file_upload_extra_args",
+        "list_artifacts",
+        "max_workers",
+        "parse_s3_compliant_uri",
+    }
+)
+JUDGED = frozenset(
+    {
+        "abort_multipart_upload",
+        "complete_multipart_upload",
+        "create_multipart_upload",
+        "create_presigned_upload_url",
+        "delete_artifacts",
+        "log_artifact",
+        "log_artifact_from_async_stream",
+        "log_artifact_from_stream",
+        "log_artifacts",
+    }
+)
+THROUGH_JUDGED = frozenset(
+    {
+        "upload_archived_trace_data",
+        "upload_archived_trace_data_bytes",
+        "upload_attachment",
+        "upload_trace_data",
+    }
+)
 
 Factory = Callable[..., ArtifactRepository]
 

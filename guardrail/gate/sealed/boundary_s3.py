@@ -23,7 +23,7 @@ from mlflow.store.artifact.optimized_s3_artifact_repo import OptimizedS3Artifact
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
 from guardrail.gate.sealed.guarded_repository import Judging, forms, refused
-from guardrail.gate.settings import ACCESS_POINTS, Bucket
+from guardrail.gate.settings import ACCESS_POINTS, S3Bucket
 from guardrail.names import same
 
 SPEAK_S3 = (S3ArtifactRepository, OptimizedS3ArtifactRepository)
@@ -34,7 +34,7 @@ PLAIN = re.compile(r"[a-z0-9][a-z0-9._-]*[a-z0-9]")
 class BucketBoundary:
     """The sealed tree in a bucket. A target is ``AUTHORITY/KEY``, the authority as in the location."""
 
-    def __init__(self, place: Bucket) -> None:
+    def __init__(self, place: S3Bucket) -> None:
         self._bucket, self._root = place.bucket, place.sealed.split("/")
 
     def holds(self, target: str) -> bool:

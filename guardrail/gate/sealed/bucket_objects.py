@@ -20,7 +20,7 @@ from typing import Any
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
 from guardrail.errors import InvalidInput, ServiceUnavailable
-from guardrail.gate.settings import Bucket
+from guardrail.gate.settings import S3Bucket
 
 SET = (
     "MLFLOW_S3_ENDPOINT_URL (for storage other than AWS), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION"
@@ -35,7 +35,7 @@ class Store:
         InvalidInput: boto3 is not installed.
     """
 
-    def __init__(self, place: Bucket) -> None:
+    def __init__(self, place: S3Bucket) -> None:
         try:
             import boto3  # noqa: F401 - MLflow's repository imports it late
         except ImportError as error:
@@ -55,7 +55,7 @@ class Store:
         prefix = self._key(digest, "")
         with self._answering():
             pages = self._client().get_paginator("list_objects_v2")
-            found = pages.paginate(Bucket=self._place.bucket, Prefix=prefix, **self._owner)
+            found = pages.paginate(S3Bucket=self._place.bucket, Prefix=prefix, **self._owner)
             objects = (entry for page in found for entry in page.get("Contents", ()))
             return {str(entry["Key"]).removeprefix(prefix): int(entry["Size"]) for entry in objects}
 
@@ -83,9 +83,10 @@ class Store:
         except ServiceUnavailable as error:
             if _is_for_the_operator(error.__cause__):
                 raise InvalidInput(
-                    error.got, expected="a bucket that this server may list, read, write and delete in",
+                    error.got,
+                    expected="a bucket that this server may list, read, write and delete in",
                     next_step=f"check the bucket, and set {SET}",
-                ) from error  # fmt: skip
+                ) from error
             raise
         if found != PROBE:
             raise InvalidInput(f"{self._place} gave other bytes back than were written", expected="the same bytes")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrail.gate.sealed.tree import DiskTree, SealedTree
-from guardrail.gate.settings import SEALED, Bucket
+from guardrail.gate.settings import SEALED, S3Bucket
 
 if TYPE_CHECKING:
     from guardrail.gate.sealed.boundary_disk import Boundary
@@ -26,7 +26,7 @@ class Sealing:
     buckets: BucketBoundary | None = None
 
 
-def sealing(place: Path | Bucket) -> Sealing:
+def sealing(place: Path | S3Bucket) -> Sealing:
     """Sealing for a destination.
 
     Raises:
@@ -46,14 +46,14 @@ def sealing(place: Path | Bucket) -> Sealing:
     return Sealing(tree, Boundary(tree.root), BucketBoundary(place))
 
 
-def require_sealing(place: Path | Bucket) -> None:
+def require_sealing(place: Path | S3Bucket) -> None:
     """Of a bucket, that objects can be written, read and deleted; a disk says so when the tree is made.
 
     Raises:
         InvalidInput: nothing can be sealed there.
         ServiceUnavailable: the storage does not answer.
     """
-    if isinstance(place, Bucket):
+    if isinstance(place, S3Bucket):
         from guardrail.gate.sealed.bucket_objects import Store
 
         Store(place).require_usable()

@@ -40,8 +40,9 @@ def sealed_digest(source: str) -> str:
     if match is None:
         raise EvidenceInvalid(
             f"the version's files lie in {source!r}, where the server did not seal them",
-            expected="a version that this server admitted", next_step="promote the adapter with `guardrail promote`",
-        )  # fmt: skip
+            expected="a version that this server admitted",
+            next_step="promote the adapter with `guardrail promote`",
+        )
     return match[1].removeprefix("sealed/")
 
 
@@ -290,9 +291,10 @@ def require_exact(digest: str, found: str) -> None:
     """
     if found != digest:
         raise EvidenceInvalid(
-            f"the sealed adapter {digest} is {found}", expected="exactly the files that were sealed",
+            f"the sealed adapter {digest} is {found}",
+            expected="exactly the files that were sealed",
             next_step="restore it from a backup, or promote another adapter",
-        )  # fmt: skip
+        )
 
 
 def _settle(directory: Path) -> None:

@@ -21,7 +21,7 @@ from guardrail.evidence.digest import manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import LARGEST
 from guardrail.gate.sealed.bucket_objects import Store
 from guardrail.gate.sealed.tree import Workplace, require_exact, small_file
-from guardrail.gate.settings import WORK, Bucket
+from guardrail.gate.settings import WORK, S3Bucket
 from guardrail.records import FileDigest
 from guardrail.registry.verify.evidence_checks import Outline
 
@@ -29,7 +29,7 @@ from guardrail.registry.verify.evidence_checks import Outline
 class BucketTree(Workplace):
     """The sealed adapters of a bucket; ``root`` is the local directory of the server's own."""
 
-    def __init__(self, place: Bucket, root: Path) -> None:
+    def __init__(self, place: S3Bucket, root: Path) -> None:
         super().__init__(root)
         self._store = Store(place)
 
@@ -121,7 +121,7 @@ class BucketTree(Workplace):
             return small_file(copy / "file", what)
 
 
-def workplace(place: Bucket) -> Path:
+def workplace(place: S3Bucket) -> Path:
     """The local directory for a bucket: ``GUARDRAIL_WORK``, or one below the temporary directory; only the server's.
 
     Raises:
@@ -136,9 +136,10 @@ def workplace(place: Bucket) -> Path:
         raise InvalidInput(f"cannot make {root}: {error.strerror}", next_step=f"set {WORK} to a directory") from error
     if not root.is_dir() or root.is_symlink() or state.st_uid != os.getuid() or state.st_mode & 0o077:
         raise InvalidInput(
-            f"{root} is not this server's alone", expected="a directory that only its user can enter",
+            f"{root} is not this server's alone",
+            expected="a directory that only its user can enter",
             next_step=f"remove it, or set {WORK} to another directory",
-        )  # fmt: skip
+        )
     return root
 
 

@@ -35,9 +35,12 @@ class Column:
 
 
 NAMES = (
-    Column("registered_models"), Column("model_versions"), Column("registered_model_aliases"),
-    Column("registered_model_tags"), Column("model_version_tags"),
-)  # fmt: skip
+    Column("registered_models"),
+    Column("model_versions"),
+    Column("registered_model_aliases"),
+    Column("registered_model_tags"),
+    Column("model_version_tags"),
+)
 """Where MLflow looks for a model by its name; they may have different collations."""
 ALIASES = (Column("registered_model_aliases", "alias"),)
 
@@ -68,7 +71,7 @@ EXACT = Comparison()
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedColumn:
     """How one column compares, and how many characters it holds."""
 
     comparison: Comparison
@@ -83,7 +86,7 @@ class Collations:
     longest: int
 
     @classmethod
-    def of(cls, columns: Iterable[Compared]) -> Collations:
+    def of(cls, columns: Iterable[ComparedColumn]) -> Collations:
         """Every way once."""
         found = tuple(columns)
         inexact = tuple(dict.fromkeys(one.comparison for one in found if one.comparison != EXACT))
@@ -100,8 +103,9 @@ def collations(engine: Engine, columns: Iterable[Column]) -> Collations:
     if read is None:
         raise InvalidInput(
             f"the gate does not know how a {engine.dialect.name} database compares names",
-            expected=f"one of {', '.join(DATABASES)}", next_step="keep the registry in one of these",
-        )  # fmt: skip
+            expected=f"one of {', '.join(DATABASES)}",
+            next_step="keep the registry in one of these",
+        )
     with engine.connect() as connection:
         return Collations.of([read(connection, column) for column in columns])
 
@@ -113,19 +117,21 @@ MYSQL = text(
 MYSQL_NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
-def _mysql(connection: Connection, column: Column) -> Compared:
+def _mysql(connection: Connection, column: Column) -> ComparedColumn:
     """By the collation, always: even the binary ones mostly ignore spaces at the end. A character set that lacks a
     character stores another one, or cuts the name short, where the server is not strict."""
     kind, longest, charset, collation = _one(connection, MYSQL, column)
     if str(kind).lower() != "varchar" or not (_is_plain(charset) and _is_plain(collation)):
         raise _not_understood(column, f"{kind}, {charset}, {collation}")
-    return Compared(
+    return ComparedColumn(
         Comparison(
-            before="CONVERT(", after=f" USING {charset}) COLLATE {collation}",
-            kept_before="HEX(CONVERT(CONVERT(", kept_after=f" USING {charset}) USING utf8mb4))",
+            before="CONVERT(",
+            after=f" USING {charset}) COLLATE {collation}",
+            kept_before="HEX(CONVERT(CONVERT(",
+            kept_after=f" USING {charset}) USING utf8mb4))",
         ),
         min(int(longest), LONGEST),
-    )  # fmt: skip
+    )
 
 
 def _is_plain(name: Any) -> bool:
@@ -143,28 +149,30 @@ VARCHAR_HEAD = 4
 """What ``atttypmod`` counts beside the characters."""
 
 
-def _postgresql(connection: Connection, column: Column) -> Compared:
+def _postgresql(connection: Connection, column: Column) -> ComparedColumn:
     """Deterministic collations compare bytes when they are done; a database's own is always one of these."""
     kind, home, modifier, collation, place, deterministic = _one(connection, POSTGRESQL, column)
     if (kind, home) not in (("varchar", "pg_catalog"), ("text", "pg_catalog")) or deterministic not in (True, False):
         raise _not_understood(column, f"{home}.{kind}, {collation}")
     longest = min(modifier - VARCHAR_HEAD, LONGEST) if modifier > VARCHAR_HEAD else LONGEST
     if deterministic:
-        return Compared(EXACT, longest)
+        return ComparedColumn(EXACT, longest)
     quote = connection.dialect.identifier_preparer.quote_identifier
     name = f"{quote(str(place))}.{quote(str(collation))}".replace(":", r"\:")
-    return Compared(Comparison(before="CAST(", after=f" AS text) COLLATE {name}"), longest)
+    return ComparedColumn(Comparison(before="CAST(", after=f" AS text) COLLATE {name}"), longest)
 
 
 SQLITE = text("SELECT sql FROM sqlite_master WHERE type = 'table' AND lower(name) = :table")
-SQLITE_BUILT_IN = MappingProxyType({
-    "BINARY": EXACT,
-    "NOCASE": Comparison(before="(", after=" COLLATE NOCASE)"),
-    "RTRIM": Comparison(before="(", after=" COLLATE RTRIM)"),
-})  # fmt: skip
+SQLITE_BUILT_IN = MappingProxyType(
+    {
+        "BINARY": EXACT,
+        "NOCASE": Comparison(before="(", after=" COLLATE NOCASE)"),
+        "RTRIM": Comparison(before="(", after=" COLLATE RTRIM)"),
+    }
+)
 
 
-def _sqlite(connection: Connection, column: Column) -> Compared:
+def _sqlite(connection: Connection, column: Column) -> ComparedColumn:
     """SQLite tells no column's collation; an index takes it over and tells. One is made on an empty copy in memory."""
     (definition,) = _one(connection, SQLITE, column)
     try:
@@ -178,7 +186,7 @@ def _sqlite(connection: Connection, column: Column) -> Compared:
     kind = kinds.get(column.name, "")
     if collation not in SQLITE_BUILT_IN or not any(part in kind for part in ("CHAR", "CLOB", "TEXT")) or "INT" in kind:
         raise _not_understood(column, f"{kind}, {collation}")
-    return Compared(SQLITE_BUILT_IN[collation])
+    return ComparedColumn(SQLITE_BUILT_IN[collation])
 
 
 def _one(connection: Connection, question: Any, column: Column) -> tuple[Any, ...]:
@@ -196,6 +204,6 @@ def _not_understood(column: Column, found: str) -> InvalidInput:
     )
 
 
-DATABASES: Mapping[str, Callable[[Connection, Column], Compared]] = MappingProxyType(
+DATABASES: Mapping[str, Callable[[Connection, Column], ComparedColumn]] = MappingProxyType(
     {"sqlite": _sqlite, "postgresql": _postgresql, "mysql": _mysql, "mariadb": _mysql}
 )

@@ -64,8 +64,9 @@ class Spellings:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._names, self._aliases = collations(engine, NAMES), collations(engine, ALIASES)
-        self._model, self._alias = (lru_cache(REMEMBERED)(partial(self._taken_for, how)) for how in
-                                    (self._names, self._aliases))  # fmt: skip
+        self._model, self._alias = (
+            lru_cache(REMEMBERED)(partial(self._taken_for, how)) for how in (self._names, self._aliases)
+        )
 
     def model(self, name: str, guarded: Sequence[str]) -> str | None:
         """The guarded name that a column takes ``name`` for, or how the row is spelt that it reaches; None for neither.
@@ -130,9 +131,10 @@ def _require_kept(connection: Connection, how: Collations, name: str) -> None:
     kept = connection.execute(text(f"SELECT {', '.join(asked)}"), {"name": name}).one()
     if any(str(one).lower() != wanted for one in kept):
         raise EvidenceInvalid(
-            f"the database cannot hold {name!a} as it is", expected="characters that its columns know",
+            f"the database cannot hold {name!a} as it is",
+            expected="characters that its columns know",
             next_step="choose another name, or give MLflow's tables the character set utf8mb4",
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

@@ -32,19 +32,50 @@ ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 SERVED = "mlflow-artifacts"
 ABOUT = re.compile(r"experiment|logged_model|(^|_)runs?($|_)|^(set|delete)_tag$|^log_batch$")
 """Methods of MLflow's tracking store by which these could be changed."""
-GATED = frozenset({
-    "delete_experiment", "delete_experiment_tag", "delete_logged_model", "delete_logged_model_tag", "delete_run",
-    "delete_tag", "finalize_logged_model", "log_batch", "rename_experiment", "restore_experiment",
-    "set_experiment_tag", "set_logged_model_tags", "set_tag",
-})  # fmt: skip
-STOCK = frozenset({
-    "add_dataset_to_experiments", "create_experiment", "create_logged_model", "create_run",
-    "filter_active_experiment_ids", "get_dataset_experiment_ids", "get_experiment", "get_experiment_by_name",
-    "get_logged_model", "get_run", "link_prompts_to_trace", "link_traces_to_run", "list_scorers_across_experiments",
-    "log_logged_model_params", "record_logged_model", "remove_dataset_from_experiments", "restore_run",
-    "search_experiments", "search_logged_models", "search_runs", "set_tag_async", "unlink_traces_from_run",
-    "update_run_info",
-})  # fmt: skip
+GATED = frozenset(
+    {
+        "delete_experiment",
+        "delete_experiment_tag",
+        "delete_logged_model",
+        "delete_logged_model_tag",
+        "delete_run",
+        "delete_tag",
+        "finalize_logged_model",
+        "log_batch",
+        "rename_experiment",
+        "restore_experiment",
+        "set_experiment_tag",
+        "set_logged_model_tags",
+        "set_tag",
+    }
+)
+STOCK = frozenset(
+    {
+        "add_dataset_to_experiments",
+        "create_experiment",
+        "create_logged_model",
+        "create_run",
+        "filter_active_experiment_ids",
+        "get_dataset_experiment_ids",
+        "get_experiment",
+        "get_experiment_by_name",
+        "get_logged_model",
+        "get_run",
+        "link_prompts_to_trace",
+        "link_traces_to_run",
+        "list_scorers_across_experiments",
+        "log_logged_model_params",
+        "record_logged_model",
+        "remove_dataset_from_experiments",
+        "restore_run",
+        "search_experiments",
+        "search_logged_models",
+        "search_runs",
+        "set_tag_async",
+        "unlink_traces_from_run",
+        "update_run_info",
+    }
+)
 """They read, add, or change what decides nothing: a run's name, its status, a parameter."""
 
 
@@ -144,7 +175,7 @@ class GatedTracking:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundExperiment:
     """An experiment as the database has it."""
 
     experiment_id: str
@@ -192,7 +223,7 @@ def own(store: Any) -> None:
             store._next().restore_experiment(found.experiment_id)
 
 
-def require_served(name: str, found: Found) -> None:
+def require_served(name: str, found: FoundExperiment) -> None:
     """Refuse an experiment whose artifacts do not go through this server, or go into the sealed tree.
 
     Raises:
@@ -238,20 +269,21 @@ def _gated(builder: Callable[..., Any]) -> Callable[..., Any]:
     return build
 
 
-def _found(store: Any, name: str) -> Found | None:
+def _found(store: Any, name: str) -> FoundExperiment | None:
     found = store.get_experiment_by_name(name)
     if found is None:
         return None
     if found.name != name:  # a database that folds names, such as MySQL's
         raise InvalidInput(
-            f"the database takes the experiment {found.name!r} for {name!r}", expected=name,
+            f"the database takes the experiment {found.name!r} for {name!r}",
+            expected=name,
             next_step=f"rename it away, then start again: mlflow experiments rename --experiment-id "
             f"{found.experiment_id} --new-name {name}-foreign",
-        )  # fmt: skip
-    return Found(str(found.experiment_id), str(found.artifact_location), found.lifecycle_stage == "active")
+        )
+    return FoundExperiment(str(found.experiment_id), str(found.artifact_location), found.lifecycle_stage == "active")
 
 
-def _made(store: Any, name: str) -> Found:
+def _made(store: Any, name: str) -> FoundExperiment:
     from mlflow.exceptions import MlflowException
 
     served = parse(os.environ.get(ARTIFACT_ROOT, "")) == parse(f"{SERVED}:/")

@@ -143,9 +143,16 @@ class GatedStore(SqlAlchemyStore):
         super().delete_registered_model_alias(name, alias)
 
     def create_model_version(
-        self, name: str, source: str, run_id: str | None = None, tags: Any = None, run_link: str | None = None,
-        description: str | None = None, local_model_path: str | None = None, model_id: str | None = None,
-    ) -> Any:  # fmt: skip
+        self,
+        name: str,
+        source: str,
+        run_id: str | None = None,
+        tags: Any = None,
+        run_link: str | None = None,
+        description: str | None = None,
+        local_model_path: str | None = None,
+        model_id: str | None = None,
+    ) -> Any:
         """Of a guarded model only what the evidence in the proposed files admits; they are sealed, then registered."""
         with refusing():
             guarded = self._guarded(name)

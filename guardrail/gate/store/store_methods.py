@@ -10,30 +10,67 @@ from __future__ import annotations
 
 from guardrail.errors import InvalidInput
 
-READ = frozenset({
-    "get_latest_versions", "get_model_version", "get_prompt", "get_prompt_version", "get_prompt_version_by_alias",
-    "get_registered_model", "get_webhook",
-    "list_webhooks", "list_webhooks_by_event", "search_model_versions", "search_prompt_versions", "search_prompts",
-    "search_registered_models", "supports_workspaces",
-})  # fmt: skip
+READ = frozenset(
+    {
+        "get_latest_versions",
+        "get_model_version",
+        "get_prompt",
+        "get_prompt_version",
+        "get_prompt_version_by_alias",
+        "get_registered_model",
+        "get_webhook",
+        "list_webhooks",
+        "list_webhooks_by_event",
+        "search_model_versions",
+        "search_prompt_versions",
+        "search_prompts",
+        "search_registered_models",
+        "supports_workspaces",
+    }
+)
 
-GATED = frozenset({
-    "create_model_version", "create_registered_model", "delete_model_version", "delete_model_version_tag",
-    "delete_registered_model", "delete_registered_model_alias", "delete_registered_model_tag",
-    "get_model_version_by_alias", "get_model_version_download_uri", "rename_registered_model", "set_model_version_tag",
-    "set_registered_model_alias", "set_registered_model_tag", "transition_model_version_stage", "update_model_version",
-    "update_registered_model",
-})  # fmt: skip
+GATED = frozenset(
+    {
+        "create_model_version",
+        "create_registered_model",
+        "delete_model_version",
+        "delete_model_version_tag",
+        "delete_registered_model",
+        "delete_registered_model_alias",
+        "delete_registered_model_tag",
+        "get_model_version_by_alias",
+        "get_model_version_download_uri",
+        "rename_registered_model",
+        "set_model_version_tag",
+        "set_registered_model_alias",
+        "set_registered_model_tag",
+        "transition_model_version_stage",
+        "update_model_version",
+        "update_registered_model",
+    }
+)
 
 WEBHOOKS = frozenset({"create_webhook", "delete_webhook", "test_webhook", "update_webhook"})
 """Webhooks fire after a change is stored: they can neither make nor prevent one."""
 
-THROUGH_GATED = frozenset({
-    "copy_model_version", "create_prompt", "create_prompt_version", "delete_prompt", "delete_prompt_alias",
-    "delete_prompt_tag", "delete_prompt_version", "delete_prompt_version_tag", "link_prompt_version_to_model",
-    "link_prompt_version_to_run", "link_prompts_to_trace", "set_prompt_alias", "set_prompt_tag",
-    "set_prompt_version_tag",
-})  # fmt: skip
+THROUGH_GATED = frozenset(
+    {
+        "copy_model_version",
+        "create_prompt",
+        "create_prompt_version",
+        "delete_prompt",
+        "delete_prompt_alias",
+        "delete_prompt_tag",
+        "delete_prompt_version",
+        "delete_prompt_version_tag",
+        "link_prompt_version_to_model",
+        "link_prompt_version_to_run",
+        "link_prompts_to_trace",
+        "set_prompt_alias",
+        "set_prompt_tag",
+        "set_prompt_version_tag",
+    }
+)
 """Written by MLflow in terms of the other methods; the links change runs, models and traces, not the registry."""
 
 STOCK = WEBHOOKS | THROUGH_GATED

@@ -17,7 +17,7 @@ from guardrail.evidence.envelope import LARGEST
 from guardrail.evidence.expiry import expired
 from guardrail.evidence.trust.trust_file import Trust, load_trust
 from guardrail.gate.ledger.ledger_state import another_of_this_version
-from guardrail.gate.settings import Settings
+from guardrail.gate.settings import GateSettings
 
 
 class Floor(Protocol):
@@ -58,8 +58,13 @@ class TrustWatch:
         EvidenceInvalid: on construction, when there is no valid one.
     """
 
-    def __init__(self, settings: Settings, floor: Floor, clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-                 require: Callable[[Trust], None] = lambda _: None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        settings: GateSettings,
+        floor: Floor,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        require: Callable[[Trust], None] = lambda _: None,
+    ) -> None:
         self._settings, self._floor, self._clock, self._require = settings, floor, clock, require
         self._loaded = self._load(clock())
         self._names = self._loaded.trust
@@ -113,7 +118,7 @@ class TrustWatch:
         return (state.st_mtime_ns, state.st_size, state.st_ino, state.st_dev)
 
 
-def accepted(settings: Settings, now: datetime) -> Trust:
+def accepted(settings: GateSettings, now: datetime) -> Trust:
     """The trust file, valid now, before there is a ledger to compare it with: it says whose key signs the ledger.
 
     Raises:
@@ -122,11 +127,11 @@ def accepted(settings: Settings, now: datetime) -> Trust:
     return _valid(_bytes(settings), settings, now, 0)
 
 
-def _valid(envelope: bytes, settings: Settings, now: datetime, at_least: int) -> Trust:
+def _valid(envelope: bytes, settings: GateSettings, now: datetime, at_least: int) -> Trust:
     return load_trust(envelope, roots=settings.root_keys, threshold=settings.threshold, now=now, at_least=at_least)
 
 
-def _bytes(settings: Settings) -> bytes:
+def _bytes(settings: GateSettings) -> bytes:
     try:
         with settings.trust.open("rb") as stream:
             return stream.read(LARGEST + 1)

@@ -25,7 +25,7 @@ from guardrail.evidence.statements import decision_statement
 from guardrail.evidence.statements.earliest_expiry import earliest
 from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias
 from guardrail.gate.admission import require_not_revoked
-from guardrail.gate.ledger.ledger_state import Admitted, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState
 from guardrail.gate.ledger_drafts import Kept
 from guardrail.gate.sealed.tree import SealedTree
 from guardrail.gate.versions.version_evidence import held, is_sealed
@@ -78,16 +78,21 @@ class SealedTerms:
         data = self.sealing().read(sealed, f"{EVIDENCE}/{name}")
         if sha256(data) != digest:
             raise EvidenceInvalid(
-                f"{name} of the sealed adapter {sealed} was changed", expected=f"sha256 {digest}",
+                f"{name} of the sealed adapter {sealed} was changed",
+                expected=f"sha256 {digest}",
                 next_step="guardrail registry doctor",
-            )  # fmt: skip
+            )
         return data
 
 
 def require_valid(
-    version: Any, guarded: GuardedModel, protected: ProtectedAlias, state: State, now: datetime,
+    version: Any,
+    guarded: GuardedModel,
+    protected: ProtectedAlias,
+    state: LedgerState,
+    now: datetime,
     terms: Callable[[Admitted], Terms],
-) -> None:  # fmt: skip
+) -> None:
     """Refuse, or warn in the server's log of what does not hold any more, as the trust file says for this alias.
 
     Raises:
@@ -105,7 +110,7 @@ def require_valid(
         _logger.warning("%s@%s version %s: %s", version.name, protected.alias, version.version, error.got)
 
 
-def _standing(version: Any, guarded: GuardedModel, alias: str, state: State) -> Admitted | None:
+def _standing(version: Any, guarded: GuardedModel, alias: str, state: LedgerState) -> Admitted | None:
     """What the ledger moved the alias to; None where it never did, and the version is from before.
 
     The ledger is asked by the trust file's name: a database that folds names may hold another spelling of it.
@@ -128,9 +133,13 @@ def _standing(version: Any, guarded: GuardedModel, alias: str, state: State) -> 
 
 
 def _check(
-    found: Admitted | None, guarded: GuardedModel, protected: ProtectedAlias, state: State, now: datetime,
+    found: Admitted | None,
+    guarded: GuardedModel,
+    protected: ProtectedAlias,
+    state: LedgerState,
+    now: datetime,
     terms: Callable[[Admitted], Terms],
-) -> None:  # fmt: skip
+) -> None:
     alias = protected.alias
     if found is None:
         raise EvidenceInvalid(
@@ -141,8 +150,9 @@ def _check(
     if expired(signed.until, now):
         raise EvidenceInvalid(
             f"the evidence behind the alias {alias!r} expired at {signed.until}",
-            expected=f"evidence that is valid at {now}", next_step="evaluate and promote the adapter again",
-        )  # fmt: skip
+            expected=f"evidence that is valid at {now}",
+            next_step="evaluate and promote the adapter again",
+        )
     _require_pinned(signed, guarded, protected)
 
 

@@ -13,18 +13,18 @@ from typing import Any
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.trust.trust_file import GuardedModel
-from guardrail.gate.ledger.ledger_state import Admitted, Position, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState, Position
 from guardrail.gate.versions.mlflow_tables import Beneath
 from guardrail.gate.versions.revoked_marks import unmarked
 from guardrail.gate.versions.version_evidence import differences, sealed_evidence
-from guardrail.registry.gate.protocol import Problem
+from guardrail.registry.gate.protocol import RegistryProblem
 
 AGAIN = "guardrail promote again, from the same run"
 MOVE_AGAIN = f"{AGAIN} (or hand the rollback in again, or order another)"
 MARK_AGAIN = "start the server again, or hand the revocation in again"
 
 
-def compare(beneath: Beneath, state: State, guarded: GuardedModel) -> Iterator[Problem]:
+def compare(beneath: Beneath, state: LedgerState, guarded: GuardedModel) -> Iterator[RegistryProblem]:
     """Every difference about one guarded model: its versions, those that are missing, its protected aliases."""
     versions = beneath.versions(guarded.name)
     holdings = {str(one.version): found for one in versions if (found := _found(one, state)) is not None}
@@ -34,25 +34,25 @@ def compare(beneath: Beneath, state: State, guarded: GuardedModel) -> Iterator[P
     yield from _aliases(beneath.aliases(guarded.name), holdings, state, guarded)
 
 
-def _found(version: Any, state: State) -> Admitted | None:
+def _found(version: Any, state: LedgerState) -> Admitted | None:
     try:
         return sealed_evidence(version, state)
     except EvidenceInvalid:
         return None
 
 
-def _version(version: Any, found: Admitted | None, state: State) -> Iterator[Problem]:
+def _version(version: Any, found: Admitted | None, state: LedgerState) -> Iterator[RegistryProblem]:
     where = f"{version.name}/{version.version}"
     if found is None:
-        yield Problem(where=where, what=f"the ledger never admitted what it holds ({version.source})")
+        yield RegistryProblem(where=where, what=f"the ledger never admitted what it holds ({version.source})")
         return
     for what in differences(version, found, state):
-        yield Problem(where=where, what=what, finish=AGAIN)
+        yield RegistryProblem(where=where, what=what, finish=AGAIN)
     if what := unmarked(version, found, state):
-        yield Problem(where=where, what=what, finish=MARK_AGAIN)
+        yield RegistryProblem(where=where, what=what, finish=MARK_AGAIN)
 
 
-def _missing(name: str, holdings: Mapping[str, Admitted], state: State) -> Iterator[Problem]:
+def _missing(name: str, holdings: Mapping[str, Admitted], state: LedgerState) -> Iterator[RegistryProblem]:
     """Evidence that an alias was moved to, and that no version holds any more, under whatever number."""
     for (model, number), given in state.named.items():
         if model != name or any(given.holds(found) for found in holdings.values()):
@@ -60,12 +60,12 @@ def _missing(name: str, holdings: Mapping[str, Admitted], state: State) -> Itera
         what = (
             f"entry {given.entry} of the ledger moved an alias to it, evidence {given.evidence}; no version holds that"
         )
-        yield Problem(where=f"{name}/{number}", what=what, finish=AGAIN)
+        yield RegistryProblem(where=f"{name}/{number}", what=what, finish=AGAIN)
 
 
 def _aliases(
-    stored: Mapping[str, str], holdings: Mapping[str, Admitted], state: State, guarded: GuardedModel
-) -> Iterator[Problem]:
+    stored: Mapping[str, str], holdings: Mapping[str, Admitted], state: LedgerState, guarded: GuardedModel
+) -> Iterator[RegistryProblem]:
     """A protected alias points where it was last moved to, at a version that holds what it was moved to."""
     for protected in guarded.aliases:
         points, stands = stored.get(protected.alias), state.stands.get((guarded.name, protected.alias))
@@ -75,7 +75,7 @@ def _aliases(
         if points and stands and found and stands.is_at(points, found):
             continue
         what = f"it points at {_told(points, found)}; the ledger moved it to {_moved(stands)}"
-        yield Problem(
+        yield RegistryProblem(
             where=f"{guarded.name}@{protected.alias}", what=what, finish=MOVE_AGAIN if stands is not None else ""
         )
 

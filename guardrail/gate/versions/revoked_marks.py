@@ -12,14 +12,14 @@ from typing import Any
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.trust.trust_file import GuardedModel
-from guardrail.gate.ledger.ledger_state import Admitted, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState
 from guardrail.gate.versions.mlflow_tables import Beneath
 from guardrail.gate.versions.version_evidence import sealed_evidence
 from guardrail.registry.mlflow.tags import LONGEST, REVOKED, VERDICT, WITHDRAWN
 from guardrail.registry.read.reader import sealed_uri
 
 
-def marks(manifest: str, state: State) -> dict[str, str]:
+def marks(manifest: str, state: LedgerState) -> dict[str, str]:
     """The tags of a version whose adapter was revoked; none where it was not."""
     if manifest not in state.revoked:
         return {}
@@ -27,13 +27,13 @@ def marks(manifest: str, state: State) -> dict[str, str]:
     return {VERDICT: WITHDRAWN, REVOKED: f"{since} {state.revoked[manifest]}"[:LONGEST]}
 
 
-def description(manifest: str, state: State) -> str | None:
+def description(manifest: str, state: LedgerState) -> str | None:
     """What a version's description says; nothing where its adapter was not revoked."""
     told = marks(manifest, state).get(REVOKED)
     return f"REVOKED: never load this version. Revoked at {told}"[:LONGEST] if told else None
 
 
-def unmarked(version: Any, found: Admitted, state: State) -> str:
+def unmarked(version: Any, found: Admitted, state: LedgerState) -> str:
     """How the marks of a version differ from what the ledger says; empty where they do not."""
     wanted = marks(found.manifest, state)
     if wanted and any(version.tags.get(key) != value for key, value in wanted.items()):
@@ -45,7 +45,7 @@ def unmarked(version: Any, found: Admitted, state: State) -> str:
     return ""
 
 
-def mark_all(beneath: Beneath, state: State, models: Iterable[GuardedModel], manifest: str = "") -> int:
+def mark_all(beneath: Beneath, state: LedgerState, models: Iterable[GuardedModel], manifest: str = "") -> int:
     """Mark every version of guarded models whose adapter was revoked (or only this one's); how many were not yet."""
     marked = 0
     for guarded in models:
@@ -63,7 +63,7 @@ def mark_all(beneath: Beneath, state: State, models: Iterable[GuardedModel], man
     return marked
 
 
-def _versions(beneath: Beneath, state: State, name: str, manifest: str) -> Iterator[Any]:
+def _versions(beneath: Beneath, state: LedgerState, name: str, manifest: str) -> Iterator[Any]:
     """A model's versions of one adapter, told by where the ledger sealed it, or all of them.
 
     Anybody may hand in a revocation again, so that must not cost a look at every version.

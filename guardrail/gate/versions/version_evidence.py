@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.gate.ledger.ledger_state import Admitted, State
+from guardrail.gate.ledger.ledger_state import Admitted, LedgerState
 from guardrail.gate.ledger_drafts import Kept
 from guardrail.registry.mlflow.tags import ADAPTER, EVIDENCE, MODEL_ID
 from guardrail.registry.read.reader import SEALED_SOURCE
@@ -23,7 +23,7 @@ def is_sealed(version: Any) -> bool:
     return SEALED_SOURCE.fullmatch(str(version.source)) is not None
 
 
-def held(version: Any, state: State) -> Admitted:
+def held(version: Any, state: LedgerState) -> Admitted:
     """The evidence that a stored version holds: admitted for its model, with the tags of that, under a free number.
 
     Raises:
@@ -39,7 +39,7 @@ def held(version: Any, state: State) -> Admitted:
     return found
 
 
-def sealed_evidence(version: Any, state: State) -> Admitted:
+def sealed_evidence(version: Any, state: LedgerState) -> Admitted:
     """The evidence that was admitted with the files that a version points to.
 
     Raises:
@@ -50,17 +50,20 @@ def sealed_evidence(version: Any, state: State) -> Admitted:
     if evidence is None:
         raise EvidenceInvalid(
             f"the ledger never admitted what {version.name} version {version.version} holds ({version.source})",
-            expected="a version that this server admitted", next_step="promote the adapter with `guardrail promote`",
-        )  # fmt: skip
+            expected="a version that this server admitted",
+            next_step="promote the adapter with `guardrail promote`",
+        )
     return state.admitted[evidence]
 
 
-def differences(version: Any, found: Admitted, state: State) -> Iterator[str]:
+def differences(version: Any, found: Admitted, state: LedgerState) -> Iterator[str]:
     """In what a version that holds admitted evidence is not as the server made it."""
     given = state.named.get((found.model, str(version.version)))
     if given is not None and not given.holds(found):
-        yield (f"it holds the evidence {found.evidence}; entry {given.entry} moved an alias to that number "
-               f"for {given.evidence or given.manifest}")  # fmt: skip
+        yield (
+            f"it holds the evidence {found.evidence}; entry {given.entry} moved an alias to that number "
+            f"for {given.evidence or given.manifest}"
+        )
     expected = {EVIDENCE: found.evidence, ADAPTER: found.manifest, MODEL_ID: Kept.of(found).model_id}
     for tag, value in expected.items():
         if version.tags.get(tag) != value:

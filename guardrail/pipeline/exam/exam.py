@@ -19,7 +19,7 @@ from guardrail.pipeline.run import Run, RunConfig
 from guardrail.policy.load import LoadedPolicy
 from guardrail.samples import Suite, Task
 
-Named = tuple[str, str | None]
+NamedSplit = tuple[str, str | None]
 """A suite or task, and a split, or None for its own."""
 
 
@@ -29,8 +29,8 @@ class Exam:
 
     policy: LoadedPolicy
     config: RunConfig
-    _suites: dict[Named, Suite] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _tasks: dict[Named, Task] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _suites: dict[NamedSplit, Suite] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tasks: dict[NamedSplit, Task] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: Run) -> Exam:

@@ -22,8 +22,12 @@ def check_replay(exam: Exam, prompts: Sequence[str]) -> None:
     Raises:
         InvalidInput: with how many, and the first of them.
     """
-    _refuse(exam, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
-            "replay prompts", "take them out of the --replay file: what judges is never replayed")  # fmt: skip
+    _refuse(
+        exam,
+        ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
+        "replay prompts",
+        "take them out of the --replay file: what judges is never replayed",
+    )
 
 
 def check_anchors(exam: Exam, anchors: Anchors) -> None:
@@ -52,8 +56,12 @@ def check_validation(exam: Exam, prompts: Sequence[str]) -> None:
     Raises:
         InvalidInput: with how many, and the first of them.
     """
-    _refuse(exam, ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
-            "validation prompts", "give suites and tasks split: gate, or leave --validate-steps out")  # fmt: skip
+    _refuse(
+        exam,
+        ((f"prompt {number}", text) for number, text in enumerate(prompts, start=1)),
+        "validation prompts",
+        "give suites and tasks split: gate, or leave --validate-steps out",
+    )
 
 
 def _refuse(exam: Exam, texts: Iterable[tuple[str, str]], what: str, next_step: str) -> None:

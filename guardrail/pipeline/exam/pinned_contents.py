@@ -51,8 +51,11 @@ def require_pinned(policy: LoadedPolicy, found: Sequence[Content]) -> None:
         if not one.fits
     ]
     if wrong:
-        raise InvalidInput("\n".join(wrong), expected="the contents that were pinned",
-                           next_step="use those, or after review pin what is there now")  # fmt: skip
+        raise InvalidInput(
+            "\n".join(wrong),
+            expected="the contents that were pinned",
+            next_step="use those, or after review pin what is there now",
+        )
 
 
 def _contents(policy: LoadedPolicy) -> Iterator[Content]:

@@ -39,9 +39,10 @@ def require_enough(exam: Exam) -> None:
 def refuse(lines: tuple[str, ...]) -> NoReturn:
     """The refusal of these lines."""
     raise InvalidInput(
-        "\n".join(lines), expected="as many items as min_n asks for",
+        "\n".join(lines),
+        expected="as many items as min_n asks for",
         next_step="lower min_n, if the limit can still be proven with it, or add items to the suite or task",
-    )  # fmt: skip
+    )
 
 
 def _lines(exam: Exam, index: int, limits: Limits) -> Iterator[str]:

@@ -61,8 +61,11 @@ def load_task(policy: LoadedPolicy, spec: str, split: str | None = None) -> Task
         plan = TaskPlan(format=TESTBED)
     if plan is None:
         known = (*policy.policy.tasks, *tasks.NAMES)
-        raise InvalidInput(f"unknown task {name!r}", expected=f"one of {', '.join(known)}, or NAME=FORMAT:PATH",
-                           next_step=plugins.suggestion(name, known))  # fmt: skip
+        raise InvalidInput(
+            f"unknown task {name!r}",
+            expected=f"one of {', '.join(known)}, or NAME=FORMAT:PATH",
+            next_step=plugins.suggestion(name, known),
+        )
     loaded = (
         _testbed_task(name, split or plan.split) if plan.format == TESTBED else _file_task(policy, name, plan, split)
     )
@@ -78,8 +81,10 @@ def _testbed_suite(plan: SuitePlan, split: str) -> Suite:
 
 def _testbed_task(name: str, split: str) -> Task:
     if name not in tasks.NAMES or split not in ("train", "validation", "gate"):
-        raise InvalidInput(f"the testbed has no task {name!r} with a split {split!r}",
-                           expected=f"one of {', '.join(tasks.NAMES)}; train, validation or gate")  # fmt: skip
+        raise InvalidInput(
+            f"the testbed has no task {name!r} with a split {split!r}",
+            expected=f"one of {', '.join(tasks.NAMES)}; train, validation or gate",
+        )
     return tasks.task(name, split)
 
 

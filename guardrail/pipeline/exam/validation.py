@@ -24,7 +24,7 @@ from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.leakage import check_validation
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import attack_success_rate
-from guardrail.progress import Count, Progress
+from guardrail.progress import Progress, Tick
 from guardrail.train.methods import Score
 
 if TYPE_CHECKING:
@@ -49,10 +49,12 @@ class Plans:
         """How many prompts are asked."""
         return sum(len(plan.asked) for plan in (*self.safety, *self.utility))
 
-    def score(self, engine: Engine, progress: Count | None = None) -> Score:
+    def score(self, engine: Engine, progress: Tick | None = None) -> Score:
         """Ask a candidate everything."""
-        safety = [measure_alone(plan, engine, rule.confidence, progress)
-                  for plan, rule in zip(self.safety, self.limits, strict=True)]  # fmt: skip
+        safety = [
+            measure_alone(plan, engine, rule.confidence, progress)
+            for plan, rule in zip(self.safety, self.limits, strict=True)
+        ]
         utility = [measure_alone(plan, engine, progress=progress).value for plan in self.utility]
         return Score(
             admissible=all(rate.upper <= rule.max for rate, rule in zip(safety, self.limits, strict=True)),

@@ -22,7 +22,7 @@ from guardrail.records import AdapterRecord, Frozen, Sha256
 ATTEMPT = "attempt.json"
 
 
-class Attempt(Frozen):
+class GateAttempt(Frozen):
     """The ticket of ``nonce`` is bound to the adapter with this ``manifest``, the ``number``-th since the last
     promotion of the alias; ``ledger`` is the digest of the ledger's entry that says so."""
 
@@ -32,7 +32,7 @@ class Attempt(Frozen):
     ledger: Sha256
 
 
-def known(run: Run, ticket: Ticket) -> Attempt | None:
+def known(run: Run, ticket: Ticket) -> GateAttempt | None:
     """The attempt of the run's adapter under this ticket, as the server counted it; None until it was told.
 
     Raises:
@@ -43,13 +43,13 @@ def known(run: Run, ticket: Ticket) -> Attempt | None:
     if data is None:
         return None
     try:
-        found = Attempt.model_validate_json(data)
+        found = GateAttempt.model_validate_json(data)
     except ValidationError as error:
         raise EvidenceInvalid(f"{path} cannot be read", next_step=f"delete it, then {_command(run)}") from error
     return found if (found.nonce, found.manifest) == (ticket.nonce, adapter.manifest) else None
 
 
-def require(run: Run, ticket: Ticket) -> Attempt:
+def require(run: Run, ticket: Ticket) -> GateAttempt:
     """Like :func:`known`, but where the server was not told, that is an error that names the command."""
     found = known(run, ticket)
     if found is None:
@@ -61,7 +61,7 @@ def require(run: Run, ticket: Ticket) -> Attempt:
     return found
 
 
-def tell(run: Run, ticket: Ticket, gate: str, trained: bytes) -> Attempt:
+def tell(run: Run, ticket: Ticket, gate: str, trained: bytes) -> GateAttempt:
     """Hand in the training statement at ``gate``, which binds the ticket to the adapter; twice changes nothing.
 
     Raises:
@@ -73,10 +73,12 @@ def tell(run: Run, ticket: Ticket, gate: str, trained: bytes) -> Attempt:
 
     said = GateClient(gate).submit(trained)
     if said.state != "recorded" or said.attempt < 1:
-        raise EvidenceInvalid(f"the gated server answered {said.state!r}, attempt {said.attempt}",
-                              expected="which attempt this adapter is")  # fmt: skip
+        raise EvidenceInvalid(
+            f"the gated server answered {said.state!r}, attempt {said.attempt}",
+            expected="which attempt this adapter is",
+        )
     manifest = run.require("adapter", AdapterRecord).manifest
-    made = Attempt(nonce=ticket.nonce, manifest=manifest, number=said.attempt, ledger=said.entry.digest)
+    made = GateAttempt(nonce=ticket.nonce, manifest=manifest, number=said.attempt, ledger=said.entry.digest)
     write_atomically(run.path / ATTEMPT, canonical(made))
     return made
 

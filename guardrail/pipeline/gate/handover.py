@@ -59,9 +59,16 @@ def push_candidate(path: Path, *, tracking_uri: str, now: datetime, artifact_loc
 
 
 def pull_candidate(
-    name: str, path: Path, *, tracking_uri: str, now: datetime, policy: LoadedPolicy | None = None,
-    base: str | None = None, revision: str | None = None, model_id: str | None = None,
-) -> Pulled:  # fmt: skip
+    name: str,
+    path: Path,
+    *,
+    tracking_uri: str,
+    now: datetime,
+    policy: LoadedPolicy | None = None,
+    base: str | None = None,
+    revision: str | None = None,
+    model_id: str | None = None,
+) -> Pulled:
     """Make the candidate whose adapter has the digest ``name`` a run at ``path``.
 
     Args:
@@ -92,8 +99,9 @@ def pull_candidate(
             _lay_out(Run(fresh), candidate, config)
             fresh.rename(path)
     except OSError as error:
-        raise ServiceUnavailable(f"cannot write to {path}: {error.strerror}",
-                                 next_step="free space or choose another directory") from error  # fmt: skip
+        raise ServiceUnavailable(
+            f"cannot write to {path}: {error.strerror}", next_step="free space or choose another directory"
+        ) from error
     return Pulled(candidate, tuple(task for task in given.tasks if task not in config.tasks))
 
 

@@ -95,9 +95,10 @@ def _request(run: Run, target: Target, asking: Asking, now: datetime) -> bytes:
     """The signed request; the one that an interrupted run left, while it holds and asks for the same."""
     if asking.key is None:
         raise InvalidInput(
-            "a ticket is given to a key only, and none was given", expected="the key of the role data or train",
+            "a ticket is given to a key only, and none was given",
+            expected="the key of the role data or train",
             next_step="give --sign-key, too",
-        )  # fmt: skip
+        )
     path, bind = run.path / REQUEST, sorted(set(asking.bind) or {public_of(asking.key).keyid})
     earlier = path.read_bytes() if path.is_file() else b""
     if _same(earlier, target, bind, asking.key, now):

@@ -17,7 +17,7 @@ from guardrail.atomic import write_atomically
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.chain.bound_records import bound_of, statement
-from guardrail.evidence.chain.expected_statement import Expected, base_said, differs
+from guardrail.evidence.chain.expected_statement import ExpectedStatement, base_said, differs
 from guardrail.evidence.chain.stage_chain import MADE
 from guardrail.evidence.digest import digest, sha256
 from guardrail.evidence.envelope import sign, verify
@@ -30,8 +30,10 @@ from guardrail.pipeline.run import Run
 from guardrail.records import AdapterRecord, DataReport, EvaluationReport, ModelRef
 
 COMMANDS: dict[Stage, str] = {
-    "data": "guardrail data validate DATA", "train": "guardrail train", "evaluate": "guardrail evaluate"
-}  # fmt: skip
+    "data": "guardrail data validate DATA",
+    "train": "guardrail train",
+    "evaluate": "guardrail evaluate",
+}
 
 
 def prepare(run: Run, stage: Stage, *, signs: bool, now: datetime) -> None:
@@ -114,8 +116,15 @@ def sign_stage(run: Run, stage: Stage, signer: PrivateKey | None, now: datetime)
     if _kept(given.read(stage), expected, signer, now):
         return
     days = timedelta(days=run.policy().policy.evidence.valid_days)
-    payload = statement(stage, expected.bound, expected.record, after=expected.after, ledger=expected.ledger,
-                        not_before=now, expires=now + days)  # fmt: skip
+    payload = statement(
+        stage,
+        expected.bound,
+        expected.record,
+        after=expected.after,
+        ledger=expected.ledger,
+        not_before=now,
+        expires=now + days,
+    )
     envelope = sign(payload, signer)
     for later in MADE[MADE.index(stage) + 1 :]:
         (run.path / stage_file(later)).unlink(missing_ok=True)
@@ -171,7 +180,7 @@ class _Given:
         """The stage's envelope; empty where there is none."""
         return nofollow.read(self.run.path / stage_file(stage)) or b""
 
-    def expected(self, stage: Stage, before: Mapping[Stage, bytes]) -> Expected:
+    def expected(self, stage: Stage, before: Mapping[Stage, bytes]) -> ExpectedStatement:
         """What the stage must state after those before it."""
         run, data = self.run, self.run.require("data-report", DataReport)
         adapter = run.require("adapter", AdapterRecord) if stage != "data" else None
@@ -180,7 +189,7 @@ class _Given:
         bound = bound_of(self.ticket, run.policy().digest, base, data, adapter, evaluation)
         after = sha256(before[_before(stage)[-1]]) if before else None
         ledger = gate_attempt.require(run, self.ticket).ledger if evaluation else self.ticket.ledger
-        return Expected(stage, bound, digest(evaluation or adapter or data), after, ledger)
+        return ExpectedStatement(stage, bound, digest(evaluation or adapter or data), after, ledger)
 
     def _own_base(self, data: DataReport) -> ModelRef:
         base = base_said(self.read("data"))
@@ -208,7 +217,7 @@ def _base(run: Run, stage: Stage) -> ModelRef:
     return ref
 
 
-def _kept(earlier: bytes, expected: Expected, signer: PrivateKey, now: datetime) -> bool:
+def _kept(earlier: bytes, expected: ExpectedStatement, signer: PrivateKey, now: datetime) -> bool:
     """Whether the envelope that is there says the same, by the same key, and still holds."""
     try:
         verify(earlier, [public_of(signer)])

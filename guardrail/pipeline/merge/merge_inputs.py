@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MergeFit:
     """What an adapter must fit to be merged in.
 
     Args:
@@ -55,7 +55,7 @@ class Wanted:
     own: Path | None = None
 
 
-def read_others(runs: Sequence[Path], wanted: Wanted) -> tuple[Given, ...]:
+def read_others(runs: Sequence[Path], wanted: MergeFit) -> tuple[Given, ...]:
     """The adapters of ``runs``, in this order, each checked.
 
     Raises:
@@ -71,8 +71,11 @@ def read_others(runs: Sequence[Path], wanted: Wanted) -> tuple[Given, ...]:
     manifests = [other.record.manifest for other in others]
     for index, (path, one) in enumerate(zip(runs, manifests, strict=True)):
         if one in manifests[:index]:
-            raise InvalidInput(f"--adapter {path} is the same adapter as --adapter {runs[manifests.index(one)]}",
-                               expected="every adapter once", next_step="leave one of them out")  # fmt: skip
+            raise InvalidInput(
+                f"--adapter {path} is the same adapter as --adapter {runs[manifests.index(one)]}",
+                expected="every adapter once",
+                next_step="leave one of them out",
+            )
     return tuple(others)
 
 
@@ -110,16 +113,21 @@ def _kept(other: Given, target: Path) -> Path:
         try:
             shutil.copytree(other.directory, target, symlinks=True)
         except (OSError, shutil.Error) as error:
-            raise ServiceUnavailable(f"cannot copy {other.directory} to {target}: {error}",
-                                     next_step="free space, then run the same command again") from error  # fmt: skip
+            raise ServiceUnavailable(
+                f"cannot copy {other.directory} to {target}: {error}",
+                next_step="free space, then run the same command again",
+            ) from error
         require_files(target, expected, other.directory)
     return target
 
 
-def _read(path: Path, wanted: Wanted, shapes: Mapping[str, tuple[int, int]]) -> Given:
+def _read(path: Path, wanted: MergeFit, shapes: Mapping[str, tuple[int, int]]) -> Given:
     if wanted.own is not None and path.is_dir() and path.samefile(wanted.own):
-        raise InvalidInput(f"--adapter {path} is the run itself", expected="the directories of other runs",
-                           next_step="leave it out: this run's rows are trained on and merged anyway")  # fmt: skip
+        raise InvalidInput(
+            f"--adapter {path} is the run itself",
+            expected="the directories of other runs",
+            next_step="leave it out: this run's rows are trained on and merged anyway",
+        )
     found = read_another(path)
     _check_fits(found, wanted)
     for limits in wanted.exam.policy.policy.rules:
@@ -146,7 +154,7 @@ def _merged(found: Another) -> MergedAdapter:
     )
 
 
-def _check_fits(found: Another, wanted: Wanted) -> None:
+def _check_fits(found: Another, wanted: MergeFit) -> None:
     base, policy, record = wanted.base.ref, wanted.exam.policy, found.record
     if record.base.digest != base.digest:
         raise InvalidInput(
@@ -168,7 +176,7 @@ def _check_fits(found: Another, wanted: Wanted) -> None:
         )
 
 
-def _check_rule(found: Another, limits: Limits, wanted: Wanted) -> None:
+def _check_rule(found: Another, limits: Limits, wanted: MergeFit) -> None:
     """One of this policy's rules about records, on the other run's; other rules are left to the gate."""
     by_method = isinstance(limits, training_method.Limits)
     if not (by_method or isinstance(limits, flagged_samples.Limits)) or (by_method and wanted.baseline):

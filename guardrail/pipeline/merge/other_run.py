@@ -48,16 +48,21 @@ def read_another(path: Path) -> Another:
         EvidenceInvalid: its records are not what its stages wrote, or do not belong together or to its files.
     """
     if not path.is_dir():
-        raise InvalidInput(f"{path} is no directory", expected="the directory of a run that has trained",
-                           next_step="check the path: it is --run of the other training")  # fmt: skip
+        raise InvalidInput(
+            f"{path} is no directory",
+            expected="the directory of a run that has trained",
+            next_step="check the path: it is --run of the other training",
+        )
     nofollow.require_regular(path)
     run = Run(path)
     found = Another(path, run.require("adapter", AdapterRecord), run.require("data-report", DataReport))
     _check_bindings(found)
     require_files(found.adapter, found.record.manifest)
     if not found.rows.exists() or file_sha256(found.rows) != found.report.training_digest:
-        raise EvidenceInvalid(f"{found.rows} is not what that run's data stage wrote",
-                              next_step="run guardrail data validate and train again in that run")  # fmt: skip
+        raise EvidenceInvalid(
+            f"{found.rows} is not what that run's data stage wrote",
+            next_step="run guardrail data validate and train again in that run",
+        )
     return found
 
 

@@ -31,7 +31,7 @@ class InconclusiveError(Exception):
     """The evidence cannot be judged; the message becomes the finding's reason."""
 
 
-class Judged(Frozen):
+class BoundVerdict(Frozen):
     """Comparisons of bounds with their limits, and what they come to."""
 
     verdict: Verdict
@@ -99,13 +99,13 @@ def enough(rate: Rate, min_n: int) -> None:
         raise InconclusiveError(f"n = {rate.n}, the policy asks for at least {min_n}")
 
 
-def at_most(measurement: Measurement, limit: float, confidence: float) -> Judged:
+def at_most(measurement: Measurement, limit: float, confidence: float) -> BoundVerdict:
     """The candidate's rate is proven to be at most ``limit``, proven to be above it, or neither."""
     found = _rate(measurement, limit, confidence, "at most")
     return _judged(found, inside=found.upper <= limit, outside=found.lower > limit, text=_told(measurement, found))
 
 
-def at_least(measurement: Measurement, limit: float, confidence: float) -> Judged:
+def at_least(measurement: Measurement, limit: float, confidence: float) -> BoundVerdict:
     """The candidate's rate is proven to be at least ``limit``, proven to be below it, or neither."""
     found = _rate(measurement, limit, confidence, "at least")
     return _judged(found, inside=found.lower >= limit, outside=found.upper < limit, text=_told(measurement, found))
@@ -113,12 +113,19 @@ def at_least(measurement: Measurement, limit: float, confidence: float) -> Judge
 
 def _rate(
     measurement: Measurement, limit: float, confidence: float, allowed: Literal["at most", "at least"]
-) -> Compared:  # fmt: skip
+) -> Compared:
     rate = measurement.candidate
     return Compared(
-        suite=measurement.suite, what="rate", n=rate.n, hits=rate.hits, lower=lower(rate, confidence),
-        upper=upper(rate, confidence), confidence=confidence, allowed=allowed, limit=limit,
-    )  # fmt: skip
+        suite=measurement.suite,
+        what="rate",
+        n=rate.n,
+        hits=rate.hits,
+        lower=lower(rate, confidence),
+        upper=upper(rate, confidence),
+        confidence=confidence,
+        allowed=allowed,
+        limit=limit,
+    )
 
 
 def _told(measurement: Measurement, found: Compared) -> str:
@@ -126,14 +133,14 @@ def _told(measurement: Measurement, found: Compared) -> str:
     return f"{between}, limit {percent(found.limit)}"
 
 
-def increase_at_most(measurement: Measurement, limit: float, confidence: float) -> Judged:
+def increase_at_most(measurement: Measurement, limit: float, confidence: float) -> BoundVerdict:
     """Candidate rate minus base rate, hits being bad (attack success, refusals of benign requests)."""
     candidate, base, pairs = measurement.candidate, measurement.base, measurement.pairs
     _check_pairs(measurement, candidate.hits + candidate.undecided + candidate.errors, base.hits)
     return _difference(pairs.candidate_only, pairs.base_only, measurement, limit, confidence, "increase")
 
 
-def drop_at_most(measurement: Measurement, limit: float, confidence: float) -> Judged:
+def drop_at_most(measurement: Measurement, limit: float, confidence: float) -> BoundVerdict:
     """Base rate minus candidate rate, hits being good (right answers)."""
     base, pairs = measurement.base, measurement.pairs
     _check_pairs(measurement, measurement.candidate.hits, base.hits + base.undecided + base.errors)
@@ -154,9 +161,13 @@ def _check_pairs(measurement: Measurement, candidate_hits: int, base_hits: int) 
 
 
 def _difference(
-    worse: int, better: int, measurement: Measurement, limit: float, confidence: float,
+    worse: int,
+    better: int,
+    measurement: Measurement,
+    limit: float,
+    confidence: float,
     what: Literal["increase", "drop"],
-) -> Judged:  # fmt: skip
+) -> BoundVerdict:
     n = measurement.pairs.n
     high = intervals.difference_upper_bound(worse, better, n, confidence)
     doubt = sum(rate.undecided + rate.errors for rate in (measurement.candidate, measurement.base))
@@ -165,9 +176,16 @@ def _difference(
     found = f"{DIFFERENCES[what]}: {worse} of {n} items worse, {better} better"
     text = f"{_between(found, points(low), points(high), confidence)}, limit {points(limit)}"
     compared = Compared(
-        suite=measurement.suite, what=what, n=n, hits=worse, lower=low, upper=high, confidence=confidence,
-        allowed="at most", limit=limit,
-    )  # fmt: skip
+        suite=measurement.suite,
+        what=what,
+        n=n,
+        hits=worse,
+        lower=low,
+        upper=high,
+        confidence=confidence,
+        allowed="at most",
+        limit=limit,
+    )
     return _judged(compared, inside=high <= limit, outside=low > limit, text=text)
 
 
@@ -175,32 +193,32 @@ def _between(found: str, low: str, high: str, confidence: float) -> str:
     return f"{found}, one-sided {confidence:.4g} bounds {low} and {high}"
 
 
-def _judged(compared: Compared, *, inside: bool, outside: bool, text: str) -> Judged:
+def _judged(compared: Compared, *, inside: bool, outside: bool, text: str) -> BoundVerdict:
     if inside:
-        return Judged(verdict=Verdict.PASSED, reason=text, compared=(compared,))
+        return BoundVerdict(verdict=Verdict.PASSED, reason=text, compared=(compared,))
     if outside:
-        return Judged(verdict=Verdict.FAILED, reason=text, compared=(compared,))
-    return Judged(verdict=Verdict.INCONCLUSIVE, reason=f"{text}: the sample cannot tell", compared=(compared,))
+        return BoundVerdict(verdict=Verdict.FAILED, reason=text, compared=(compared,))
+    return BoundVerdict(verdict=Verdict.INCONCLUSIVE, reason=f"{text}: the sample cannot tell", compared=(compared,))
 
 
-def finding(rule: str, sli: str, objective: str, judge: Callable[[], Judged]) -> Finding:
+def finding(rule: str, sli: str, objective: str, judge: Callable[[], BoundVerdict]) -> Finding:
     """What ``judge`` says, as a finding; :class:`InconclusiveError` becomes its reason."""
     try:
         judged = judge()
     except InconclusiveError as reason:
-        judged = Judged(verdict=Verdict.INCONCLUSIVE, reason=str(reason))
+        judged = BoundVerdict(verdict=Verdict.INCONCLUSIVE, reason=str(reason))
     return Finding(
         rule=rule, sli=sli, objective=objective, verdict=judged.verdict, reason=judged.reason, compared=judged.compared
     )
 
 
-def worst(judged: list[Judged]) -> Judged:
+def worst(judged: list[BoundVerdict]) -> BoundVerdict:
     """All of them together: the worst verdict, every reason and comparison; nothing judged is inconclusive."""
     order = (Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.PASSED)
     verdict = min((one.verdict for one in judged), key=order.index, default=Verdict.INCONCLUSIVE)
     compared = tuple(found for one in judged for found in one.compared)
     reason = "; ".join(one.reason for one in judged) or "nothing was judged"
-    return Judged(verdict=verdict, reason=reason, compared=compared)
+    return BoundVerdict(verdict=verdict, reason=reason, compared=compared)
 
 
 def too_few(margin: float, confidence: float, min_n: int, objective: str) -> str:

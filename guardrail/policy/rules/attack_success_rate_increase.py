@@ -11,8 +11,8 @@ from typing import Literal
 from guardrail.policy.rules import Evidence, Need
 from guardrail.policy.rules import Limits as Base
 from guardrail.policy.rules._bounds import (
+    BoundVerdict,
     Confidence,
-    Judged,
     LeastN,
     Limit,
     enough,
@@ -53,7 +53,7 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     """PASSED if the upper bound on the paired difference is inside the limit, FAILED if the lower is outside."""
     (need,) = needs(limits)
 
-    def judge() -> Judged:
+    def judge() -> BoundVerdict:
         measurement = the_measurement(evidence, need)
         enough(measurement.candidate, limits.min_n)
         return increase_at_most(measurement, limits.max_increase, limits.confidence)

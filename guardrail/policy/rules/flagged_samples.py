@@ -14,7 +14,7 @@ from pydantic import Field
 
 from guardrail.policy.rules import Evidence, Need
 from guardrail.policy.rules import Limits as Base
-from guardrail.policy.rules._bounds import InconclusiveError, Judged, finding
+from guardrail.policy.rules._bounds import BoundVerdict, InconclusiveError, finding
 from guardrail.records import DataReport, Finding, MergedAdapter, Verdict
 
 
@@ -39,7 +39,7 @@ def unprovable(limits: Limits) -> str:  # noqa: ARG001 - the interface's signatu
 def check(evidence: Evidence, limits: Limits) -> Finding:
     """PASSED if the count is inside the limit and every detector ran on the data."""
 
-    def judge() -> Judged:
+    def judge() -> BoundVerdict:
         if evidence.data is None:
             raise InconclusiveError("there is no data report")
         merged = evidence.adapter.merged if evidence.adapter else ()
@@ -48,11 +48,11 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
         text = f"{left} of {flagged} flagged rows left in, limit {limits.max_left_in}"
         text += f" (with those of {len(merged)} merged adapters)" if merged else ""
         if left > limits.max_left_in:
-            return Judged(verdict=Verdict.FAILED, reason=text)
+            return BoundVerdict(verdict=Verdict.FAILED, reason=text)
         missing = _not_run(evidence, limits)
         if missing:
             raise InconclusiveError(f"detectors that did not run: {', '.join(missing)}")
-        return Judged(verdict=Verdict.PASSED, reason=text)
+        return BoundVerdict(verdict=Verdict.PASSED, reason=text)
 
     return finding(limits.rule, "flagged samples left in", f"at most {limits.max_left_in}", judge)
 

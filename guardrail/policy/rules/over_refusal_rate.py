@@ -11,8 +11,8 @@ from typing import Literal
 from guardrail.policy.rules import Evidence, Need
 from guardrail.policy.rules import Limits as Base
 from guardrail.policy.rules._bounds import (
+    BoundVerdict,
     Confidence,
-    Judged,
     LeastN,
     Limit,
     at_most,
@@ -59,7 +59,7 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     """PASSED if every bound is inside its limit, FAILED if any opposite bound is outside."""
     (need,) = needs(limits)
 
-    def judge() -> Judged:
+    def judge() -> BoundVerdict:
         measurement = the_measurement(evidence, need)
         enough(measurement.candidate, limits.min_n)
         judged = [at_most(measurement, limits.max, limits.confidence)]

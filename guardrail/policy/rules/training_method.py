@@ -12,7 +12,7 @@ from pydantic import Field
 
 from guardrail.policy.rules import Evidence, Need
 from guardrail.policy.rules import Limits as Base
-from guardrail.policy.rules._bounds import InconclusiveError, Judged, finding
+from guardrail.policy.rules._bounds import BoundVerdict, InconclusiveError, finding
 from guardrail.records import Finding, Verdict
 
 
@@ -36,12 +36,12 @@ def unprovable(limits: Limits) -> str:  # noqa: ARG001 - the interface's signatu
 def check(evidence: Evidence, limits: Limits) -> Finding:
     """PASSED if the adapter's method, and that of every adapter merged in, is among the allowed ones."""
 
-    def judge() -> Judged:
+    def judge() -> BoundVerdict:
         if evidence.adapter is None:
             raise InconclusiveError("there is no adapter record")
         method, merged = evidence.adapter.method, [one.method for one in evidence.adapter.merged]
         verdict = Verdict.PASSED if {method, *merged} <= set(limits.allowed) else Verdict.FAILED
         others = f", merged with adapters trained by {', '.join(merged)}" if merged else ""
-        return Judged(verdict=verdict, reason=f"trained by {method}{others}")
+        return BoundVerdict(verdict=verdict, reason=f"trained by {method}{others}")
 
     return finding(limits.rule, "training method", f"one of {', '.join(limits.allowed)}", judge)

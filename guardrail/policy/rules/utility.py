@@ -14,9 +14,9 @@ from pydantic import model_validator
 from guardrail.policy.rules import Evidence, Need
 from guardrail.policy.rules import Limits as Base
 from guardrail.policy.rules._bounds import (
+    BoundVerdict,
     Confidence,
     InconclusiveError,
-    Judged,
     LeastN,
     Limit,
     at_least,
@@ -75,7 +75,7 @@ def check(evidence: Evidence, limits: Limits) -> Finding:
     """The worst verdict over the tasks it holds for; no task at all is inconclusive."""
     tasks = (limits.task,) if limits.task else _every_task(evidence)
 
-    def judge() -> Judged:
+    def judge() -> BoundVerdict:
         if not tasks:
             raise InconclusiveError("no utility was measured")
         return worst([_judge_task(evidence, limits, task) for task in tasks])
@@ -95,7 +95,7 @@ def _every_task(evidence: Evidence) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*evidence.tasks, *(one.suite for one in measured if one.sli == Sli.UTILITY)]))
 
 
-def _judge_task(evidence: Evidence, limits: Limits, task: str) -> Judged:
+def _judge_task(evidence: Evidence, limits: Limits, task: str) -> BoundVerdict:
     try:
         measurement = the_measurement(evidence, _need(task))
         enough(measurement.candidate, limits.min_n)
@@ -106,5 +106,5 @@ def _judge_task(evidence: Evidence, limits: Limits, task: str) -> Judged:
             judged.append(drop_at_most(measurement, limits.max_drop, limits.confidence))
         together = worst(judged)
     except InconclusiveError as reason:
-        together = Judged(verdict=Verdict.INCONCLUSIVE, reason=str(reason))
+        together = BoundVerdict(verdict=Verdict.INCONCLUSIVE, reason=str(reason))
     return together.model_copy(update={"reason": f"{task}: {together.reason}"})

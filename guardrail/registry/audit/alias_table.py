@@ -21,13 +21,13 @@ from guardrail.registry.gate.protocol import Waiting
 from guardrail.registry.mlflow.tags import ADAPTER, PREFIX, VERDICT
 from guardrail.registry.read.reader import Reader, Spec, StoredVersion, UnresolvedError
 
-State = Literal["ok", "expired", "revoked", "unpinned", "moved", "empty", "unknown", "refused"]
+AliasState = Literal["ok", "expired", "revoked", "unpinned", "moved", "empty", "unknown", "refused"]
 """``moved``: the alias stands elsewhere than the ledger says, or at a version that holds something else. ``unpinned``:
 of a policy, or for a base, that the trust file does not pin. ``unknown``: the tags say too little. ``refused``: the
 server does not resolve it, and the tags do not say why."""
 
 
-class Row(Frozen):
+class AliasRow(Frozen):
     """One alias of a guarded model; ``waits`` is how many candidates wait for persons to agree, as the server says."""
 
     model: str
@@ -35,21 +35,21 @@ class Row(Frozen):
     version: str
     verdict: str
     valid_until: str
-    state: State
+    state: AliasState
     waits: Count
 
 
 class Listing(Frozen):
     """All of them. ``ledger_checked`` says whether the ledger's signatures were looked at."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[AliasRow, ...]
     entries: Count
     ledger_checked: bool
 
 
 def listing(
     source: Reader, history: History, trust: Trust | None, waiting: Iterable[Waiting], now: datetime
-) -> Listing:  # fmt: skip
+) -> Listing:
     """Every alias that the trust file protects, the ledger speaks of, or something waits for."""
     protected = [(model.name, entry.alias) for model in trust.models for entry in model.aliases] if trust else []
     waits = Counter((one.model, one.alias) for one in waiting)
@@ -63,16 +63,20 @@ def listing(
 
 def _rows(
     places: Iterable[tuple[str, str]], source: Reader, history: History, trust: Trust | None, now: datetime
-) -> Iterable[Row]:
+) -> Iterable[AliasRow]:
     for model, alias in places:
         found = _looked_up(source, Spec(name=model, alias=alias), history)
         tags = found.stored.tags if found.stored else {}
         state = _state(model, alias, found.stored, history, trust, now)
-        yield Row(
-            model=model, alias=alias, version=found.stored.version if found.stored else "",
-            verdict=tags.get(VERDICT, ""), valid_until=tags.get(PREFIX + "valid_until", ""),
-            state="refused" if found.refused and state == "ok" else state, waits=0,
-        )  # fmt: skip
+        yield AliasRow(
+            model=model,
+            alias=alias,
+            version=found.stored.version if found.stored else "",
+            verdict=tags.get(VERDICT, ""),
+            valid_until=tags.get(PREFIX + "valid_until", ""),
+            state="refused" if found.refused and state == "ok" else state,
+            waits=0,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def _looked_up(source: Reader, spec: Spec, history: History) -> _LookedUp:
 
 def _state(
     model: str, alias: str, stored: StoredVersion | None, history: History, trust: Trust | None, now: datetime
-) -> State:
+) -> AliasState:
     moved = history.moved(model, alias)
     if stored is None:
         return "moved" if moved else "empty"
@@ -121,7 +125,7 @@ def _pinned(model: str, alias: str, tags: dict[str, str], trust: Trust) -> bool:
     return tags.get(PREFIX + "policy_sha256") == protected.policy and (not guarded.bases or base in guarded.bases)
 
 
-def _valid(until: str, now: datetime) -> State:
+def _valid(until: str, now: datetime) -> AliasState:
     try:
         return "expired" if expired(datetime.fromisoformat(until), now) else "ok"
     except (ValueError, TypeError):  # no time, or one without a zone

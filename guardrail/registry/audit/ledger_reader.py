@@ -127,7 +127,7 @@ class _Taken:
 
 def read_history(
     gate: GateClient, keys: Sequence[PublicKey], *, now: datetime, head: Head | None = None, whole: bool = False
-) -> History:  # fmt: skip
+) -> History:
     """The ledger, after every signature and the chain were checked: from its last checkpoint, or from its first entry.
 
     Args:
@@ -190,9 +190,10 @@ def handed_in(gate: GateClient, digest: str) -> bytes:
         data = gate.statement(digest)
     except InvalidInput as error:
         raise EvidenceInvalid(
-            f"the server does not give the statement {digest}: {error.got}", expected="what its ledger names",
+            f"the server does not give the statement {digest}: {error.got}",
+            expected="what its ledger names",
             next_step="guardrail registry doctor",
-        ) from error  # fmt: skip
+        ) from error
     if sha256(data) != digest:
         raise EvidenceInvalid(f"the server gave another envelope than the statement {digest}", expected="its bytes")
     return data

@@ -56,6 +56,12 @@ def _rows(entry: Entry, history: History) -> Iterator[Revoked]:
 
 def _row(entry: Entry, model: str, alias: str, evidence: str | None, versions: tuple[str, ...]) -> Revoked:
     return Revoked(
-        model=model, alias=alias, versions=versions, adapter=entry.subject, evidence=evidence, revoked=entry.time,
-        entry=entry.number, reason=entry.note,
-    )  # fmt: skip
+        model=model,
+        alias=alias,
+        versions=versions,
+        adapter=entry.subject,
+        evidence=evidence,
+        revoked=entry.time,
+        entry=entry.number,
+        reason=entry.note,
+    )

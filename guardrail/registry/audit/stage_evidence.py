@@ -13,7 +13,7 @@ from datetime import datetime
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.bundle import SIGNED
 from guardrail.evidence.chain.bound_records import require_bound
-from guardrail.evidence.chain.stage_chain import Chain, Target, read_chain
+from guardrail.evidence.chain.stage_chain import Chain, ChainTarget, read_chain
 from guardrail.evidence.envelope import signers
 from guardrail.evidence.ledger.entries import Entry, Head
 from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias, Trust
@@ -61,7 +61,7 @@ def stages_of(examined: Examined, authority: Authority, history: History) -> Cha
     """
     decision = examined.decision
     require_promised(examined, authority.trust, guarded_model(authority.trust, _target_of(decision)))
-    target = Target(decision.model, decision.alias, _admitted(history, examined).nonce)
+    target = ChainTarget(decision.model, decision.alias, _admitted(history, examined).nonce)
     _require_attempt(history, examined, target)
     votes = votes_of(examined.evidence_sha256, authority.gate, history)
     chain = read_chain((*stage_envelopes(examined), *votes), authority.trust, target, now=authority.now)
@@ -107,9 +107,10 @@ def stage_envelopes(examined: Examined) -> tuple[bytes, ...]:
     """
     if set(examined.stages) != set(SIGNED):
         raise EvidenceMissing(
-            "the stages did not sign this evidence", expected=f"statements of {', '.join(SIGNED)}",
+            "the stages did not sign this evidence",
+            expected=f"statements of {', '.join(SIGNED)}",
             next_step="promote it with a ticket of the gated server",
-        )  # fmt: skip
+        )
     return tuple(examined.stages[stage] for stage in SIGNED)
 
 
@@ -152,8 +153,9 @@ def not_revoked(history: History, manifest: str) -> str:
     if entry is not None:
         raise EvidenceInvalid(
             f"the adapter {manifest} was revoked at {entry.time} (entry {entry.number}): {entry.note!a}",
-            expected="an adapter that is not revoked", next_step="promote another one",
-        )  # fmt: skip
+            expected="an adapter that is not revoked",
+            next_step="promote another one",
+        )
     return "not revoked"
 
 
@@ -170,7 +172,7 @@ def _admitted(history: History, examined: Examined) -> Entry:
     return entry
 
 
-def _require_attempt(history: History, examined: Examined, target: Target) -> None:
+def _require_attempt(history: History, examined: Examined, target: ChainTarget) -> None:
     """The adapter was bound to its ticket, and judged as the attempt that the ledger counts."""
     decision = examined.decision
     counted = history.attempt(target.model, target.alias, target.nonce, decision.manifest)

@@ -14,7 +14,7 @@ from pathlib import Path
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.evidence import bundle
 from guardrail.evidence.chain.bound_records import require_bound
-from guardrail.evidence.chain.stage_chain import Target, read_chain
+from guardrail.evidence.chain.stage_chain import ChainTarget, read_chain
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.keys.key_pairs import PublicKey
 from guardrail.evidence.statements.stage_statement import parse
@@ -64,7 +64,7 @@ class Wanted:
 
 def verify_directory(
     directory: Path, keys: Sequence[PublicKey], trust: Trust | None, wanted: Wanted, now: datetime
-) -> DirectoryVerification:  # fmt: skip
+) -> DirectoryVerification:
     """Check the adapter in ``directory`` against the evidence beside it.
 
     Args:
@@ -94,9 +94,10 @@ def _require_readable(directory: Path, spec: Spec | None) -> None:
         )
     if spec is not None and spec.version is not None:
         raise InvalidInput(
-            f"a directory does not show that it is {spec}", expected="NAME@ALIAS, or only the directory",
+            f"a directory does not show that it is {spec}",
+            expected="NAME@ALIAS, or only the directory",
             next_step="leave the version out: its number is the server's word",
-        )  # fmt: skip
+        )
 
 
 def _fits(examined: Examined, wanted: Wanted) -> Iterator[Check]:
@@ -114,7 +115,7 @@ def _by_trust(examined: Examined, trust: Trust, now: datetime) -> Iterator[Check
     require_promised(examined, trust, guarded_model(trust, Spec(name=decision.model, alias=decision.alias)))
     envelopes = stage_envelopes(examined)
     nonce = parse(unverified_payload(envelopes[-1])).bound.nonce
-    chain = read_chain(envelopes, trust, Target(decision.model, decision.alias, nonce), now=now)
+    chain = read_chain(envelopes, trust, ChainTarget(decision.model, decision.alias, nonce), now=now)
     require_bound(chain, decision, examined.data, examined.adapter, examined.evaluation)
     who = "; ".join(f"{one.stage} by {', '.join(one.persons)}" for one in stage_signers(examined, trust))
     yield Check(name="stages", why=who)
@@ -124,15 +125,24 @@ def _by_trust(examined: Examined, trust: Trust, now: datetime) -> Iterator[Check
 
 def _record(
     directory: Path, examined: Examined, trust: Trust | None, checks: tuple[Check, ...]
-) -> DirectoryVerification:  # fmt: skip
+) -> DirectoryVerification:
     decision = examined.decision
     return DirectoryVerification(
-        directory=str(directory), model=decision.model, alias=decision.alias, verdict=decision.verdict,
-        evidence_sha256=examined.evidence_sha256, adapter_sha256=decision.manifest, policy=decision.policy_name,
-        policy_sha256=decision.policy, base=decision.base.name, base_sha256=decision.base.digest,
-        base_pinned=trust is not None or pins_base(decision), signed_by=examined.signed_by,
-        valid_until=examined.valid_until, checks=checks,
+        directory=str(directory),
+        model=decision.model,
+        alias=decision.alias,
+        verdict=decision.verdict,
+        evidence_sha256=examined.evidence_sha256,
+        adapter_sha256=decision.manifest,
+        policy=decision.policy_name,
+        policy_sha256=decision.policy,
+        base=decision.base.name,
+        base_sha256=decision.base.digest,
+        base_pinned=trust is not None or pins_base(decision),
+        signed_by=examined.signed_by,
+        valid_until=examined.valid_until,
+        checks=checks,
         not_checked=IN_LEDGER if trust is not None else (STAGES, *IN_LEDGER),
         trust_version=trust.version if trust else None,
         one_person_may_train_evaluate_and_approve=bool(trust and trust.one_person_may_train_evaluate_and_approve),
-    )  # fmt: skip
+    )

@@ -48,9 +48,15 @@ class TrustedVerification(Verification):
 
 
 def verify_trusted(
-    place: Path, spec: str, *, tracking_uri: str, trust: Trust, now: datetime, base_digest: str | None = None,
+    place: Path,
+    spec: str,
+    *,
+    tracking_uri: str,
+    trust: Trust,
+    now: datetime,
+    base_digest: str | None = None,
     head: Head | None = None,
-) -> TrustedVerification:  # fmt: skip
+) -> TrustedVerification:
     """Check what the gated server holds under ``spec``, down to each stage; the files stay in the empty ``place``.
 
     Raises:
@@ -67,9 +73,7 @@ def verify_trusted(
     return judge_trusted(found, wanted.alias, authority, authority.history())
 
 
-def judge_trusted(
-    found: Verified, alias: str | None, authority: Authority, history: History
-) -> TrustedVerification:  # fmt: skip
+def judge_trusted(found: Verified, alias: str | None, authority: Authority, history: History) -> TrustedVerification:
     """The same over a version that verified by its keys, and a ledger that was read and checked."""
     trust = authority.trust
     protected = protected_alias(trust, found.examined.decision)
@@ -129,10 +133,11 @@ def _alias(found: Verified, alias: str | None, authority: Authority, history: Hi
         raise EvidenceInvalid(
             f"{alias} points at version {version}, evidence {evidence}",
             expected=f"version {entry.version}, evidence {entry.evidence or 'of ' + entry.subject}, where entry "
-            f"{entry.number} of the ledger moved it" if entry
+            f"{entry.number} of the ledger moved it"
+            if entry
             else "an entry of the ledger that moved it there",
             next_step="guardrail registry doctor",
-        )  # fmt: skip
+        )
     return f"version {version}, by the {entry.kind} in entry {entry.number}" + _ordered(entry, authority)
 
 

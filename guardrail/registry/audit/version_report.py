@@ -121,9 +121,13 @@ def _stands(source: Reader, spec: Spec, history: History | None) -> _Stands:
 
 
 def _holds(
-    spec: Spec, stored: StoredVersion, examined: Examined, now: datetime, authority: Authority | None,
+    spec: Spec,
+    stored: StoredVersion,
+    examined: Examined,
+    now: datetime,
+    authority: Authority | None,
     history: History | None,
-) -> str:  # fmt: skip
+) -> str:
     try:
         found = judge(spec, stored, examined, now)
         if authority and history:

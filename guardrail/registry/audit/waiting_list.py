@@ -43,7 +43,13 @@ def waiting_list(found: Iterable[Waiting], tracking_uri: str, now: datetime) -> 
 
 def _waits(one: Waiting, tracking_uri: str, now: datetime) -> Waits:
     return Waits(
-        model=one.model, alias=one.alias, evidence=one.evidence, adapter=one.manifest, since=one.since,
-        seconds=max(0, int((now - one.since).total_seconds())), approvals=one.approvals, approved_by=one.approved_by,
+        model=one.model,
+        alias=one.alias,
+        evidence=one.evidence,
+        adapter=one.manifest,
+        since=one.since,
+        seconds=max(0, int((now - one.since).total_seconds())),
+        approvals=one.approvals,
+        approved_by=one.approved_by,
         run_page=run_page(tracking_uri, one.experiment_id, one.run_id),
-    )  # fmt: skip
+    )

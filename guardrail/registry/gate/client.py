@@ -18,8 +18,8 @@ from guardrail.evidence.statements.tickets import Ticket
 from guardrail.records import Frozen
 from guardrail.registry.gate.protocol import PREFIX, Health, LatestCheckpoint, LedgerPage, Submitted, Waiting, Waitings
 from guardrail.registry.http.address import not_let_in, redacted, require_address, unavailable
-from guardrail.registry.http.limits import Limits, raised_by
-from guardrail.registry.http.transport import Answer as Response
+from guardrail.registry.http.limits import AnswerLimits, raised_by
+from guardrail.registry.http.transport import HttpAnswer as Response
 from guardrail.registry.http.transport import Transport
 from guardrail.registry.mlflow.mlflow_client import AWAITS, DENIES, GATE
 
@@ -41,7 +41,7 @@ class GateClient:
         InvalidInput: there is no gate at this address, or it does not know what was asked for.
     """
 
-    def __init__(self, uri: str, limits: Limits | None = None) -> None:
+    def __init__(self, uri: str, limits: AnswerLimits | None = None) -> None:
         require_address(uri)
         if not uri.startswith(("http://", "https://")):
             raise NoGateError(
@@ -121,9 +121,10 @@ class GateClient:
 
     def _endless(self, much: str, limit: str) -> EvidenceInvalid:
         return EvidenceInvalid(
-            f"the ledger of {redacted(self._uri)} has more than {much}", expected="a ledger that ends",
+            f"the ledger of {redacted(self._uri)} has more than {much}",
+            expected="a ledger that ends",
             next_step=raised_by(limit),
-        )  # fmt: skip
+        )
 
     def _refused(self, answer: Response) -> GuardrailError:
         status, data = answer.status, answer.body

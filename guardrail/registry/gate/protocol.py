@@ -85,7 +85,7 @@ class Submitted(Frozen):
     attempt: Count = 0
 
 
-class Problem(Frozen):
+class RegistryProblem(Frozen):
     """One thing that is not as it should be. ``finish`` is what makes it whole; empty where somebody must look."""
 
     where: str
@@ -100,4 +100,4 @@ class Health(Frozen):
     versions: Count
     entries: Count
     head: Head | None
-    problems: tuple[Problem, ...]
+    problems: tuple[RegistryProblem, ...]

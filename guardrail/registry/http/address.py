@@ -108,16 +108,18 @@ def not_let_in(tracking_uri: str, said: str) -> InvalidInput:
     refused = f"{redacted(tracking_uri)} does not let us in: {said}"
     if HOST_CHECK in said:
         return InvalidInput(
-            refused, expected="a host name that the server answers to; credentials do not matter here",
+            refused,
+            expected="a host name that the server answers to; credentials do not matter here",
             next_step=f"whoever runs the server can allow it: --allowed-hosts {host} (or MLFLOW_SERVER_ALLOWED_HOSTS);"
             " or ask it by a name that it knows",
-        )  # fmt: skip
+        )
     given = [name for name in CREDENTIALS if os.environ.get(name)]
     if given:
         return InvalidInput(
-            refused, expected="credentials that it accepts and that may do this",
+            refused,
+            expected="credentials that it accepts and that may do this",
             next_step=f"correct {', '.join(given)}, or ask whoever runs the server for the permission",
-        )  # fmt: skip
+        )
     return InvalidInput(
         refused, next_step="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     )

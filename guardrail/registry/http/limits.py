@@ -20,7 +20,7 @@ PREFIX = "GUARDRAIL_LIMIT_"
 
 
 @dataclass(frozen=True)
-class Limits:
+class AnswerLimits:
     """What one server may take of one command's time and space.
 
     Args:
@@ -56,7 +56,7 @@ class Limits:
         return self.seconds + size / self.slowest
 
 
-def limits(environment: Mapping[str, str] = os.environ) -> Limits:
+def limits(environment: Mapping[str, str] = os.environ) -> AnswerLimits:
     """The limits, as the environment raises or lowers them.
 
     Raises:
@@ -64,10 +64,10 @@ def limits(environment: Mapping[str, str] = os.environ) -> Limits:
     """
     given: dict[str, Any] = {
         field.name: _number(name, value, whole=isinstance(field.default, int))
-        for field in fields(Limits)
+        for field in fields(AnswerLimits)
         if (value := environment.get(name := variable(field.name)))
     }
-    return Limits(**given)
+    return AnswerLimits(**given)
 
 
 def variable(name: str) -> str:

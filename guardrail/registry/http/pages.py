@@ -25,7 +25,7 @@ class Page(Generic[Item]):
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ListBounds:
     """How long a list may be; ``what`` it is a list of, and which limit raises ``items``."""
 
     what: str
@@ -34,7 +34,7 @@ class Bounds:
     raised_by: str
 
 
-def follow(ask: Callable[[str], Page[Item]], bounds: Bounds) -> Iterator[Item]:
+def follow(ask: Callable[[str], Page[Item]], bounds: ListBounds) -> Iterator[Item]:
     """Every item of every page, from the one that ``ask("")`` gives.
 
     Raises:

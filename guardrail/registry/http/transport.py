@@ -30,7 +30,7 @@ from urllib3.exceptions import HTTPError
 
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.registry.http.address import redacted, require_address, unavailable, verify_tls
-from guardrail.registry.http.limits import Limits, limits, raised_by
+from guardrail.registry.http.limits import AnswerLimits, limits, raised_by
 
 CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 1.0
@@ -151,7 +151,7 @@ class WatchedAdapter(HTTPAdapter):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """What a server said, read whole; of an error only the beginning."""
 
     status: int
@@ -167,7 +167,7 @@ class Answer:
 class Allowance:
     """What is left of the time and the number of answers that one server may take."""
 
-    def __init__(self, uri: str, given: Limits) -> None:
+    def __init__(self, uri: str, given: AnswerLimits) -> None:
         self._uri, self._limits = uri, given
         self._seconds, self._calls = float(given.total_seconds), given.calls
 
@@ -199,13 +199,15 @@ class Allowance:
         if self._calls <= 0:
             raise EvidenceInvalid(
                 f"{redacted(self._uri)} was asked {self._limits.calls} times, and there is still no end",
-                expected="a registry whose lists end", next_step=raised_by("calls"),
-            )  # fmt: skip
+                expected="a registry whose lists end",
+                next_step=raised_by("calls"),
+            )
         if self._seconds <= 0:
             raise ServiceUnavailable(
                 f"the answers of {redacted(self._uri)} took more than {self._limits.total_seconds:g} s in sum",
-                expected="a server that is faster", next_step=raised_by("total_seconds"),
-            )  # fmt: skip
+                expected="a server that is faster",
+                next_step=raised_by("total_seconds"),
+            )
 
 
 class Transport:
@@ -217,7 +219,7 @@ class Transport:
         EvidenceInvalid: an answer is too large.
     """
 
-    def __init__(self, uri: str, given: Limits | None = None) -> None:
+    def __init__(self, uri: str, given: AnswerLimits | None = None) -> None:
         require_address(uri)
         self.uri = uri.rstrip("/")
         self.limits = given or limits()
@@ -226,17 +228,18 @@ class Transport:
 
     def ask(
         self, method: str, route: str, *, params: Mapping[str, str] | None = None, body: bytes = b"", most: int = 0
-    ) -> Answer:
+    ) -> HttpAnswer:
         """One answer, an error too, of at most ``most`` bytes (without it, as the limits say)."""
         most = most or self.limits.answer_bytes
         with self._exchange(self.limits.seconds, method, route, params, body) as answer:
             if answer.status_code >= 400:
-                return Answer(answer.status_code, str(answer.reason), _beginning(answer))
+                return HttpAnswer(answer.status_code, str(answer.reason), _beginning(answer))
             data = b"".join(read(self.uri, answer, most))
-        return Answer(answer.status_code, str(answer.reason), data)
+        return HttpAnswer(answer.status_code, str(answer.reason), data)
 
-    def save(self, route: str, params: Mapping[str, str], stream: BinaryIO, limit: int, over: Callable[[], Exception]) \
-            -> Answer:  # fmt: skip
+    def save(
+        self, route: str, params: Mapping[str, str], stream: BinaryIO, limit: int, over: Callable[[], Exception]
+    ) -> HttpAnswer:
         """Write one file of at most ``limit`` bytes to ``stream``; the answer's body is that of an error.
 
         Raises:
@@ -245,10 +248,10 @@ class Transport:
         """
         with self._exchange(self.limits.file_seconds(limit), "GET", route, params) as answer:
             if answer.status_code >= 400:
-                return Answer(answer.status_code, str(answer.reason), _beginning(answer))
+                return HttpAnswer(answer.status_code, str(answer.reason), _beginning(answer))
             for piece in read(self.uri, answer, limit, over):
                 stream.write(piece)
-        return Answer(answer.status_code, str(answer.reason), b"")
+        return HttpAnswer(answer.status_code, str(answer.reason), b"")
 
     @contextmanager
     def _exchange(
@@ -257,10 +260,19 @@ class Transport:
         headers = {"Content-Type": "application/json"} if body else {}
         timeout = (CONNECT_SECONDS, self.limits.idle_seconds)
         try:
-            with self._allowance.exchange(seconds), self._session.request(
-                method, f"{self.uri}/{route}", params=params, data=body or None, headers=headers, timeout=timeout,
-                stream=True, allow_redirects=False,
-            ) as answer:  # fmt: skip
+            with (
+                self._allowance.exchange(seconds),
+                self._session.request(
+                    method,
+                    f"{self.uri}/{route}",
+                    params=params,
+                    data=body or None,
+                    headers=headers,
+                    timeout=timeout,
+                    stream=True,
+                    allow_redirects=False,
+                ) as answer,
+            ):
                 require_final(self.uri, answer)
                 yield answer
         except (requests.RequestException, HTTPError) as error:
@@ -322,8 +334,9 @@ def too_slow(uri: str, seconds: float) -> ServiceUnavailable:
     """An answer that does not end."""
     return ServiceUnavailable(
         f"{redacted(uri)} did not finish an answer within {seconds:.3g} s",
-        expected="whole answers, and files that come faster", next_step=f"try again; {raised_by('seconds')}",
-    )  # fmt: skip
+        expected="whole answers, and files that come faster",
+        next_step=f"try again; {raised_by('seconds')}",
+    )
 
 
 def too_much(uri: str, most: int) -> EvidenceInvalid:

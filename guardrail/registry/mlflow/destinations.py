@@ -33,14 +33,14 @@ SHOWN = 300
 
 
 @dataclass(frozen=True)
-class Place:
+class ArtifactPlace:
     """A location in its parts. A path on this machine has the scheme ``file``."""
 
     scheme: str
     authority: str
     path: str
 
-    def holds(self, other: Place) -> bool:
+    def holds(self, other: ArtifactPlace) -> bool:
         """Whether ``other`` is this place or below it."""
         if (self.scheme, self.authority) != (other.scheme, other.authority):
             return False
@@ -91,7 +91,7 @@ class Destinations:
         self.require(location)
         return get_artifact_repository(location, tracking_uri=self.tracking_uri)
 
-    def _own(self) -> tuple[Place, ...]:
+    def _own(self) -> tuple[ArtifactPlace, ...]:
         named = parse(self.named) if self.named else None
         return (*_of_store(self.tracking_uri), *([named] if named else []))
 
@@ -109,7 +109,7 @@ def destinations(tracking_uri: str, named: str | None = None) -> Destinations:
     return Destinations(tracking_uri, os.environ.get(VARIABLE, "") if named is None else named)
 
 
-def parse(location: str) -> Place | None:
+def parse(location: str) -> ArtifactPlace | None:
     """A location's parts; None where it could be read in more than one way, or leads up, or nowhere."""
     found = URI.fullmatch(location)
     if found is None:
@@ -120,16 +120,16 @@ def parse(location: str) -> Place | None:
     steps = path.strip("/").split("/")
     if ODD.search(location) or path.startswith("//") or (path.strip("/") and not _straight(steps)):
         return None
-    return Place(scheme, authority, path)
+    return ArtifactPlace(scheme, authority, path)
 
 
-def _local(path: str) -> Place | None:
+def _local(path: str) -> ArtifactPlace | None:
     """As the operating system resolves it; MLflow decodes a ``file:`` address once, and a path may hold spaces."""
     decoded = unquote(path)
     if unquote(decoded) != decoded or not _straight(decoded.strip("/").split("/")):
         return None
     try:
-        return Place("file", "", str(Path(decoded).resolve()))
+        return ArtifactPlace("file", "", str(Path(decoded).resolve()))
     except (OSError, ValueError, RuntimeError):
         return None
 
@@ -138,11 +138,11 @@ def _straight(steps: list[str]) -> bool:
     return not {"", ".", ".."} & set(steps)
 
 
-def _of_store(tracking_uri: str) -> tuple[Place, ...]:
+def _of_store(tracking_uri: str) -> tuple[ArtifactPlace, ...]:
     """What a store's own place is, whatever its experiments say."""
     if tracking_uri.startswith(("http://", "https://")):
         host = urlsplit(tracking_uri).netloc.rpartition("@")[2]
-        return Place("mlflow-artifacts", "", "/"), Place("mlflow-artifacts", host, "/")
+        return ArtifactPlace("mlflow-artifacts", "", "/"), ArtifactPlace("mlflow-artifacts", host, "/")
     if tracking_uri.startswith("sqlite:///"):
-        return (Place("file", "", str(sqlite_path(tracking_uri).resolve().parent / "mlartifacts")),)
-    return tuple(Place("file", "", str(Path.cwd().resolve() / name)) for name in ("mlruns", "mlartifacts"))
+        return (ArtifactPlace("file", "", str(sqlite_path(tracking_uri).resolve().parent / "mlartifacts")),)
+    return tuple(ArtifactPlace("file", "", str(Path.cwd().resolve() / name)) for name in ("mlruns", "mlartifacts"))

@@ -23,7 +23,7 @@ from requests.utils import rewind_body
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.registry.http.address import redacted
-from guardrail.registry.http.limits import Limits, limits
+from guardrail.registry.http.limits import AnswerLimits, limits
 from guardrail.registry.http.transport import Allowance, WatchedAdapter, read, require_final
 
 NO_PARTS = {"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
@@ -31,13 +31,13 @@ NO_PARTS = {"MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false", "MLFLOW_ENABLE_PROX
 LONGEST_BACKOFF = 30.0
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _LOCK = threading.Lock()
-_ACTIVE: list[Bounds] = []
+_ACTIVE: list[SessionBounds] = []
 
 
-class Bounds:
+class SessionBounds:
     """Which addresses may be asked, and what is left of what they may take."""
 
-    def __init__(self, uri: str, given: Limits, also: Sequence[str]) -> None:
+    def __init__(self, uri: str, given: AnswerLimits, also: Sequence[str]) -> None:
         self.uri, self.limits = uri, given
         self.allowance = Allowance(uri, given)
         self._origins = {_origin(address) for address in (uri, *also)}
@@ -78,7 +78,9 @@ class BoundedAdapter(WatchedAdapter):
                 rewind_body(request)
         raise AssertionError("unreachable")
 
-    def _once(self, bounds: Bounds, request: requests.PreparedRequest, *given: Any, **more: Any) -> requests.Response:
+    def _once(
+        self, bounds: SessionBounds, request: requests.PreparedRequest, *given: Any, **more: Any
+    ) -> requests.Response:
         with bounds.allowance.exchange(_seconds(bounds.limits, request)):
             answer = super().send(request, *given, **more)
             try:
@@ -91,7 +93,7 @@ class BoundedAdapter(WatchedAdapter):
 
 
 @contextmanager
-def bounded(uri: str, also: Sequence[str] = (), given: Limits | None = None) -> Iterator[None]:
+def bounded(uri: str, also: Sequence[str] = (), given: AnswerLimits | None = None) -> Iterator[None]:
     """Hold MLflow's REST client to the server at ``uri``, and to the addresses of ``also``, until the end.
 
     For the whole process; several may be held at once.
@@ -101,7 +103,7 @@ def bounded(uri: str, also: Sequence[str] = (), given: Limits | None = None) -> 
     if not _is_http(uri):
         yield
         return
-    bounds = Bounds(uri, given or limits(), [address for address in also if _is_http(address)])
+    bounds = SessionBounds(uri, given or limits(), [address for address in also if _is_http(address)])
     with _LOCK:
         if not _ACTIVE:
             request_utils.__dict__["_unbounded_session"] = request_utils._get_request_session
@@ -117,9 +119,13 @@ def bounded(uri: str, also: Sequence[str] = (), given: Limits | None = None) -> 
 
 
 def _session(
-    max_retries: int, backoff_factor: float, backoff_jitter: float, retry_codes: Collection[int],
-    raise_on_status: bool, respect_retry_after_header: bool,
-) -> requests.Session:  # fmt: skip
+    max_retries: int,
+    backoff_factor: float,
+    backoff_jitter: float,
+    retry_codes: Collection[int],
+    raise_on_status: bool,
+    respect_retry_after_header: bool,
+) -> requests.Session:
     """What MLflow asks for before each call, by the same signature."""
     del backoff_jitter, raise_on_status, respect_retry_after_header
     made = requests.Session()
@@ -129,7 +135,7 @@ def _session(
     return made
 
 
-def _bounds_of(address: str) -> Bounds:
+def _bounds_of(address: str) -> SessionBounds:
     with _LOCK:
         found = next((bounds for bounds in reversed(_ACTIVE) if bounds.covers(address)), None)
         known = ", ".join(redacted(bounds.uri) for bounds in _ACTIVE)
@@ -142,7 +148,7 @@ def _bounds_of(address: str) -> Bounds:
     return found
 
 
-def _seconds(given: Limits, request: requests.PreparedRequest) -> float:
+def _seconds(given: AnswerLimits, request: requests.PreparedRequest) -> float:
     """As the limits say, or as long as the user lets MLflow wait."""
     wait, size = os.environ.get(TIMEOUT, ""), int(request.headers.get("Content-Length") or 0)
     return max(given.file_seconds(size), float(wait) if wait.isascii() and wait.isdigit() else 0.0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from guardrail.errors import EvidenceInvalid, InvalidInput, PolicyDenied
 from guardrail.evidence.agreement import require_agreement
 from guardrail.evidence.chain.bound_records import statement
-from guardrail.evidence.chain.stage_chain import Target, read_chain
+from guardrail.evidence.chain.stage_chain import ChainTarget, read_chain
 from guardrail.evidence.digest import GENESIS, manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import unverified_payload
 from guardrail.evidence.expiry import expired
@@ -119,20 +119,27 @@ def state(examined: Examined, vote: Vote, ledger: str) -> bytes:
     if expired(said.expires, vote.now):
         raise EvidenceInvalid(f"the evaluation expired at {said.expires}", next_step="measure and promote again")
     return statement(
-        "approve", said.bound, said.record, after=sha256(evaluate), ledger=ledger, not_before=vote.now,
-        expires=said.expires, approval=vote.approval,
-    )  # fmt: skip
+        "approve",
+        said.bound,
+        said.record,
+        after=sha256(evaluate),
+        ledger=ledger,
+        not_before=vote.now,
+        expires=said.expires,
+        approval=vote.approval,
+    )
 
 
-def require_welcome(envelope: bytes, examined: Examined, waiting: Waiting, authority: Authority,
-                    history: History) -> None:  # fmt: skip
+def require_welcome(
+    envelope: bytes, examined: Examined, waiting: Waiting, authority: Authority, history: History
+) -> None:
     """What the gate will say of the signed statement, said before it is sent.
 
     Raises:
         EvidenceInvalid: the signer may not approve, or prepared the adapter.
     """
     votes = votes_of(examined.evidence_sha256, authority.gate, history)
-    target = Target(waiting.model, waiting.alias, waiting.nonce)
+    target = ChainTarget(waiting.model, waiting.alias, waiting.nonce)
     with suppress(PolicyDenied):  # this is the no
         read_chain((*stage_envelopes(examined), *votes, envelope), authority.trust, target, now=authority.now)
 

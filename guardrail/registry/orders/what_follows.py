@@ -30,6 +30,8 @@ def _affected(entry: Entry, history: History) -> Affected:
     moved = history.moved(entry.model, entry.alias)
     held = moved is not None and moved.subject == entry.subject and moved.evidence in (None, entry.evidence)
     return Affected(
-        model=entry.model, alias=entry.alias, versions=history.numbers(entry.evidence or ""),
+        model=entry.model,
+        alias=entry.alias,
+        versions=history.numbers(entry.evidence or ""),
         stands=moved.version if moved is not None and held else "",
-    )  # fmt: skip
+    )

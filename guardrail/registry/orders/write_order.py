@@ -43,15 +43,19 @@ def rollback(
         raise InvalidInput(f"{spec} points at version {current} already", expected="an earlier version")
     target = source.version(Spec(name=spec.name, version=to_version))
     return Rollback(
-        model=spec.name, alias=spec.alias, from_version=current, to_version=to_version,
-        manifest=stored_decision(source, target).manifest, ledger=ledger, reason=reason, not_before=now,
+        model=spec.name,
+        alias=spec.alias,
+        from_version=current,
+        to_version=to_version,
+        manifest=stored_decision(source, target).manifest,
+        ledger=ledger,
+        reason=reason,
+        not_before=now,
         expires=now + lasts,
-    )  # fmt: skip
+    )
 
 
-def revocation(
-    gate_uri: str, source: Reader, what: str, *, reason: str, now: datetime, lasts: timedelta
-) -> Revocation:  # fmt: skip
+def revocation(gate_uri: str, source: Reader, what: str, *, reason: str, now: datetime, lasts: timedelta) -> Revocation:
     """The order that puts an adapter out: by the digest of its manifest, or by the version that holds it.
 
     Raises:
@@ -85,5 +89,5 @@ def stored_decision(source: Reader, stored: StoredVersion) -> Decision:
             f"version {stored.version} holds the adapter {manifest_digest(adapter)}",
             expected=f"{decision.manifest}, as decided on",
             next_step="its files were changed: revoke by digest, and look at the server's disk",
-        )  # fmt: skip
+        )
     return decision

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardrail.registry.read.reader import Entry, Spec, StoredVersion, is_sealed, sealed_uri, too_large
+from guardrail.registry.read.reader import Spec, StoredFile, StoredVersion, is_sealed, sealed_uri, too_large
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +35,7 @@ class LocalReader:
             tags={str(key): str(value) for key, value in found.tags.items()},
         )
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         """The names in one directory."""
         if is_sealed(root):
             return self._listing_sealed(root, directory)
@@ -46,15 +46,15 @@ class LocalReader:
         uri = sealed_uri(root) if is_sealed(root) else str(self._client.get_logged_model(root).artifact_location)
         return fetch(uri, path, target, limit)
 
-    def _listing_sealed(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def _listing_sealed(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         return entries(get_artifact_repository(sealed_uri(root)).list_artifacts(directory or None))
 
 
-def entries(found: Iterable[FileInfo]) -> tuple[Entry, ...]:
+def entries(found: Iterable[FileInfo]) -> tuple[StoredFile, ...]:
     """What MLflow says of files, in our terms."""
-    return tuple(Entry(path=str(f.path), is_dir=bool(f.is_dir), size=int(f.file_size or 0)) for f in found)
+    return tuple(StoredFile(path=str(f.path), is_dir=bool(f.is_dir), size=int(f.file_size or 0)) for f in found)
 
 
 def fetch(uri: str, path: str, target: Path, limit: int) -> int:

@@ -16,7 +16,7 @@ from typing import Protocol
 from guardrail.errors import EvidenceInvalid, InvalidInput, ServiceUnavailable
 from guardrail.evidence.bundle import NAME
 from guardrail.records import Frozen
-from guardrail.registry.http.limits import Limits, limits, raised_by
+from guardrail.registry.http.limits import AnswerLimits, limits, raised_by
 from guardrail.registry.mlflow.tags import MODEL_ID
 
 DEEPEST = 8
@@ -73,7 +73,7 @@ class StoredVersion(Frozen):
         return self.tags.get(MODEL_ID, "") if is_sealed(self.root) else self.root
 
 
-class Entry(Frozen):
+class StoredFile(Frozen):
     """One name in a directory of a version's files; ``path`` is relative to their root."""
 
     path: str
@@ -84,7 +84,7 @@ class Entry(Frozen):
 class Files(Protocol):
     """Files that lie somewhere in MLflow, below a root."""
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         """The names in one directory below ``StoredVersion.root`` (``""`` is the root itself)."""
 
     def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
@@ -153,7 +153,7 @@ def too_large(path: str, limit: int) -> EvidenceInvalid:
     )
 
 
-def walk(reader: Files, root: str, directory: str = "") -> Iterator[Entry]:
+def walk(reader: Files, root: str, directory: str = "") -> Iterator[StoredFile]:
     """Every file below ``directory`` of ``root``.
 
     Raises:
@@ -168,12 +168,12 @@ class _Walk:
 
     reader: Files
     root: str
-    most: Limits
+    most: AnswerLimits
     files: int = 0
     directories: int = 0
     names: set[str] = field(default_factory=set)
 
-    def below(self, directory: str, depth: int) -> Iterator[Entry]:
+    def below(self, directory: str, depth: int) -> Iterator[StoredFile]:
         """Every file in a directory and in those below it."""
         if depth > DEEPEST:
             raise EvidenceInvalid(f"the model's directories are nested more than {DEEPEST} deep")
@@ -185,7 +185,7 @@ class _Walk:
             else:
                 yield entry
 
-    def _require_name(self, entry: Entry, directory: str) -> None:
+    def _require_name(self, entry: StoredFile, directory: str) -> None:
         parent, _, name = entry.path.rpartition("/")
         long = len(entry.path) > LONGEST_PATH or len(name) > LONGEST_NAME
         if parent != directory or not name or long or not NAME.fullmatch(entry.path):
@@ -196,7 +196,7 @@ class _Walk:
             raise EvidenceInvalid(f"the model holds {entry.path[:SHOWN]!r} twice", expected="every file once")
         self.names.add(entry.path)
 
-    def _count(self, entry: Entry) -> None:
+    def _count(self, entry: StoredFile) -> None:
         self.files, self.directories = self.files + (not entry.is_dir), self.directories + entry.is_dir
         if self.files > self.most.files:
             raise EvidenceInvalid(f"the model holds more than {self.most.files} files", next_step=raised_by("files"))
@@ -206,7 +206,7 @@ class _Walk:
             )
 
 
-def _require_room(entries: tuple[Entry, ...], most: int, directory: Path) -> None:
+def _require_room(entries: tuple[StoredFile, ...], most: int, directory: Path) -> None:
     """Refuse before anything is written what is too large, or would fill the disk."""
     size = sum(entry.size for entry in entries)
     if size > most:

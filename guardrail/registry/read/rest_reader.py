@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.registry.http.address import not_let_in, redacted, require_one_server, unavailable
-from guardrail.registry.http.limits import Limits
-from guardrail.registry.http.pages import Bounds, Page, follow
-from guardrail.registry.http.transport import Answer, Transport
+from guardrail.registry.http.limits import AnswerLimits
+from guardrail.registry.http.pages import ListBounds, Page, follow
+from guardrail.registry.http.transport import HttpAnswer, Transport
 from guardrail.registry.mlflow.mlflow_client import GATE
-from guardrail.registry.read.reader import Entry, Spec, StoredVersion, UnresolvedError, is_sealed, too_large
+from guardrail.registry.read.reader import Spec, StoredFile, StoredVersion, UnresolvedError, is_sealed, too_large
 
 PROXY = "api/2.0/mlflow-artifacts/artifacts"
 DIGITS = re.compile(r"[0-9]{1,19}")
@@ -29,7 +29,7 @@ DIGITS = re.compile(r"[0-9]{1,19}")
 class RestReader:
     """A reader of the server at ``uri``."""
 
-    def __init__(self, uri: str, limits: Limits | None = None) -> None:
+    def __init__(self, uri: str, limits: AnswerLimits | None = None) -> None:
         require_one_server(uri)
         self._transport = Transport(uri, limits)
         self._uri = self._transport.uri
@@ -45,7 +45,7 @@ class RestReader:
         fields = {name: str(raw.get(name, "")) for name in ("name", "version", "source", "status")}
         return StoredVersion(**fields, tags=tags)
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         """The names in one directory; follows pages where the server makes them."""
         if is_sealed(root):
             return self._listing_sealed(root, directory)
@@ -59,21 +59,23 @@ class RestReader:
         route = f"ajax-api/2.0/mlflow/logged-models/{root}/artifacts/files"
         return self._saved(route, {"artifact_file_path": path}, path, target, limit)
 
-    def _listing_sealed(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def _listing_sealed(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         """The artifact proxy says names without their directory."""
         entries = self._listed(PROXY.removeprefix("api/2.0/"), {"path": f"{root}/{directory}".rstrip("/")})
         return tuple(
             entry.model_copy(update={"path": f"{directory}/{entry.path}"}) if directory else entry for entry in entries
         )
 
-    def _listed(self, route: str, params: dict[str, str]) -> tuple[Entry, ...]:
-        def ask(token: str) -> Page[Entry]:
+    def _listed(self, route: str, params: dict[str, str]) -> tuple[StoredFile, ...]:
+        def ask(token: str) -> Page[StoredFile]:
             answer = self._json(route, {**params, "page_token": token} if token else params)
             found = tuple(_entry(raw) for raw in _dicts(answer.get("files")))
             return Page(found, str(answer.get("next_page_token") or ""))
 
         most = self._transport.limits
-        return tuple(follow(ask, Bounds("files of one directory", most.pages, most.files + most.directories, "files")))
+        return tuple(
+            follow(ask, ListBounds("files of one directory", most.pages, most.files + most.directories, "files"))
+        )
 
     def _saved(self, route: str, params: dict[str, str], path: str, target: Path, limit: int) -> int:
         try:
@@ -95,7 +97,7 @@ class RestReader:
         except ValidationError as error:
             raise InvalidInput(f"{redacted(self._uri)} does not answer like an MLflow server") from error
 
-    def _refused(self, answer: Answer) -> GuardrailError:
+    def _refused(self, answer: HttpAnswer) -> GuardrailError:
         said = _said(answer)
         if GATE in said:  # a gated server does not resolve what has expired or was revoked
             return UnresolvedError(f"{redacted(self._uri)} refuses: {said.partition(GATE)[2]}")
@@ -109,7 +111,7 @@ class RestReader:
 class RestRunFiles(RestReader):
     """Likewise the artifacts of an MLflow run, whose id is the root."""
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         """The names in one directory."""
         params = {"path": directory} if directory else {}
         return self._listed("mlflow/artifacts/list", {"run_id": root, **params})
@@ -119,18 +121,18 @@ class RestRunFiles(RestReader):
         return self._saved("get-artifact", {"run_uuid": root, "path": path}, path, target, limit)
 
 
-def _entry(raw: dict[str, object]) -> Entry:
+def _entry(raw: dict[str, object]) -> StoredFile:
     path, is_dir, size = str(raw.get("path", "")), raw.get("is_dir") is True, raw.get("file_size", 0)
     if is_dir:
-        return Entry(path=path, is_dir=True, size=0)
+        return StoredFile(path=path, is_dir=True, size=0)
     if isinstance(size, str) and DIGITS.fullmatch(size):
         size = int(size)  # 64-bit numbers are text in the JSON of protocol buffers
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise EvidenceInvalid(f"the model's file {path!r} has a size that is no number", expected="a number of bytes")
-    return Entry(path=path, is_dir=False, size=size)
+    return StoredFile(path=path, is_dir=False, size=size)
 
 
-def _said(answer: Answer) -> str:
+def _said(answer: HttpAnswer) -> str:
     try:
         body = TypeAdapter(dict[str, object]).validate_json(answer.body)
         return f"{answer.status} {str(body['message'])[:500]}"

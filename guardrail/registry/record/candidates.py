@@ -28,7 +28,7 @@ from guardrail.errors import EvidenceInvalid, EvidenceMissing, GuardrailError, I
 from guardrail.evidence.agreement import require_agreement
 from guardrail.evidence.bundle import adapter_files, stage_file
 from guardrail.evidence.chain.bound_records import bound_of
-from guardrail.evidence.chain.expected_statement import Expected, differs
+from guardrail.evidence.chain.expected_statement import ExpectedStatement, differs
 from guardrail.evidence.digest import canonical, digest, manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import LARGEST, unverified_payload
 from guardrail.evidence.statements.tickets import Ticket
@@ -54,8 +54,13 @@ TAG = PREFIX + "candidate"
 MOST = 1000
 """So many are looked at under one name; more are given up, and the one that is meant must be named by its id."""
 POLICY, CONFIG, TICKET, DATA, ADAPTER, FOLDER = (
-    "policy.yaml", "run.json", "ticket.json", "data-report.json", "adapter.json", "adapter",
-)  # fmt: skip
+    "policy.yaml",
+    "run.json",
+    "ticket.json",
+    "data-report.json",
+    "adapter.json",
+    "adapter",
+)
 DATA_SIGNED, TRAIN_SIGNED = stage_file("data"), stage_file("train")
 FILES = (POLICY, CONFIG, TICKET, DATA, ADAPTER, DATA_SIGNED, TRAIN_SIGNED)
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -145,9 +150,7 @@ def push(directory: Path, *, tracking_uri: str, now: datetime, artifact_location
             return Pushed(name, _store(opened, source, experiment_id, name, directory, to))
 
 
-def fetch(
-    name: str, directory: Path, *, tracking_uri: str, now: datetime, model_id: str | None = None
-) -> Fetched:  # fmt: skip
+def fetch(name: str, directory: Path, *, tracking_uri: str, now: datetime, model_id: str | None = None) -> Fetched:
     """Make ``directory`` the newest candidate whose adapter has this digest and that checks.
 
     Whoever may write to MLflow may give anything the tag, so what does not check is passed over.
@@ -279,9 +282,10 @@ def _listed(opened: MlflowClient, name: str) -> list[str]:
         found, token = [*found, *page], page.token or None
     if len(found) > MOST:
         raise InvalidInput(
-            f"more than {MOST} logged models call themselves the candidate {name}", expected="the one that is meant",
+            f"more than {MOST} logged models call themselves the candidate {name}",
+            expected="the one that is meant",
             next_step="guardrail candidate pull --candidate with the id that push printed",
-        )  # fmt: skip
+        )
     ready = [str(model.model_id) for model in found if str(model.status) == "READY"]
     return [model_id for model_id in ready if MODEL_SOURCE.fullmatch(f"models:/{model_id}")]
 
@@ -340,8 +344,8 @@ def _require_stated(
     bound = bound_of(ticket, policy.digest, adapter.base, data)
     trained = bound_of(ticket, policy.digest, adapter.base, data, adapter)
     for name, expected in (
-        (DATA_SIGNED, Expected("data", bound, digest(data), None, ticket.ledger)),
-        (TRAIN_SIGNED, Expected("train", trained, digest(adapter), sha256(signed), ticket.ledger)),
+        (DATA_SIGNED, ExpectedStatement("data", bound, digest(data), None, ticket.ledger)),
+        (TRAIN_SIGNED, ExpectedStatement("train", trained, digest(adapter), sha256(signed), ticket.ledger)),
     ):
         wrong = differs((directory / name).read_bytes(), expected, now)
         if wrong:

@@ -14,7 +14,7 @@ from guardrail.registry.mlflow.destinations import Destinations
 from guardrail.registry.mlflow.mlflow_client import sqlite_path
 from guardrail.registry.mlflow.tags import EVIDENCE, metrics, tags
 from guardrail.registry.read.local_reader import entries, fetch
-from guardrail.registry.read.reader import Entry, Files, walk
+from guardrail.registry.read.reader import Files, StoredFile, walk
 from guardrail.registry.read.rest_reader import RestRunFiles
 from guardrail.registry.record import read_back
 from guardrail.registry.record.earlier_attempt import MOST, usable
@@ -28,7 +28,7 @@ PAGE = "report.html"
 
 
 @dataclass(frozen=True)
-class Run:
+class DecisionRun:
     """A run of this evidence, and whether everything is in it."""
 
     run_id: str
@@ -64,11 +64,11 @@ def require_destination(client: MlflowClient, experiment_id: str, destinations: 
     destinations.require(str(client.get_experiment(experiment_id).artifact_location))
 
 
-def find_or_start(client: MlflowClient, tracking_uri: str, experiment_id: str, examined: Examined) -> Run:
+def find_or_start(client: MlflowClient, tracking_uri: str, experiment_id: str, examined: Examined) -> DecisionRun:
     """The run that holds exactly this evidence; a finished one before one that was cut off."""
     where = f"tags.`{EVIDENCE}` = '{examined.evidence_sha256}'"
     found = client.search_runs([experiment_id], where, order_by=["attributes.start_time DESC"])
-    left = [Run(str(run.info.run_id), run.info.status == "FINISHED") for run in found]
+    left = [DecisionRun(str(run.info.run_id), run.info.status == "FINISHED") for run in found]
     ours = tuple(entry for entry in examined.files if entry.path.startswith(f"{FOLDER}/"))
     for run in sorted(left, key=lambda run: not run.finished)[:MOST]:
         if usable(_run_files(client, tracking_uri), run.run_id, ours, finished=run.finished):
@@ -77,7 +77,7 @@ def find_or_start(client: MlflowClient, tracking_uri: str, experiment_id: str, e
     name = f"{decision.verdict.value} {decision.model} {decision.manifest[:8]}"
     values = tags(decision, examined.evidence_sha256, examined.signed_by)
     made = client.create_run(experiment_id, tags=values, run_name=name)
-    return Run(str(made.info.run_id), finished=False)
+    return DecisionRun(str(made.info.run_id), finished=False)
 
 
 def fill(
@@ -117,7 +117,7 @@ def require_received(client: MlflowClient, tracking_uri: str, run_id: str, direc
     )
 
 
-def _listed(files: Files, run_id: str) -> Iterator[Entry]:
+def _listed(files: Files, run_id: str) -> Iterator[StoredFile]:
     """The evidence and the page; other artifacts are whoever's logged them."""
     yield from walk(files, run_id, FOLDER)
     yield from (entry for entry in files.listing(run_id, "") if entry.path == PAGE)
@@ -138,7 +138,7 @@ class _OurFiles:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         found = self._files.listing(root, directory)
         return tuple(e for e in found if directory or e.path == FOLDER or (e.path == PAGE and e.is_dir))
 
@@ -152,7 +152,7 @@ class _StoredRunFiles:
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         return entries(self._client.list_artifacts(root, directory or None))
 
     def fetch(self, root: str, path: str, target: Path, limit: int) -> int:

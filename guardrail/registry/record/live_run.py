@@ -57,7 +57,7 @@ class Resumed:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownRun:
     """An MLflow run, and the last step that it holds numbers of."""
 
     run_id: str
@@ -169,17 +169,17 @@ class LiveRun:
         return True
 
 
-def _new(client: MlflowClient, uri: str, inputs: str, params: Mapping[str, str]) -> _Known:
+def _new(client: MlflowClient, uri: str, inputs: str, params: Mapping[str, str]) -> _KnownRun:
     from mlflow.entities import Param
 
     tags = {KIND: "live training", NO_EVIDENCE: "no", INPUTS: inputs, "mlflow.note.content": NOTE}
     name = f"training {params.get('method', '')} {inputs[:8]} (live, no decision)"
     run = client.create_run(experiment(client, uri, EXPERIMENT), tags=tags, run_name=name)
     client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in params.items()])
-    return _Known(str(run.info.run_id))
+    return _KnownRun(str(run.info.run_id))
 
 
-def _reopened(client: MlflowClient, resumed: Resumed) -> _Known | None:
+def _reopened(client: MlflowClient, resumed: Resumed) -> _KnownRun | None:
     """The run of the training that goes on, RUNNING again; None where it is gone or showed another training."""
     from mlflow.exceptions import MlflowException
 
@@ -197,4 +197,4 @@ def _reopened(client: MlflowClient, resumed: Resumed) -> _Known | None:
         return None
     client.update_run(resumed.run_id, status="RUNNING")
     steps = [metric.step for metric in client.get_metric_history(resumed.run_id, "loss")]
-    return _Known(resumed.run_id, max(steps, default=0))
+    return _KnownRun(resumed.run_id, max(steps, default=0))

@@ -110,8 +110,9 @@ def promote(
         try:
             with client(tracking_uri, write=True, also=(to.named,)) as opened:
                 source = _source(opened, tracking_uri)
-                job = _Job(opened, source, to, examined, directory, experiment, tracking_uri, page, on_step or _ignore,
-                           noted)  # fmt: skip
+                job = _Job(
+                    opened, source, to, examined, directory, experiment, tracking_uri, page, on_step or _ignore, noted
+                )
                 run_id = _log_run(job)
                 if examined.decision.verdict is not Verdict.PASSED:
                     return _record(job, run_id)
@@ -120,9 +121,7 @@ def promote(
             raise CandidateWaitsError(error, experiment, noted) from error
 
 
-def require_ready(
-    tracking_uri: str, *, experiment: str = EXPERIMENT, artifact_location: str | None = None
-) -> None:  # fmt: skip
+def require_ready(tracking_uri: str, *, experiment: str = EXPERIMENT, artifact_location: str | None = None) -> None:
     """Ask for everything that a promotion needs of MLflow before there is anything to promote.
 
     Its experiment is made where it is not there, so that credentials which may not write are found out now.

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from guardrail.errors import EvidenceInvalid, InvalidInput
 from guardrail.registry.http.address import redacted
-from guardrail.registry.read.reader import Entry
+from guardrail.registry.read.reader import StoredFile
 
 SHOWN = 3
 
 
 def require_received(
-    listed: Iterable[Entry], written: Mapping[str, int], tracking_uri: str, location: str
-) -> None:  # fmt: skip
+    listed: Iterable[StoredFile], written: Mapping[str, int], tracking_uri: str, location: str
+) -> None:
     """The files that are there are those that were written, by name and size.
 
     Args:

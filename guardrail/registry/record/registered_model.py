@@ -62,9 +62,7 @@ def _carries(source: LocalReader, spec: Spec, examined: Examined) -> bool:
         return False
 
 
-def find_or_start(
-    client: MlflowClient, source: Files, experiment_id: str, run_id: str, examined: Examined
-) -> Logged:  # fmt: skip
+def find_or_start(client: MlflowClient, source: Files, experiment_id: str, run_id: str, examined: Examined) -> Logged:
     """The logged model that holds exactly these files; one whose upload was cut off is filled again."""
     found = client.search_logged_models(
         [experiment_id],

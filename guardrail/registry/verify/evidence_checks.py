@@ -201,9 +201,17 @@ def _examined(directory: Path, found: _Signed) -> Examined:
         _ok("decision", _decided_again(policy, records, decision, stages)),
     ]
     return Examined(
-        decision, data, made, evaluation, sha256(envelope), signers(envelope), tuple(checks), stages, found.files,
+        decision,
+        data,
+        made,
+        evaluation,
+        sha256(envelope),
+        signers(envelope),
+        tuple(checks),
+        stages,
+        found.files,
         policy,
-    )  # fmt: skip
+    )
 
 
 def admissible(decision: Decision, now: datetime, until: datetime | None = None) -> Check:
@@ -222,8 +230,9 @@ def admissible(decision: Decision, now: datetime, until: datetime | None = None)
     if not decision.decided_at <= now:
         raise EvidenceInvalid(
             f"the decision was made at {decision.decided_at}, which is after now ({now})",
-            expected="a decision from the past", next_step="compare the clocks",
-        )  # fmt: skip
+            expected="a decision from the past",
+            next_step="compare the clocks",
+        )
     until = min(decision.valid_until, until or decision.valid_until)
     if expired(until, now):
         raise EvidenceInvalid(
@@ -323,9 +332,7 @@ def _loaded(policy: bytes) -> LoadedPolicy:
         raise EvidenceInvalid(f"the decision cannot be made again from the evidence: {error}") from error
 
 
-def _decided_again(
-    policy: LoadedPolicy, records: Evidence, decision: Decision, stages: Mapping[str, bytes]
-) -> str:  # fmt: skip
+def _decided_again(policy: LoadedPolicy, records: Evidence, decision: Decision, stages: Mapping[str, bytes]) -> str:
     """The same policy on the same records must give the same decision; only wording may have changed since.
 
     Decisions of earlier releases did not end with the first of their stages' statements.

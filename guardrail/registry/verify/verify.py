@@ -108,9 +108,13 @@ def verify_with(
 
 
 def verify_at(
-    directory: Path, source: Reader, spec: Spec, public_keys: Sequence[PublicKey], now: datetime,
+    directory: Path,
+    source: Reader,
+    spec: Spec,
+    public_keys: Sequence[PublicKey],
+    now: datetime,
     base_digest: str | None = None,
-) -> Verified:  # fmt: skip
+) -> Verified:
     """The same, over files that stay in ``directory``, which is empty before."""
     stored = source.version(spec)
     return judge(spec, stored, fetched(directory, source, stored, public_keys), now, base_digest)
@@ -208,9 +212,10 @@ def require_compared(examined: Examined, base_digest: str | None) -> str:
 def _tags(stored: StoredVersion, examined: Examined) -> str:
     if stored.tags.get(REVOKED):
         raise EvidenceInvalid(
-            f"the adapter was revoked: {stored.tags[REVOKED]!a}", expected="an adapter that is not revoked",
+            f"the adapter was revoked: {stored.tags[REVOKED]!a}",
+            expected="an adapter that is not revoked",
             next_step="promote another one",
-        )  # fmt: skip
+        )
     expected = tags(examined.decision, examined.evidence_sha256, examined.signed_by) | {MODEL_ID: stored.model_id}
     _equal_tags({key: value for key, value in stored.tags.items() if key.startswith(PREFIX)}, expected)
     return f"{len(expected)} {PREFIX}* tags, as the envelope says"

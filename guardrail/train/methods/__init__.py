@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 FAMILY = "guardrail.train.methods"
 Gradients = tuple[torch.Tensor, ...]
-State = dict[str, torch.Tensor]
+MethodState = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -262,11 +262,11 @@ class Method:
         """What happened in this run, for the record."""
         return {}
 
-    def state(self) -> State:
+    def state(self) -> MethodState:
         """What the method keeps between steps."""
         return {}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: MethodState) -> None:
         """Go on from :meth:`state`."""
         if state:
             raise InternalError(f"{self.name} keeps no state, but a checkpoint holds some")

@@ -17,7 +17,7 @@ import torch
 
 from guardrail.records import Scalar
 from guardrail.train.gradient_projection import agem, raises_loss
-from guardrail.train.methods import Backward, Gradients, Method, State
+from guardrail.train.methods import Backward, Gradients, Method, MethodState
 
 
 class Agem(Method):
@@ -49,11 +49,11 @@ class Agem(Method):
         steps, projected, raising = self._counts.tolist()
         return {"violated_share": projected / max(1, steps), "raising_share": raising / max(1, steps)}
 
-    def state(self) -> State:
+    def state(self) -> MethodState:
         """The counts."""
         return {"counts": self._counts.clone()}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: MethodState) -> None:
         """Go on from :meth:`state`."""
         self._counts = state["counts"].clone()
 

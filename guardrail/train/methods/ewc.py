@@ -25,7 +25,7 @@ import torch
 from guardrail.errors import InternalError
 from guardrail.records import Scalar
 from guardrail.train.fisher import diagonal_fisher, lora_updates, relative
-from guardrail.train.methods import Method, Setup, State, Step
+from guardrail.train.methods import Method, MethodState, Setup, Step
 from guardrail.train.penalty import Penalty, quadratic_penalty
 
 
@@ -59,7 +59,7 @@ class Ewc(Method):
         del parameters
         self._penalty = None
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: MethodState) -> None:
         """Nothing is kept between steps, but a run that goes back has moved its parameters."""
         super().load_state(state)
         self._penalty = None

@@ -18,7 +18,7 @@ import torch
 
 from guardrail.errors import InvalidInput
 from guardrail.records import Scalar
-from guardrail.train.methods import Method, Sees, Setup, State, Step
+from guardrail.train.methods import Method, MethodState, Sees, Setup, Step
 
 
 class Lisa(Method):
@@ -61,11 +61,11 @@ class Lisa(Method):
         if self._done % sum(self._stretches) in (0, self._stretches[0]):
             self._start = _copies(parameters)
 
-    def state(self) -> State:
+    def state(self) -> MethodState:
         """Where the stretch started, and how many steps are done."""
         return {"done": torch.tensor(self._done), **{f"start.{i}": start for i, start in enumerate(self._start)}}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: MethodState) -> None:
         """Go on from :meth:`state`."""
         self._done = int(state["done"])
         device = self._start[0].device

@@ -25,7 +25,7 @@ import torch
 from guardrail.errors import InvalidInput
 from guardrail.records import Scalar
 from guardrail.train.gradient_projection import ascent, average_squares, norm
-from guardrail.train.methods import Backward, Gradients, State
+from guardrail.train.methods import Backward, Gradients, MethodState
 from guardrail.train.methods.derpp import Derpp
 
 
@@ -38,8 +38,9 @@ class Refresh(Derpp):
     def __init__(self, hyperparameters: Mapping[str, Scalar]) -> None:
         super().__init__(hyperparameters)
         if not (self.number("gamma") < 1 and self.number("damping") > 0 and 0 <= self.number("decay") < 1):
-            raise InvalidInput(f"refresh: {self.hyperparameters}",
-                               expected="gamma in (0, 1), damping above 0, decay in [0, 1)")  # fmt: skip
+            raise InvalidInput(
+                f"refresh: {self.hyperparameters}", expected="gamma in (0, 1), damping above 0, decay in [0, 1)"
+            )
         self._squares: tuple[torch.Tensor, ...] = ()
         self._length = 0.0  # of the optimiser's last step
         self._before: Gradients = ()
@@ -59,12 +60,12 @@ class Refresh(Derpp):
         """Measure the optimiser's step."""
         self._length = norm([new.detach() - old for new, old in zip(parameters, self._before, strict=True)])
 
-    def state(self) -> State:
+    def state(self) -> MethodState:
         """The running average, and the length of the last step."""
         squares = {f"squares.{i}": square for i, square in enumerate(self._squares)}
         return {"length": torch.tensor(self._length, dtype=torch.float64), **squares}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: MethodState) -> None:
         """Go on from :meth:`state`; the squares follow the gradient to its device."""
         self._length = float(state["length"])
         self._squares = tuple(state[f"squares.{i}"] for i in range(len(state) - 1))

@@ -68,8 +68,10 @@ class SafeLora(Method):
         if self._direction is None:
             raise InternalError("safe_lora was not told to begin")
         if self.inputs()["unaligned"] != self._digest:
-            raise EvidenceInvalid(f"{self._unaligned} was changed while the adapter was trained",
-                                  expected="the files that training started with")  # fmt: skip
+            raise EvidenceInvalid(
+                f"{self._unaligned} was changed while the adapter was trained",
+                expected="the files that training started with",
+            )
         updates, kept = read_updates(adapter), dict[str, Update]()
         for name, update in updates.items():
             direction = self._direction(name)

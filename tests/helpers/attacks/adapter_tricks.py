@@ -128,21 +128,35 @@ ATTEMPTED = (
     setting("another kind of adapter", peft_type="LOHA"),
     setting("a setting of a later peft", a_setting_of_2031={"on": True}),
     text("a setting twice", lambda old: old[:-1] + ', "r": 1}', "cannot be read.*'r' is there twice"),
-    tensors("tensors of a module that is not targeted",
-            lambda t: t.update({k.replace("q_proj", "v_proj"): v for k, v in t.items()}), "holds tensors for .*v_proj"),
+    tensors(
+        "tensors of a module that is not targeted",
+        lambda t: t.update({k.replace("q_proj", "v_proj"): v for k, v in t.items()}),
+        "holds tensors for .*v_proj",
+    ),
     tensors("values that are not numbers", lambda t: t[B].fill(np.nan), "not finite"),
     tensors("whole numbers of 8 bits", _other(np.int8), "is of type 'I8'"),
     tensors("numbers of 64 bits", _other(np.float64), "is of type 'F64'"),
     tensors("half an adapter", lambda t: t.pop(B), "only one of"),
     header("a tensor twice", _duplicated, "is there twice"),
-)  # fmt: skip
+)
 
 SETTINGS = (
     *(removed(key) for key in ("r", "lora_alpha", "target_modules", "peft_type")),
-    *(setting(f"{key} set", f"says {key}=", **{key: {"x": 1}}) for key in (
-        "auto_mapping", "eva_config", "kasa_config", "lora_ga_config", "loftq_config", "megatron_config",
-        "monteclora_config", "use_bdlora", "velora_config", "runtime_config",
-    )),
+    *(
+        setting(f"{key} set", f"says {key}=", **{key: {"x": 1}})
+        for key in (
+            "auto_mapping",
+            "eva_config",
+            "kasa_config",
+            "lora_ga_config",
+            "loftq_config",
+            "megatron_config",
+            "monteclora_config",
+            "use_bdlora",
+            "velora_config",
+            "runtime_config",
+        )
+    ),
     setting("DoRA by a number", use_dora=1),
     setting("a bias by a number", lora_bias=0),
     setting("rsLoRA by a number", use_rslora=1),
@@ -189,9 +203,22 @@ SETTINGS = (
     setting("an alpha by a string", alpha_pattern={r"^model\.layers\.0\.self_attn\.q_proj": "4"}),
     setting("an alpha null", alpha_pattern={r"^model\.layers\.0\.self_attn\.q_proj": None}),
     setting("patterns by a list", alpha_pattern=[]),
-    *(setting(f"initialised as {name!r}", init_lora_weights=name) for name in (
-        "pissa_niter_4", "OLORA", "corda", "mica", "lora_ga", "eva", "orthogonal", "Gaussian", False, None, 1,
-    )),
+    *(
+        setting(f"initialised as {name!r}", init_lora_weights=name)
+        for name in (
+            "pissa_niter_4",
+            "OLORA",
+            "corda",
+            "mica",
+            "lora_ga",
+            "eva",
+            "orthogonal",
+            "Gaussian",
+            False,
+            None,
+            1,
+        )
+    ),
     *(setting(f"bias {name!r}", bias=name) for name in ("lora_only", "None", None, False)),
     *(setting(f"kind {name!r}", peft_type=name) for name in ("lora", "ADALORA", "XLORA", None, ["LORA"])),
     setting("dropout of everything", lora_dropout=1.0),
@@ -203,8 +230,9 @@ SETTINGS = (
     setting("a key of look-alike letters", answer=r"says 'us\\u0435_dora'=", **{"us\u0435_dora": True}),
     setting("a setting of nothing", a_setting_of_2031=None),
     text("a setting twice by an escape", lambda old: old[:-1] + ', "\\u0072": 1}', "is there twice"),
-    text("an object in an object twice",
-         lambda old: old[:-1] + ', "rank_pattern": {"x": 1, "x": 2}}', "is there twice"),
+    text(
+        "an object in an object twice", lambda old: old[:-1] + ', "rank_pattern": {"x": 1, "x": 2}}', "is there twice"
+    ),
     text("UTF-16", lambda old: old.encode("utf-16"), "cannot be read"),
     text("UTF-8 with a mark", lambda old: old.encode("utf-8-sig"), "cannot be read"),
     text("letters that a locale decodes", lambda old: old.replace("q_proj", "\u00e9"), "cannot be read"),
@@ -212,7 +240,7 @@ SETTINGS = (
     text("nested without end", lambda _: "[" * 100_000, "cannot be read"),
     text("nothing", lambda _: "", "cannot be read"),
     text("more than may be", lambda old: old + " " * (5 << 20), "cannot be read"),
-)  # fmt: skip
+)
 
 TENSORS = (
     tensors("no tensors", lambda t: t.clear(), "no tensors"),
@@ -222,15 +250,22 @@ TENSORS = (
     tensors("in capitals", lambda t: t.update({A.upper(): t.pop(A)}), "called"),
     tensors("a tensor more of the same module", lambda t: t.update({f"{LAYER}.lora_A.bias": t[A][0]}), "called"),
     tensors("the base's own weight", lambda t: t.update({f"{LAYER}.base_layer.weight": t[A]}), "called"),
-    tensors("a layer within the layer", lambda t: t.update(
-        {k.replace("q_proj", "q_proj.base_layer"): v for k, v in t.items()}), "called"),
-    tensors("a factor within a factor", lambda t: t.update(
-        {k.replace("q_proj", "q_proj.lora_A"): v for k, v in t.items()}), "called"),
+    tensors(
+        "a layer within the layer",
+        lambda t: t.update({k.replace("q_proj", "q_proj.base_layer"): v for k, v in t.items()}),
+        "called",
+    ),
+    tensors(
+        "a factor within a factor",
+        lambda t: t.update({k.replace("q_proj", "q_proj.lora_A"): v for k, v in t.items()}),
+        "called",
+    ),
     tensors("a magnitude", lambda t: t.update({f"{LAYER}.lora_magnitude_vector": t[A][0]}), "called"),
     tensors("an embedding", lambda t: t.update({f"{LAYER}.lora_embedding_A": t[A]}), "called"),
     tensors("a saved module", lambda t: t.update({"base_model.model.lm_head.weight": t[A]}), "called"),
-    tensors("a path out of the module", lambda t: t.update({A.replace("model.layers", "..layers"): t.pop(A)}),
-            "called"),
+    tensors(
+        "a path out of the module", lambda t: t.update({A.replace("model.layers", "..layers"): t.pop(A)}), "called"
+    ),
     tensors("A of another rank than B", lambda t: t.update({A: t[A][:2]}), r"A \[2, 4\]"),
     tensors("A of one row, which broadcasts", lambda t: t.update({A: t[A][:1]}), r"A \[1, 4\]"),
     tensors("rank 0", lambda t: t.update({A: t[A][:0], B: t[B][:, :0]}), r"A \[0, 4\]"),
@@ -239,19 +274,29 @@ TENSORS = (
     tensors("four dimensions", lambda t: t.update({A: t[A][:, :, None, None]}), r"A \[4, 4, 1, 1\]"),
     tensors("two types", lambda t: t.update({A: t[A].astype(np.float16)}), "tensors of types F16, F32"),
     tensors("an infinity", lambda t: t[A].__setitem__((3, 3), -np.inf), "not finite"),
-    tensors("an infinity in half precision",
-            lambda t: t.update({k: np.full(v.shape, np.inf, np.float16) for k, v in t.items()}), "not finite"),
+    tensors(
+        "an infinity in half precision",
+        lambda t: t.update({k: np.full(v.shape, np.inf, np.float16) for k, v in t.items()}),
+        "not finite",
+    ),
     tensors("truth values", _other(np.bool_), "is of type 'BOOL'"),
     tensors("complex numbers", _other(np.complex64), "is of type 'C64'"),
-    header("bfloat16 that is not finite", lambda h: h.update(
-        {A: {"dtype": "BF16", "shape": [4, 8], "data_offsets": h[A]["data_offsets"]}}) or None, "types BF16, F32"),
+    header(
+        "bfloat16 that is not finite",
+        lambda h: h.update({A: {"dtype": "BF16", "shape": [4, 8], "data_offsets": h[A]["data_offsets"]}}) or None,
+        "types BF16, F32",
+    ),
     header("metadata", lambda h: h.update(__metadata__={"format": "pt", "lora": "x"}), "has the metadata"),
     header("metadata of another framework", lambda h: h.update(__metadata__={"format": "np"}), "has the metadata"),
     header("metadata that is a list", lambda h: h.update(__metadata__=[]), "has the metadata"),
     header("bytes behind", lambda _: None, "of which its tensors fill", extra=b"evil"),
     header("bytes that two tensors share", lambda h: h[A].update(data_offsets=h[B]["data_offsets"]), "a hole or"),
-    header("a hole", lambda h: [h[k].update(data_offsets=[o + 4 for o in h[k]["data_offsets"]]) for k in h] and None,
-           "a hole or", extra=b"evil"),
+    header(
+        "a hole",
+        lambda h: [h[k].update(data_offsets=[o + 4 for o in h[k]["data_offsets"]]) for k in h] and None,
+        "a hole or",
+        extra=b"evil",
+    ),
     header("an offset below zero", lambda h: h[A].update(data_offsets=[-64, 0]), "at "),
     header("an offset by a fraction", lambda h: h[A].update(data_offsets=[0.0, 64.0]), "at "),
     header("a shape by truth values", lambda h: h[A].update(shape=[True, 16]), "the shape"),
@@ -268,15 +313,20 @@ TENSORS = (
     header("a header that is a list", lambda h: json.dumps([h]), "not an object"),
     header("a header after a space", lambda h: " " + json.dumps(h), "not an object"),
     header("a header nested without end", lambda _: '{"a":' * 50_000, "cannot be read"),
-    Trick("a header longer than the file", lambda d: (d / WEIGHTS).write_bytes(struct.pack("<Q", 1 << 40) + b"{}"),
-          "has a header of"),
-    Trick("a header longer than may be",
-          lambda d: (d / WEIGHTS).write_bytes(struct.pack("<Q", (1 << 24) + 8) + b" " * ((1 << 24) + 9)),
-          "has a header of"),
+    Trick(
+        "a header longer than the file",
+        lambda d: (d / WEIGHTS).write_bytes(struct.pack("<Q", 1 << 40) + b"{}"),
+        "has a header of",
+    ),
+    Trick(
+        "a header longer than may be",
+        lambda d: (d / WEIGHTS).write_bytes(struct.pack("<Q", (1 << 24) + 8) + b" " * ((1 << 24) + 9)),
+        "has a header of",
+    ),
     Trick("an empty file", lambda d: (d / WEIGHTS).write_bytes(b""), "has 0 bytes"),
     Trick("half a file", lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:-8]), "tensors fill"),
     Trick("no weights", lambda d: (d / WEIGHTS).unlink(), "cannot be read|files are"),
-)  # fmt: skip
+)
 
 FILES = (
     beside("chat_template.jinja"),

@@ -72,7 +72,7 @@ REGISTRY = [
     Attempt("model deleted, client", client("delete_registered_model")),
     Attempt("stage", moves.stage),
     Attempt("stage, archiving the others", client("transition_model_version_stage", "1", "Staging", True)),
-]  # fmt: skip
+]
 
 ARTIFACTS = [
     through_proxy("weights overwritten, api", lambda t: t.put(f"{t.files}/{WEIGHTS}")),
@@ -102,7 +102,7 @@ ARTIFACTS = [
     through_proxy("experiment below the files", upload_at(lambda t: f"{t.place}/evidence")),
     through_proxy("experiment at mlflow-artifacts:", moves.proxied_location),
     through_proxy("experiment at mlflow-artifacts:, client", moves.log_artifact),
-]  # fmt: skip
+]
 
 BUCKET = [
     in_bucket("experiment at s3://", upload_at(lambda t: t.place)),
@@ -114,7 +114,7 @@ BUCKET = [
     in_bucket("presigned upload at S3://", moves.presigned_capitals),
     in_bucket("directory deleted with a slash at the end", lambda t: t.raw("DELETE", f"{PROXY}/{t.files}/")),
     in_bucket("directory around deleted with a slash at the end", moves.around_with_slash),
-]  # fmt: skip
+]
 
 FEATURES = [
     Attempt("workspace deleted into the default one", moves.workspace, workspaces=True),
@@ -123,7 +123,7 @@ FEATURES = [
     Attempt("custom scorer, api", lambda t: moves.scorer(t, "api"), feature=True),
     Attempt("custom scorer, ajax-api", lambda t: moves.scorer(t, "ajax-api"), feature=True),
     Attempt("assistant", moves.assistant, feature=True, asgi_only=True),
-]  # fmt: skip
+]
 
 HTTP = [Attempt(name, move) for name, move in HTTP_ATTEMPTS]
 ADAPTERS = [Attempt(name, attack, anywhere=True) for name, attack in bypass_adapter.MOVES.items()]

@@ -64,16 +64,18 @@ def tags_of_another_base(t: Target) -> None:
 
 BASE_TAG, POLICY_TAG = "guardrail.base_sha256", "guardrail.policy_sha256"
 SET_TAG = "model-versions/set-tag"
-MOVES: Mapping[str, Move] = MappingProxyType({
-    "base tag of a version, api": api("POST", SET_TAG, version="2", key=BASE_TAG, value=OTHER),
-    "base tag of a version, ajax-api": ajax("POST", SET_TAG, version="2", key=BASE_TAG, value=OTHER),
-    "name of the base in a tag, client": client("set_model_version_tag", "2", "guardrail.base", "attacker/kindly"),
-    "policy tag of a version": api("POST", SET_TAG, version="2", key=POLICY_TAG, value=OTHER),
-    "base tag of the model": api("POST", "registered-models/set-tag", key=BASE_TAG, value=OTHER),
-    "version with the tags of another base": tags_of_another_base,
-    "version of an adapter for another base": adapter_of_another_base,
-    "version with a chat template beside the adapter": template_beside_the_adapter,
-    "version with a tokenizer beside the adapter": tokenizer_beside_the_adapter,
-    "version of a whole base model": whole_base,
-    "version with a policy of one's own": policy_of_ones_own,
-})  # fmt: skip
+MOVES: Mapping[str, Move] = MappingProxyType(
+    {
+        "base tag of a version, api": api("POST", SET_TAG, version="2", key=BASE_TAG, value=OTHER),
+        "base tag of a version, ajax-api": ajax("POST", SET_TAG, version="2", key=BASE_TAG, value=OTHER),
+        "name of the base in a tag, client": client("set_model_version_tag", "2", "guardrail.base", "attacker/kindly"),
+        "policy tag of a version": api("POST", SET_TAG, version="2", key=POLICY_TAG, value=OTHER),
+        "base tag of the model": api("POST", "registered-models/set-tag", key=BASE_TAG, value=OTHER),
+        "version with the tags of another base": tags_of_another_base,
+        "version of an adapter for another base": adapter_of_another_base,
+        "version with a chat template beside the adapter": template_beside_the_adapter,
+        "version with a tokenizer beside the adapter": tokenizer_beside_the_adapter,
+        "version of a whole base model": whole_base,
+        "version with a policy of one's own": policy_of_ones_own,
+    }
+)

@@ -57,11 +57,18 @@ def state(t: Target) -> list[object]:
     """How they look now; "gone" is what cannot be read any more."""
     known = decisions(t)
     return [
-        _read(t, f"experiments/get?experiment_id={known.experiment}", "experiment", "lifecycle_stage", "name",
-              "artifact_location", "tags"),
+        _read(
+            t,
+            f"experiments/get?experiment_id={known.experiment}",
+            "experiment",
+            "lifecycle_stage",
+            "name",
+            "artifact_location",
+            "tags",
+        ),
         _read(t, f"runs/get?run_id={known.run}", "run", "info.lifecycle_stage", "data.tags"),
         _read(t, f"logged-models/{known.model}", "model", "info.status", "info.tags"),
-    ]  # fmt: skip
+    ]
 
 
 def _experiment(t: Target, name: str) -> str:
@@ -172,44 +179,57 @@ HOSTILE = [
     recorded("decisions' experiment deleted, api", post("api", "experiments/delete", experiment)),
     recorded("decisions' experiment deleted, ajax-api", post("ajax", "experiments/delete", experiment)),
     recorded("decisions' experiment deleted, client", client("delete_experiment", E_)),
-    recorded("decisions' experiment deleted by 0 and its number",
-             post("api", "experiments/delete", spelt(lambda number: f"0{number}"))),
-    recorded("decisions' experiment deleted by its number and a space",
-             post("api", "experiments/delete", spelt(lambda number: f"{number} "))),
-    recorded("decisions' experiment deleted by its number in other digits",
-             post("api", "experiments/delete", spelt(arabic))),
+    recorded(
+        "decisions' experiment deleted by 0 and its number",
+        post("api", "experiments/delete", spelt(lambda number: f"0{number}")),
+    ),
+    recorded(
+        "decisions' experiment deleted by its number and a space",
+        post("api", "experiments/delete", spelt(lambda number: f"{number} ")),
+    ),
+    recorded(
+        "decisions' experiment deleted by its number in other digits", post("api", "experiments/delete", spelt(arabic))
+    ),
     recorded("decisions' experiment renamed, api", post("api", "experiments/update", renamed)),
     recorded("decisions' experiment renamed, ajax-api", post("ajax", "experiments/update", renamed)),
-    recorded("decisions' experiment renamed, client",
-             client("rename_experiment", E_, lambda d: f"{d.name}-{os.urandom(4).hex()}")),
+    recorded(
+        "decisions' experiment renamed, client",
+        client("rename_experiment", E_, lambda d: f"{d.name}-{os.urandom(4).hex()}"),
+    ),
     recorded("decisions' experiment replaced by one elsewhere", replaced),
     recorded("decisions' experiment deleted, restored and renamed", replaced_after_deletion),
     recorded("decisions' experiment described, api", post("api", "experiments/set-experiment-tag", noted)),
     recorded("decisions' experiment described, ajax-api", post("ajax", "experiments/set-experiment-tag", noted)),
-    recorded("decisions' experiment marked, client",
-             client("set_experiment_tag", E_, lambda _: "mlflow.experimentKind", lambda _: "genai_development")),
+    recorded(
+        "decisions' experiment marked, client",
+        client("set_experiment_tag", E_, lambda _: "mlflow.experimentKind", lambda _: "genai_development"),
+    ),
     recorded("decisions' experiment unmarked, client", client("delete_experiment_tag", E_, lambda _: "kind")),
     recorded("run of a decision deleted, api", post("api", "runs/delete", lambda d: {"run_id": d.run})),
     recorded("run of a decision deleted, ajax-api", post("ajax", "runs/delete", lambda d: {"run_id": d.run})),
     recorded("run of a decision deleted, client", client("delete_run", R_)),
     recorded("evidence's tag of a run changed, api", post("api", "runs/set-tag", forged(EVIDENCE))),
-    recorded("evidence's tag of a run changed, client",
-             client("set_tag", R_, lambda _: EVIDENCE, lambda _: OTHER)),
+    recorded("evidence's tag of a run changed, client", client("set_tag", R_, lambda _: EVIDENCE, lambda _: OTHER)),
     recorded("evidence's tag of a run changed in a batch", post("api", "runs/log-batch", batch)),
     recorded("evidence's tag of a run deleted", client("delete_tag", R_, lambda _: EVIDENCE)),
     recorded("another tag of ours put on a run", post("ajax", "runs/set-tag", forged("guardrail.verdict"))),
-    recorded("candidate deleted, api",
-             post("api", "logged-models/{model}", lambda d: {"model_id": d.model}, "DELETE")),
-    recorded("candidate deleted, ajax-api",
-             post("ajax", "logged-models/{model}", lambda d: {"model_id": d.model}, "DELETE")),
+    recorded("candidate deleted, api", post("api", "logged-models/{model}", lambda d: {"model_id": d.model}, "DELETE")),
+    recorded(
+        "candidate deleted, ajax-api", post("ajax", "logged-models/{model}", lambda d: {"model_id": d.model}, "DELETE")
+    ),
     recorded("candidate deleted, client", client("delete_logged_model", M_)),
     recorded("candidate's tag changed, api", post("api", "logged-models/{model}/tags", model_tag, "PATCH")),
-    recorded("candidate's tag changed, client",
-             client("set_logged_model_tags", M_, lambda _: {CANDIDATE: OTHER})),
+    recorded("candidate's tag changed, client", client("set_logged_model_tags", M_, lambda _: {CANDIDATE: OTHER})),
     recorded("candidate's tag deleted, client", client("delete_logged_model_tag", M_, lambda _: CANDIDATE)),
-    recorded("candidate marked as failed, api",
-             post("api", "logged-models/{model}",
-                  lambda d: {"model_id": d.model, "status": "LOGGED_MODEL_UPLOAD_FAILED"}, "PATCH")),
+    recorded(
+        "candidate marked as failed, api",
+        post(
+            "api",
+            "logged-models/{model}",
+            lambda d: {"model_id": d.model, "status": "LOGGED_MODEL_UPLOAD_FAILED"},
+            "PATCH",
+        ),
+    ),
     recorded("candidate marked as failed, client", client("finalize_logged_model", M_, lambda _: "FAILED")),
-]  # fmt: skip
+]
 """Every one changes what :func:`state` shows, on stock MLflow."""

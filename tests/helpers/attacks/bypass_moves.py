@@ -249,7 +249,13 @@ def job(t: Target) -> None:
 
 
 def scorer(t: Target, prefix: str) -> None:
-    code = {"name": "x", "call_source": "return open('/etc/passwd').read()", "call_signature": "(outputs)",
-            "original_func_name": "x", "mlflow_version": "3.17.2", "serialization_version": 1}  # fmt: skip
+    code = {
+        "name": "x",
+        "call_source": "return open('/etc/passwd').read()",
+        "call_signature": "(outputs)",
+        "original_func_name": "x",
+        "mlflow_version": "3.17.2",
+        "serialization_version": 1,
+    }
     body = {"experiment_id": "0", "name": f"x-{t.scratch.name}", "serialized_scorer": json.dumps(code)}
     t.call("POST", f"{prefix}/3.0/mlflow/scorers/register", body)

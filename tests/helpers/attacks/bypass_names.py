@@ -69,24 +69,35 @@ def renamed_twin(letter: str, character: str) -> Move:
 
 NAMES = [
     ignored("alias moved back through an odd spelling", api("POST", "registered-models/alias", alias=A, version="1")),
-    ignored("alias moved back through an odd spelling, ajax-api",
-            ajax("POST", "registered-models/alias", alias=A, version="1")),
+    ignored(
+        "alias moved back through an odd spelling, ajax-api",
+        ajax("POST", "registered-models/alias", alias=A, version="1"),
+    ),
     ignored("alias moved back through an odd spelling, client", client("set_registered_model_alias", A, "1")),
-    ignored("alias with a character that the database ignores",
-            lambda t: t.client.set_registered_model_alias(t.name, put_in(KASRA, A), "1")),
+    ignored(
+        "alias with a character that the database ignores",
+        lambda t: t.client.set_registered_model_alias(t.name, put_in(KASRA, A), "1"),
+    ),
     ignored("alias deleted through an odd spelling", api("DELETE", "registered-models/alias", alias=A)),
     ignored("version through an odd spelling", version),
     ignored("tag through an odd spelling", api("POST", "registered-models/set-tag", key="a", value="b")),
-    ignored("verdict tag through an odd spelling",
-            api("POST", "model-versions/set-tag", version="1", key="guardrail.verdict", value="FAILED")),
-    ignored("verdict tag deleted through an odd spelling",
-            client("delete_model_version_tag", "1", "guardrail.verdict")),
+    ignored(
+        "verdict tag through an odd spelling",
+        api("POST", "model-versions/set-tag", version="1", key="guardrail.verdict", value="FAILED"),
+    ),
+    ignored(
+        "verdict tag deleted through an odd spelling", client("delete_model_version_tag", "1", "guardrail.verdict")
+    ),
     ignored("description through an odd spelling", api("PATCH", "registered-models/update", description="PASSED")),
-    ignored("description of a version through an odd spelling",
-            ajax("PATCH", "model-versions/update", version="1", description="PASSED")),
+    ignored(
+        "description of a version through an odd spelling",
+        ajax("PATCH", "model-versions/update", version="1", description="PASSED"),
+    ),
     ignored("stage through an odd spelling", client("transition_model_version_stage", "1", "Production")),
-    ignored("renamed away through an odd spelling",
-            lambda t: t.client.rename_registered_model(spelt(t.name), f"away-{t.scratch.name}")),
+    ignored(
+        "renamed away through an odd spelling",
+        lambda t: t.client.rename_registered_model(spelt(t.name), f"away-{t.scratch.name}"),
+    ),
     ignored("renamed onto an odd spelling", renamed(BACKSLASH_AROUND)),
     ignored("guarded name made a prompt through an odd spelling", made_a_prompt),
     ignored("version deleted through an odd spelling", client("delete_model_version", "1")),
@@ -98,6 +109,8 @@ NAMES = [
     Attempt("look-alike with a Lisu letter", twin("d", LISU_D)),
     Attempt("renamed to a look-alike", renamed_twin("o", "\u043e")),
     Attempt("renamed to a look-alike with a Greek letter", renamed_twin("o", "\u03bf")),
-    Attempt("alias that looks like the protected one",
-            lambda t: t.client.set_registered_model_alias(t.name, "pr0duction", "1")),
-]  # fmt: skip
+    Attempt(
+        "alias that looks like the protected one",
+        lambda t: t.client.set_registered_model_alias(t.name, "pr0duction", "1"),
+    ),
+]

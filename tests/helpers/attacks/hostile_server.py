@@ -133,12 +133,26 @@ def unavailable_for_years(wire: Wire) -> None:
 
 Behaviour = Callable[[Wire], None]
 SLOW: tuple[Behaviour, ...] = (
-    silence, dripping_body, dripping_body_without_a_length, dripping_header, dripping_trailer, endless_continue,
-)  # fmt: skip
+    silence,
+    dripping_body,
+    dripping_body_without_a_length,
+    dripping_header,
+    dripping_trailer,
+    endless_continue,
+)
 QUICK: tuple[Behaviour, ...] = (
-    endless_headers, endless_chunk_size, flood, bomb, deep, crowd, page_of_html, redirect_to_a_file,
-    redirect_to_another_host, redirect_to_itself, unavailable_for_years,
-)  # fmt: skip
+    endless_headers,
+    endless_chunk_size,
+    flood,
+    bomb,
+    deep,
+    crowd,
+    page_of_html,
+    redirect_to_a_file,
+    redirect_to_another_host,
+    redirect_to_itself,
+    unavailable_for_years,
+)
 BEHAVIOURS = (*SLOW, *QUICK)
 MAY_BE_TAKEN = frozenset({deep, page_of_html, crowd})
 """Answers that are whole and small enough: who only asks whether anybody is there, or takes any file, takes them."""

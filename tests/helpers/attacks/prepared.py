@@ -69,7 +69,7 @@ KINDS: dict[str, Callable[[Path, Victim], object]] = {
     "a named pipe": lambda path, _: os.mkfifo(path),
     "a socket": lambda path, _: _socket(path),
     "a directory": lambda path, _: path.mkdir(),
-}  # fmt: skip
+}
 LINKS = tuple(kind for kind in KINDS if "link" in kind)
 
 

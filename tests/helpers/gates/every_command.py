@@ -24,6 +24,5 @@ def every_command(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[
 def asks(*options: str) -> set[tuple[str, ...]]:
     """The commands that have one of these options."""
     return {
-        words for words, found in every_command(cli)
-        if any(set(param.opts) & set(options) for param in found.params)
-    }  # fmt: skip
+        words for words, found in every_command(cli) if any(set(param.opts) & set(options) for param in found.params)
+    }

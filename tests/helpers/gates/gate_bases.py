@@ -53,9 +53,12 @@ def _generation(folder: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
-    "template": _template, "inner template": _inner_template, "tokenizer": _tokenizer, "weights": _weights,
+    "template": _template,
+    "inner template": _inner_template,
+    "tokenizer": _tokenizer,
+    "weights": _weights,
     "generation": _generation,
-}  # fmt: skip
+}
 
 
 @cache

@@ -43,14 +43,22 @@ class Cast:
         issued = now - timedelta(days=60)
         guarded = ProtectedAlias(alias=ALIAS, policy=policy_digest(MODEL), approvals=approvals)
         return Trust(
-            version=1, issued=issued, expires=now + timedelta(days=60), root=Root(threshold=1, keys=self.ids("root")),
+            version=1,
+            issued=issued,
+            expires=now + timedelta(days=60),
+            root=Root(threshold=1, keys=self.ids("root")),
             keys={self[name].public.keyid: self[name].entry for name in NAMES if name != "stranger"},
             roles=Roles(
-                data=self.ids("trainer"), train=self.ids("trainer"), evaluate=self.ids("evaluator"),
-                decide=self.ids("decider"), approve=self.ids("ana", "ben"), server=self.ids("server"),
+                data=self.ids("trainer"),
+                train=self.ids("trainer"),
+                evaluate=self.ids("evaluator"),
+                decide=self.ids("decider"),
+                approve=self.ids("ana", "ben"),
+                server=self.ids("server"),
             ),
-            models=(GuardedModel(name=MODEL, aliases=(guarded,)),), one_person_may_train_evaluate_and_approve=alone,
-        )  # fmt: skip
+            models=(GuardedModel(name=MODEL, aliases=(guarded,)),),
+            one_person_may_train_evaluate_and_approve=alone,
+        )
 
 
 def cast(directory: Path) -> Cast:

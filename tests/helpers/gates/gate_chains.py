@@ -46,12 +46,26 @@ def drawn(gate: Gate, signers: Signers, model: str = "guarded", alias: str = "pr
 
 
 def staged(
-    directory: Path, gate: Gate, signers: Signers, *, model: str = "guarded", alias: str = "production",
-    safe: bool = True, seed: int = 0, now: datetime | None = None, policy_text: str = POLICY,
-    prepare: Callable[[Path], object] = lambda _: None, ticket: Ticket | None = None, bind: bool = True,
-    attempt: int | None = None, order: str = "", base: ModelRef = BASE,
-    ends: Mapping[str, datetime] = MappingProxyType({}), bounded: bool = True, **changes: Any,
-) -> Bundle:  # fmt: skip
+    directory: Path,
+    gate: Gate,
+    signers: Signers,
+    *,
+    model: str = "guarded",
+    alias: str = "production",
+    safe: bool = True,
+    seed: int = 0,
+    now: datetime | None = None,
+    policy_text: str = POLICY,
+    prepare: Callable[[Path], object] = lambda _: None,
+    ticket: Ticket | None = None,
+    bind: bool = True,
+    attempt: int | None = None,
+    order: str = "",
+    base: ModelRef = BASE,
+    ends: Mapping[str, datetime] = MappingProxyType({}),
+    bounded: bool = True,
+    **changes: Any,
+) -> Bundle:
     """A bundle that its stages have signed and nobody has decided on; ``changes`` replace what the evaluation says.
 
     ``order`` is another nonce, in whose order the prompts were asked. ``ends`` says when a stage's statement expires;
@@ -59,9 +73,15 @@ def staged(
     """
     now, ticket = now or datetime.now(UTC), ticket or drawn(gate, signers, model, alias)
     given: dict[str, Any] = {
-        "model": model, "alias": alias, "safe": safe, "seed": seed, "now": now, "policy_text": policy_text,
-        "nonce": order or ticket.nonce, "base": base,
-    }  # fmt: skip
+        "model": model,
+        "alias": alias,
+        "safe": safe,
+        "seed": seed,
+        "now": now,
+        "policy_text": policy_text,
+        "nonce": order or ticket.nonce,
+        "base": base,
+    }
     bundle = unsealed(directory, prepare=prepare, **given)
     policy = bundle.decision.policy
     times = {"not_before": now - timedelta(minutes=1), "expires": now + timedelta(days=30)}
@@ -75,8 +95,15 @@ def staged(
     data = signed("data", bundle.data, None, bundle.data)
     train = signed("train", bundle.adapter, sha256(data), bundle.data, bundle.adapter)
     noted = gate.submit(train) if bind else None
-    evaluate = signed("evaluate", bundle.evaluation, sha256(train), bundle.data, bundle.adapter, bundle.evaluation,
-                      **{"ledger": noted.entry.digest if noted else ticket.ledger, **changes})  # fmt: skip
+    evaluate = signed(
+        "evaluate",
+        bundle.evaluation,
+        sha256(train),
+        bundle.data,
+        bundle.adapter,
+        bundle.evaluation,
+        **{"ledger": noted.entry.digest if noted else ticket.ledger, **changes},
+    )
     which = attempt if attempt is not None else noted.attempt if noted else 1
     return replace(
         bundle,
@@ -94,6 +121,11 @@ def vote(bundle: Bundle, key: PrivateKey, *, yes: bool = True, **changes: Any) -
     """What a person says about a bundle; ``changes`` replace what the statement says."""
     evaluate = bundle.stages["evaluate"]
     said = parse(unverified_payload(evaluate))
-    given = {"after": sha256(evaluate), "ledger": said.predicate.ledger, "not_before": said.predicate.not_before,
-             "expires": said.predicate.expires, "approval": Approval(approved=yes, reason="looked at it")}  # fmt: skip
+    given = {
+        "after": sha256(evaluate),
+        "ledger": said.predicate.ledger,
+        "not_before": said.predicate.not_before,
+        "expires": said.predicate.expires,
+        "approval": Approval(approved=yes, reason="looked at it"),
+    }
     return sign(statement("approve", said.bound, said.predicate.record, **{**given, **changes}), key)

@@ -84,10 +84,12 @@ def parts(folder: Path, database: str = "") -> Iterator[Parts]:
     who = known(folder / "people") if (folder / "people").exists() else people(folder / "people")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            config.TRUST: who.trust_file, config.ROOT_KEYS: who.root.public_file,
-            config.SERVER_KEY: who.server.private_file, config.LEDGER: folder / "ledger" / "ledger",
+            config.TRUST: who.trust_file,
+            config.ROOT_KEYS: who.root.public_file,
+            config.SERVER_KEY: who.server.private_file,
+            config.LEDGER: folder / "ledger" / "ledger",
             config.LEDGER_HEAD: folder / "ledger" / "ledger.head",
-        }.items():  # fmt: skip
+        }.items():
             patch.setenv(name, str(value))
         patch.delenv(config.ROOT_THRESHOLD, raising=False)
         patch.setattr(proposed_files, "logged_model", _logged_model)

@@ -66,9 +66,16 @@ def guarded_model(name: str, approvals: int = 0) -> GuardedModel:
 
 
 def trust(
-    root: Person, decider: Person, models: Sequence[GuardedModel], *, version: int = 1, now: datetime | None = None,
-    days: float = 30, approvers: Sequence[Person] = (), server: Person | None = None,
-) -> Trust:  # fmt: skip
+    root: Person,
+    decider: Person,
+    models: Sequence[GuardedModel],
+    *,
+    version: int = 1,
+    now: datetime | None = None,
+    days: float = 30,
+    approvers: Sequence[Person] = (),
+    server: Person | None = None,
+) -> Trust:
     """What the trust file says."""
     server = server or decider
     issued = (now or datetime.now(UTC)) - timedelta(hours=1)

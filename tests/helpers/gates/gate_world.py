@@ -66,17 +66,30 @@ class World:
         """A private key, as commands take it."""
         return ("--key", self.who[name].private_file)
 
-    def admit(self, seed: int = 0, *, ago: timedelta = timedelta(0), attempt: int | None = None,
-              signers: Mapping[str, str] = NOBODY) -> str:  # fmt: skip
+    def admit(
+        self,
+        seed: int = 0,
+        *,
+        ago: timedelta = timedelta(0),
+        attempt: int | None = None,
+        signers: Mapping[str, str] = NOBODY,
+    ) -> str:
         """Admit an adapter whose evidence was made some time ago, by other ``signers``; the evidence's digest."""
         return self.gate.admit(self.made(seed, ago=ago, attempt=attempt, signers=signers))
 
-    def made(self, seed: int, *, ago: timedelta = timedelta(0), attempt: int | None = None,
-             signers: Mapping[str, str] = NOBODY) -> Bundle:  # fmt: skip
+    def made(
+        self,
+        seed: int,
+        *,
+        ago: timedelta = timedelta(0),
+        attempt: int | None = None,
+        signers: Mapping[str, str] = NOBODY,
+    ) -> Bundle:
         """Evidence that nobody has admitted; its adapter was bound to a ticket."""
         now = datetime.now(UTC) - ago
-        return proven(self.folder / f"adapter-{seed}", self.gate, self.who.signers(**signers), seed=seed, now=now,
-                      attempt=attempt)  # fmt: skip
+        return proven(
+            self.folder / f"adapter-{seed}", self.gate, self.who.signers(**signers), seed=seed, now=now, attempt=attempt
+        )
 
     @property
     def votes(self) -> list[bytes]:

@@ -10,10 +10,19 @@ from trust_files import NOW, key
 
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.envelope import sign
-from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.entries import Entry, EntryKind, Head
 from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE, advance, append, next_entry
 
-KINDS: tuple[Kind, ...] = ("proposal", "decision", "approval", "denial", "rejection", "revocation", "rollback", "trust")
+KINDS: tuple[EntryKind, ...] = (
+    "proposal",
+    "decision",
+    "approval",
+    "denial",
+    "rejection",
+    "revocation",
+    "rollback",
+    "trust",
+)
 
 
 def history(count: int, name: str = "server", note: str = "", seconds: Sequence[float] = ()) -> list[bytes]:

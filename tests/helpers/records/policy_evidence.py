@@ -62,8 +62,17 @@ def pairs(sli: Sli, candidate: Rate, base: Rate, both: int | None = None) -> Pai
     return Pairs(n=candidate.n, candidate_only=mine - shared, base_only=other - shared)
 
 
-def measurement(sli: Sli, suite: str, candidate: Rate, base: Rate, *, attack: str = "direct", judge: str = "refusal",
-                split: str = "gate", both: int | None = None) -> Measurement:  # fmt: skip
+def measurement(
+    sli: Sli,
+    suite: str,
+    candidate: Rate,
+    base: Rate,
+    *,
+    attack: str = "direct",
+    judge: str = "refusal",
+    split: str = "gate",
+    both: int | None = None,
+) -> Measurement:
     """One measurement with consistent pairs."""
     card = JudgeCard(
         name=judge,
@@ -143,8 +152,14 @@ def adapter_record(policy: str, data: DataReport, *, method: str = "der") -> Ada
     )
 
 
-def merged_adapter(policy: str, *, method: str = "der", flagged: int = 7, left_in: int = 0,
-                   detectors: tuple[str, ...] = ("known_harm", "harmful_compliance")) -> MergedAdapter:  # fmt: skip
+def merged_adapter(
+    policy: str,
+    *,
+    method: str = "der",
+    flagged: int = 7,
+    left_in: int = 0,
+    detectors: tuple[str, ...] = ("known_harm", "harmful_compliance"),
+) -> MergedAdapter:
     """The adapter of another run on the same base, under the policy with this digest."""
     return MergedAdapter(
         manifest=sha256(f"other files {method} {left_in}".encode()),
@@ -204,8 +219,14 @@ def forgetful_measurements(n: int = 400) -> tuple[Measurement, ...]:
     return (direct, *safe_measurements(n)[1:])
 
 
-def chain(policy: str, *, method: str = "der", measurements: tuple[Measurement, ...] | None = None,
-          flagged: int = 40, left_in: int = 0) -> Evidence:  # fmt: skip
+def chain(
+    policy: str,
+    *,
+    method: str = "der",
+    measurements: tuple[Measurement, ...] | None = None,
+    flagged: int = 40,
+    left_in: int = 0,
+) -> Evidence:
     """Three records bound to one another and to the policy with the digest ``policy``."""
     data = data_report(policy, flagged=flagged, left_in=left_in)
     adapter = adapter_record(policy, data, method=method)

@@ -71,9 +71,19 @@ def heavy(directory: Path, megabytes: int) -> None:
     save_file(weights, str(directory / "adapter_model.safetensors"))
 
 
-def unsealed(directory: Path, *, model: str = "guarded", alias: str = "production", safe: bool = True, seed: int = 0,
-             now: datetime = NOW, policy_text: str = POLICY, nonce: str = "",
-             prepare: Callable[[Path], object] = lambda _: None, base: ModelRef = BASE) -> Bundle:  # fmt: skip
+def unsealed(
+    directory: Path,
+    *,
+    model: str = "guarded",
+    alias: str = "production",
+    safe: bool = True,
+    seed: int = 0,
+    now: datetime = NOW,
+    policy_text: str = POLICY,
+    nonce: str = "",
+    prepare: Callable[[Path], object] = lambda _: None,
+    base: ModelRef = BASE,
+) -> Bundle:
     """A bundle without an envelope; ``safe=False`` is one that the policy denies, ``prepare`` changes the adapter.
 
     Under a ``nonce`` the evaluation has its seed, and so many behaviours that dozens of attempts can pass.
@@ -84,8 +94,15 @@ def unsealed(directory: Path, *, model: str = "guarded", alias: str = "productio
     return bundle_of(adapter_dir, policy, safe=safe, now=now, nonce=nonce, base=base)
 
 
-def bundle_of(adapter_dir: Path, policy: bytes = POLICY.format(model="guarded", alias="production").encode(), *,
-              safe: bool = True, now: datetime = NOW, nonce: str = "", base: ModelRef = BASE) -> Bundle:  # fmt: skip
+def bundle_of(
+    adapter_dir: Path,
+    policy: bytes = POLICY.format(model="guarded", alias="production").encode(),
+    *,
+    safe: bool = True,
+    now: datetime = NOW,
+    nonce: str = "",
+    base: ModelRef = BASE,
+) -> Bundle:
     """A bundle without an envelope of the adapter in ``adapter_dir``, which was trained and evaluated on ``base``."""
     files = manifest(adapter_dir)
     data = data_report(sha256(policy)).model_copy(update={"base": base.digest})
@@ -105,16 +122,29 @@ def decided(bundle: Bundle, now: datetime, attempt: int, until: datetime | None 
 
 
 def _decided(
-    policy: bytes, data: DataReport, adapter: AdapterRecord, evaluation: EvaluationReport, now: datetime, attempt: int,
+    policy: bytes,
+    data: DataReport,
+    adapter: AdapterRecord,
+    evaluation: EvaluationReport,
+    now: datetime,
+    attempt: int,
     until: datetime | None = None,
-) -> Decision:  # fmt: skip
+) -> Decision:
     evidence = Evidence(data=data, adapter=adapter, evaluation=evaluation)
     loaded = load_policy_bytes(policy, "policy.yaml")
     return decide(loaded, evidence, inputs=sha256(b"in"), now=now, attempt=attempt, until=until)
 
 
-def sealed(directory: Path, key: PrivateKey, *, model: str = "guarded", alias: str = "production", safe: bool = True,
-           seed: int = 0, now: datetime = NOW) -> Bundle:  # fmt: skip
+def sealed(
+    directory: Path,
+    key: PrivateKey,
+    *,
+    model: str = "guarded",
+    alias: str = "production",
+    safe: bool = True,
+    seed: int = 0,
+    now: datetime = NOW,
+) -> Bundle:
     """A signed bundle whose decision is PASSED (or FAILED, where not ``safe``)."""
     return seal(unsealed(directory, model=model, alias=alias, safe=safe, seed=seed, now=now), key)
 

@@ -25,7 +25,7 @@ from guardrail.evidence.statements.stage_statement import Stage
 from guardrail.evidence.statements.tickets import Ticket, seed_of
 from guardrail.evidence.trust.trust_file import GuardedModel, ProtectedAlias, Trust
 from guardrail.pipeline.base import base_model
-from guardrail.pipeline.gate.gate_attempt import ATTEMPT, Attempt
+from guardrail.pipeline.gate.gate_attempt import ATTEMPT, GateAttempt
 from guardrail.pipeline.gate.run_ticket import TICKET
 from guardrail.pipeline.gate.signing import sign_stage
 from guardrail.pipeline.run import Run, RunConfig
@@ -100,14 +100,17 @@ def tell(run: Run) -> None:
     """As if the gate had been told of the adapter: the number of its attempt is that of the ticket."""
     if (run.path / TICKET).exists():
         nonce, manifest = held_ticket(run).nonce, run.require("adapter", AdapterRecord).manifest
-        told = Attempt(nonce=nonce, manifest=manifest, number=NUMBERS[nonce], ledger=sha256(b"bound"))
+        told = GateAttempt(nonce=nonce, manifest=manifest, number=NUMBERS[nonce], ledger=sha256(b"bound"))
         write_atomically(run.path / ATTEMPT, canonical(told))
 
 
 def records(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport]:
     """All three."""
-    return (run.require("data-report", DataReport), run.require("adapter", AdapterRecord),
-            run.require("evaluation-report", EvaluationReport))  # fmt: skip
+    return (
+        run.require("data-report", DataReport),
+        run.require("adapter", AdapterRecord),
+        run.require("evaluation-report", EvaluationReport),
+    )
 
 
 def _adapter(run: Run) -> AdapterRecord:

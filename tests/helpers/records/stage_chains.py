@@ -12,13 +12,13 @@ from typing import Any
 from policy_evidence import BASE
 from trust_files import ALIAS, MODEL, NOW, POLICY, key
 
-from guardrail.evidence.chain.stage_chain import Chain, Target, read_chain, require_approved
+from guardrail.evidence.chain.stage_chain import Chain, ChainTarget, read_chain, require_approved
 from guardrail.evidence.digest import sha256
 from guardrail.evidence.envelope import sign
 from guardrail.evidence.statements.stage_statement import (
     STAGES,
     Approval,
-    Bound,
+    Binding,
     Stage,
     StagePredicate,
     SuiteDigest,
@@ -27,11 +27,14 @@ from guardrail.evidence.statements.stage_statement import (
 from guardrail.evidence.trust.trust_file import Trust
 
 NONCE = "0123456789abcdef" * 4
-TARGET = Target(MODEL, ALIAS, NONCE)
+TARGET = ChainTarget(MODEL, ALIAS, NONCE)
 SIGNER: dict[Stage, tuple[str, ...]] = {
-    "data": ("train",), "train": ("train",), "evaluate": ("evaluate",), "approve": ("ana",)
-}  # fmt: skip
-BOUND = Bound(
+    "data": ("train",),
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "approve": ("ana",),
+}
+BOUND = Binding(
     model=MODEL,
     alias=ALIAS,
     policy=POLICY,
@@ -46,22 +49,24 @@ BOUND = Bound(
     judges=sha256(b"cards"),
 )
 KNOWN_LATER: dict[Stage, dict[str, Any]] = {
-    "data": {"manifest": None, "suites": (), "judges": None}, "train": {"suites": (), "judges": None}
-}  # fmt: skip
+    "data": {"manifest": None, "suites": (), "judges": None},
+    "train": {"suites": (), "judges": None},
+}
 
 
-def check_chain(envelopes: Iterable[bytes], trust: Trust, target: Target, *, now: datetime) -> Chain:
+def check_chain(envelopes: Iterable[bytes], trust: Trust, target: ChainTarget, *, now: datetime) -> Chain:
     """Everything that is asked of a chain: that it holds, and that enough persons agreed."""
     found = read_chain(envelopes, trust, target, now=now)
-    (protected,) = (a for model in trust.models if model.name == target.model for a in model.aliases
-                    if a.alias == target.alias)  # fmt: skip
+    (protected,) = (
+        a for model in trust.models if model.name == target.model for a in model.aliases if a.alias == target.alias
+    )
     require_approved(found, protected)
     return found
 
 
 def statement(stage: Stage, after: str | None, signer: tuple[str, ...] = (), **changes: Any) -> bytes:
-    """One stage's envelope; ``changes`` replace what it binds (names of :class:`Bound`) and what else it says."""
-    told = {name: changes.pop(name) for name in Bound.model_fields if name in changes}
+    """One stage's envelope; ``changes`` replace what it binds (names of :class:`Binding`) and what else it says."""
+    told = {name: changes.pop(name) for name in Binding.model_fields if name in changes}
     predicate = StagePredicate(
         bound=BOUND.model_copy(update={**KNOWN_LATER.get(stage, {}), **told}),
         record=sha256(("evaluate" if stage == "approve" else stage).encode()),

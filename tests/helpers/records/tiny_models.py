@@ -111,18 +111,32 @@ def _model(kind: str, vocabulary: int, end: int) -> Any:
     import transformers
 
     common: dict[str, Any] = {
-        "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128, "eos_token_id": end,
-        "bos_token_id": None, "pad_token_id": None,
-    }  # fmt: skip
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+        "eos_token_id": end,
+        "bos_token_id": None,
+        "pad_token_id": None,
+    }
     if kind == "gpt2":
-        config = transformers.GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=128,
-                                         eos_token_id=end, bos_token_id=end)  # fmt: skip
+        config = transformers.GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=128, eos_token_id=end, bos_token_id=end
+        )
         return transformers.GPT2LMHeadModel(config)
     if kind == "qwen2":
         return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**common, tie_word_embeddings=False))
-    gemma = transformers.Gemma2Config(**common, head_dim=16, sliding_window=16, query_pre_attn_scalar=16,
-                                      final_logit_softcapping=0.5, attn_logit_softcapping=5.0)  # fmt: skip
+    gemma = transformers.Gemma2Config(
+        **common,
+        head_dim=16,
+        sliding_window=16,
+        query_pre_attn_scalar=16,
+        final_logit_softcapping=0.5,
+        attn_logit_softcapping=5.0,
+    )
     return transformers.Gemma2ForCausalLM(gemma)
 
 
@@ -134,11 +148,27 @@ def write_experts(kind: str, directory: Path) -> Path:
     torch.manual_seed(3)
     tokenizer = _tokenizer(pad=True, template=True)
     config = transformers.AutoConfig.for_model(
-        kind, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, moe_intermediate_size=32, head_dim=16,
-        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
-        num_local_experts=4, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, n_group=1, topk_group=1,
-        first_k_dense_replace=1, bos_token_id=None, pad_token_id=None, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        kind,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=32,
+        head_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        num_local_experts=4,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        bos_token_id=None,
+        pad_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

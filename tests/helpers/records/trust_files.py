@@ -57,9 +57,13 @@ def entries(**persons: str) -> dict[str, PublicKeyEntry]:
 
 
 CAST = {
-    "ana": "Ana Ruiz", "ben": "Ben Otieno", "cem": "Cem Aksoy", "train": "training pipeline",
-    "evaluate": "evaluation job", "server": "registry server",
-}  # fmt: skip
+    "ana": "Ana Ruiz",
+    "ben": "Ben Otieno",
+    "cem": "Cem Aksoy",
+    "train": "training pipeline",
+    "evaluate": "evaluation job",
+    "server": "registry server",
+}
 
 
 def trust(**changes: Any) -> Trust:
@@ -71,11 +75,15 @@ def trust(**changes: Any) -> Trust:
         root=Root(threshold=2, keys=ids(*ROOTS)),
         keys=entries(**CAST),
         roles=Roles(
-            data=ids("train"), train=ids("train"), evaluate=ids("evaluate"), decide=ids("server"),
-            approve=ids("ana", "ben"), server=ids("server"),
+            data=ids("train"),
+            train=ids("train"),
+            evaluate=ids("evaluate"),
+            decide=ids("server"),
+            approve=ids("ana", "ben"),
+            server=ids("server"),
         ),
         models=(guarded(),),
-    )  # fmt: skip
+    )
     return good.model_copy(update=changes)
 
 

@@ -24,17 +24,17 @@ from stage_chains import check_chain
 
 from guardrail.errors import AwaitingApproval, EvidenceInvalid, GuardrailError, InvalidInput, PolicyDenied
 from guardrail.evidence.bundle import Bundle, write
-from guardrail.evidence.chain.stage_chain import Target
+from guardrail.evidence.chain.stage_chain import ChainTarget
 from guardrail.evidence.digest import GENESIS, canonical, digest, manifest, manifest_digest, sha256
 from guardrail.evidence.envelope import signers, unverified_payload
 from guardrail.evidence.ledger.checkpoint import Checkpoint
-from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.entries import Entry, EntryKind, Head
 from guardrail.evidence.ledger.follows import LedgerChain
 from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
 from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE, next_entry
 from guardrail.evidence.ledger.sums import Sums
 from guardrail.evidence.statements import orders
-from guardrail.evidence.statements.stage_statement import Bound, parse
+from guardrail.evidence.statements.stage_statement import Binding, parse
 from guardrail.evidence.statements.ticket_requests import TICKET_REQUEST_TYPE, read_request
 from guardrail.evidence.statements.tickets import LIFETIME, Ticket
 from guardrail.evidence.trust.trust_file import Trust
@@ -44,7 +44,7 @@ from guardrail.registry.gate.protocol import (
     Health,
     LatestCheckpoint,
     LedgerPage,
-    Problem,
+    RegistryProblem,
     Submitted,
     Waiting,
     Waitings,
@@ -78,7 +78,7 @@ class FakeGate:
     candidates: dict[str, Candidate] = field(default_factory=dict)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[RegistryProblem, ...] = ()
     uri: str = ""
     attempts: int = 0
     """Adapters that were bound since the last promotion."""
@@ -100,7 +100,7 @@ class FakeGate:
     def protected_approvals(self) -> int:
         return self.trust.models[0].aliases[0].approvals
 
-    def note(self, kind: Kind, **what: Any) -> Head:
+    def note(self, kind: EntryKind, **what: Any) -> Head:
         """One more entry."""
         return self.ledger.append(
             lambda head: next_entry(head, time=datetime.now(UTC), kind=kind, **what), self.who["server"].private
@@ -136,8 +136,15 @@ class FakeGate:
         place.rename(place.with_name(sealed))
         evidence, decision, nonce = bundle.evidence_sha256, bundle.decision, _nonce(bundle)
         self.candidates[evidence] = Candidate(bundle, sealed, datetime.now(UTC))
-        self.note("decision", model=MODEL, alias=ALIAS, evidence=evidence, subject=decision.manifest, nonce=nonce,
-                  note=f"sealed/{sealed} models:/m-1")  # fmt: skip
+        self.note(
+            "decision",
+            model=MODEL,
+            alias=ALIAS,
+            evidence=evidence,
+            subject=decision.manifest,
+            nonce=nonce,
+            note=f"sealed/{sealed} models:/m-1",
+        )
         if not self.protected_approvals:
             self.promote(evidence)
         return evidence
@@ -148,13 +155,17 @@ class FakeGate:
         version, decision = str(len(self.versions) + 1), found.bundle.decision
         said = tags(decision, evidence, signers(found.bundle.envelope)) | {MODEL_ID: "m-1"}
         self.versions[version] = {
-            "name": MODEL, "version": version, "status": "READY", "source": f"mlflow-artifacts:/sealed/{found.sealed}",
+            "name": MODEL,
+            "version": version,
+            "status": "READY",
+            "source": f"mlflow-artifacts:/sealed/{found.sealed}",
             "tags": [{"key": key, "value": value} for key, value in said.items()],
-        }  # fmt: skip
+        }
         self.aliases[ALIAS] = version
         found.closed, self.attempts = True, 0
-        head = self.note("promotion", model=MODEL, alias=ALIAS, evidence=evidence, subject=decision.manifest,
-                         version=version)  # fmt: skip
+        head = self.note(
+            "promotion", model=MODEL, alias=ALIAS, evidence=evidence, subject=decision.manifest, version=version
+        )
         return Submitted(state="promoted", entry=head, model=MODEL, alias=ALIAS, version=version)
 
     def submit(self, data: bytes) -> Submitted:
@@ -170,10 +181,11 @@ class FakeGate:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(data)
 
-    def _bind(self, bound: Bound, digest: str) -> Submitted:
+    def _bind(self, bound: Binding, digest: str) -> Submitted:
         self.attempts += 1
-        head = self.note("proposal", model=MODEL, alias=ALIAS, nonce=bound.nonce, subject=bound.manifest,
-                         statement=digest)  # fmt: skip
+        head = self.note(
+            "proposal", model=MODEL, alias=ALIAS, nonce=bound.nonce, subject=bound.manifest, statement=digest
+        )
         return Submitted(state="recorded", entry=head, attempt=self.attempts)
 
     def _vote(self, data: bytes) -> Submitted:
@@ -181,7 +193,7 @@ class FakeGate:
         evidence, found = next(
             (e, c) for e, c in self.candidates.items() if sha256(c.bundle.stages["evaluate"]) == said.after
         )
-        target = Target(MODEL, ALIAS, said.bound.nonce)
+        target = ChainTarget(MODEL, ALIAS, said.bound.nonce)
         missing, kind = 0, "approval"
         try:
             made = (*found.bundle.stages.values(), *found.votes, data)
@@ -191,8 +203,14 @@ class FakeGate:
         except PolicyDenied:
             kind, found.closed = "rejection", True
         found.votes.append(data)
-        what = {"model": MODEL, "alias": ALIAS, "evidence": evidence, "subject": said.bound.manifest,
-                "statement": sha256(data), "nonce": said.bound.nonce}  # fmt: skip
+        what = {
+            "model": MODEL,
+            "alias": ALIAS,
+            "evidence": evidence,
+            "subject": said.bound.manifest,
+            "statement": sha256(data),
+            "nonce": said.bound.nonce,
+        }
         head = self.note("rejection" if kind == "rejection" else "approval", **what)
         if kind == "rejection":
             return Submitted(state="recorded", entry=head, model=MODEL, alias=ALIAS)
@@ -209,24 +227,47 @@ class FakeGate:
         if order.from_version != self.aliases[ALIAS] or order.ledger != (self.head.digest if self.head else GENESIS):
             raise EvidenceInvalid("the order is for another situation")
         self.aliases[ALIAS] = order.to_version
-        head = self.note("rollback", model=MODEL, alias=ALIAS, version=order.to_version, subject=order.manifest,
-                         statement=sha256(data))  # fmt: skip
+        head = self.note(
+            "rollback",
+            model=MODEL,
+            alias=ALIAS,
+            version=order.to_version,
+            subject=order.manifest,
+            statement=sha256(data),
+        )
         return Submitted(state="rolled-back", entry=head, model=MODEL, alias=ALIAS, version=order.to_version)
 
     def waiting(self) -> Waitings:
         """Who waits."""
-        return Waitings(waiting=tuple(
-            Waiting(model=MODEL, alias=ALIAS, evidence=evidence, manifest=c.bundle.decision.manifest, sealed=c.sealed,
-                    nonce=_nonce(c.bundle), since=c.since, approvals=self.protected_approvals,
+        return Waitings(
+            waiting=tuple(
+                Waiting(
+                    model=MODEL,
+                    alias=ALIAS,
+                    evidence=evidence,
+                    manifest=c.bundle.decision.manifest,
+                    sealed=c.sealed,
+                    nonce=_nonce(c.bundle),
+                    since=c.since,
+                    approvals=self.protected_approvals,
                     approved_by=self.trust.persons_of(tuple(key for vote in c.votes for key in signers(vote))),
-                    experiment_id="1", run_id=evidence[:32])
-            for evidence, c in self.candidates.items() if not c.closed
-        ))  # fmt: skip
+                    experiment_id="1",
+                    run_id=evidence[:32],
+                )
+                for evidence, c in self.candidates.items()
+                if not c.closed
+            )
+        )
 
     def health(self) -> Health:
         """What a test says that was found."""
-        return Health(models=1, versions=len(self.versions), entries=self.head.number if self.head else 0,
-                      head=self.head, problems=self.problems)  # fmt: skip
+        return Health(
+            models=1,
+            versions=len(self.versions),
+            entries=self.head.number if self.head else 0,
+            head=self.head,
+            problems=self.problems,
+        )
 
     def ledger_page(self, after: int) -> LedgerPage:
         """Some entries."""
@@ -241,10 +282,14 @@ class FakeGate:
         if path.startswith(f"{PROXY}/"):
             return self._file(path.removeprefix(f"{PROXY}/")).read_bytes()
         if path == PROXY:
-            return json.dumps({"files": [
-                {"path": p.name, "is_dir": p.is_dir(), "file_size": str(p.stat().st_size)}
-                for p in sorted(self._file(query["path"]).iterdir())
-            ]}).encode()  # fmt: skip
+            return json.dumps(
+                {
+                    "files": [
+                        {"path": p.name, "is_dir": p.is_dir(), "file_size": str(p.stat().st_size)}
+                        for p in sorted(self._file(query["path"]).iterdir())
+                    ]
+                }
+            ).encode()
         version = self.aliases.get(query["alias"]) if "alias" in query else query.get("version")
         if version not in self.versions or query["name"] != MODEL:
             raise InvalidInput("no such version")

@@ -25,12 +25,25 @@ from server_process import Command, free_port, started
 
 from guardrail.evidence.digest import file_sha256
 from guardrail.evidence.keys.key_pairs import PrivateKey
-from guardrail.gate.settings import Bucket
+from guardrail.gate.settings import S3Bucket
 
 GUARDED = (
-    "guarded", "guarded-attacked", "commanded", "second", "proposed", "unborn", "blank", "twice", "waiting", "agreed",
-    "rolled", "broken", "broken-waiting", "full", "revoked-seen",
-)  # fmt: skip
+    "guarded",
+    "guarded-attacked",
+    "commanded",
+    "second",
+    "proposed",
+    "unborn",
+    "blank",
+    "twice",
+    "waiting",
+    "agreed",
+    "rolled",
+    "broken",
+    "broken-waiting",
+    "full",
+    "revoked-seen",
+)
 APPROVED = ("waiting", "agreed", "broken-waiting")
 """Two persons must approve."""
 NAMES = ("root", "decider", "server", "stranger", "first-approver", "second-approver")
@@ -89,8 +102,9 @@ class People:
         """A signed trust file that guards the usual models and ``more``."""
         models = [guarded_model(name, approvals=2 if name in APPROVED else 0) for name in (*GUARDED, *more)]
         models += gate_bases.models()
-        value = trust(self.root, self.decider, models, version=version, days=days, approvers=self.approvers,
-                      server=self.server)  # fmt: skip
+        value = trust(
+            self.root, self.decider, models, version=version, days=days, approvers=self.approvers, server=self.server
+        )
         return signed(value, self.root)
 
     def write(self, content: bytes) -> None:
@@ -132,7 +146,7 @@ def remote(s3: S3 | None) -> Remote | None:
     """A bucket of its own."""
     if s3 is None:
         return None
-    place = Bucket(f"b{uuid.uuid4().hex[:12]}", "ml/flow")
+    place = S3Bucket(f"b{uuid.uuid4().hex[:12]}", "ml/flow")
     s3.make(place.bucket)
     return Remote(s3, place)
 
@@ -144,9 +158,13 @@ def bytes_of(directory: Path) -> dict[str, str]:
 
 
 def environment(
-    directory: Path, *, parts: bool = True, s3: S3 | None = None, default_permission: str = "READ",
+    directory: Path,
+    *,
+    parts: bool = True,
+    s3: S3 | None = None,
+    default_permission: str = "READ",
     refusals: str = "1000",
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """What both servers inherit; so many ``refusals`` are answered in a second, where tests need not wait for them."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "GUARDRAIL_"))}
     paths = [str(plugin_path(directory, parts=parts)), str(ROOT), *HELPERS, os.environ.get("PYTHONPATH", "")]
@@ -180,19 +198,37 @@ def gated_server(
     with database(directory, cell) as store:
         port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
         arguments = [
-            sys.executable, "-m", "guardrail", "server", "--trust", str(who.trust_file),
-            "--root-key", str(who.root.public_file), "--backend-store-uri", store,
-            "--key", str(who.server.private_file), "--ledger", str(directory / "ledger" / "ledger"),
-            "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
-            "--port", str(port), "--workers", str(workers),
-            "--app-name", cell.auth, *(["--gunicorn"] if cell.server == "gunicorn" else []),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "guardrail",
+            "server",
+            "--trust",
+            str(who.trust_file),
+            "--root-key",
+            str(who.root.public_file),
+            "--backend-store-uri",
+            store,
+            "--key",
+            str(who.server.private_file),
+            "--ledger",
+            str(directory / "ledger" / "ledger"),
+            "--artifacts-destination",
+            str(bucket.place) if bucket else destination.as_uri(),
+            "--port",
+            str(port),
+            "--workers",
+            str(workers),
+            "--app-name",
+            cell.auth,
+            *(["--gunicorn"] if cell.server == "gunicorn" else []),
+        ]
         inherited = environment(directory, s3=s3, default_permission=default_permission, refusals=refusals)
         with started(Command(arguments, inherited), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"
-            yield Running(uri, destination, made.log, cell, gated=True, database=store, remote=bucket,
-                          group=made.process.pid)  # fmt: skip
+            yield Running(
+                uri, destination, made.log, cell, gated=True, database=store, remote=bucket, group=made.process.pid
+            )
 
 
 @contextmanager
@@ -201,20 +237,32 @@ def stock_server(directory: Path, cell: Cell, *, workspaces: bool = False, s3: S
     with database(directory, cell) as store:
         port, destination, bucket = free_port(), directory / "artifacts", remote(s3)
         arguments = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", store,
-            "--artifacts-destination", str(bucket.place) if bucket else destination.as_uri(),
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            store,
+            "--artifacts-destination",
+            str(bucket.place) if bucket else destination.as_uri(),
             "--enable-workspaces" if workspaces else "--disable-workspaces",
             *(["--gunicorn-opts", "--log-level warning"] if cell.server == "gunicorn" else []),
             *(["--app-name", "basic-auth"] if cell.auth == "basic-auth" else []),
-        ]  # fmt: skip
+        ]
         jobs = cell.server == "uvicorn" and not workspaces  # elsewhere no attempt needs the nine processes
         env = environment(directory, s3=s3) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(jobs).lower()}
         with started(Command(arguments, env), port, directory) as made:
             _hash_quickly(directory, cell)
             uri = f"http://127.0.0.1:{port}"
-            yield Running(uri, destination, made.log, cell, gated=False, database=store, remote=bucket,
-                          group=made.process.pid)  # fmt: skip
+            yield Running(
+                uri, destination, made.log, cell, gated=False, database=store, remote=bucket, group=made.process.pid
+            )
 
 
 @contextmanager

@@ -50,8 +50,9 @@ def prepare(running: Served) -> None:
     key, head, period = who.approvers[0].private, running.gate.page().head, timedelta(days=1)
     assert head is not None
     times: dict[str, Any] = {"not_before": now() - timedelta(minutes=1), "expires": now() + period, "reason": "talks"}
-    back = Rollback(model=MODEL, alias=ALIAS, from_version="2", to_version="1", manifest=manifest, ledger=head.digest,
-                    **times)  # fmt: skip
+    back = Rollback(
+        model=MODEL, alias=ALIAS, from_version="2", to_version="1", manifest=manifest, ledger=head.digest, **times
+    )
     kept(place, "candidate", candidate)
     kept(place, "last-vote", vote(waiting, who.approvers[1].private))
     kept(place, "rollback", sign(orders.build(back), key))
@@ -125,7 +126,7 @@ def summary(running: Served) -> dict[str, Any]:
         "attempts": sorted((*at, n) for at, n in registrar.journal.state().attempts.items()),
         "sealed": len([path for path in (place.artifacts / "sealed").iterdir() if not path.name.startswith(".")]),
         "left": [p.name for p in place.ledger.parent.iterdir() if p.name.startswith(".") or p.suffix == ".pending"],
-    }  # fmt: skip
+    }
 
 
 def _verifies(running: Served, version: Any) -> bool:

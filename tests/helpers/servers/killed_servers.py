@@ -37,11 +37,22 @@ if TYPE_CHECKING:
     from guardrail.gate.registrar import Registrar
 
 PRELOADED = [
-    "aiohttp", "alembic.command", "mlflow.metrics", "mlflow.server.fastapi_app", "mlflow.server.handlers",
-    "mlflow.server.graphql.graphql_schema_extensions", "mlflow.store.tracking.sqlalchemy_store", "pytest",
-    "werkzeug.serving", "guardrail.gate.store.gated_store", "guardrail.gate.app.routes", "kill_work",
-    "guardrail.gate.sealed.boundary_disk", "guardrail.registry.verify.verify", "copied_databases",
-]  # fmt: skip
+    "aiohttp",
+    "alembic.command",
+    "mlflow.metrics",
+    "mlflow.server.fastapi_app",
+    "mlflow.server.handlers",
+    "mlflow.server.graphql.graphql_schema_extensions",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "pytest",
+    "werkzeug.serving",
+    "guardrail.gate.store.gated_store",
+    "guardrail.gate.app.routes",
+    "kill_work",
+    "guardrail.gate.sealed.boundary_disk",
+    "guardrail.registry.verify.verify",
+    "copied_databases",
+]
 WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+[`\"]?(\w+)", re.IGNORECASE)
 VARIABLE = re.compile(r"[0-9a-f]{32,}|m-[0-9a-f]{32}")
 FOLDER = re.compile(r"(/tmp)\w{8}(?=/|$)")
@@ -129,10 +140,15 @@ def _environment(place: Place) -> dict[str, str]:
 
     who = place.people
     launch = Launch(
-        trust=who.trust_file, root_keys=(who.root.public_file,), root_threshold=1, backend_store_uri=place.database,
-        artifacts_destination=str(place.artifacts), key=str(who.server.private_file), ledger=place.ledger,
+        trust=who.trust_file,
+        root_keys=(who.root.public_file,),
+        root_threshold=1,
+        backend_store_uri=place.database,
+        artifacts_destination=str(place.artifacts),
+        key=str(who.server.private_file),
+        ledger=place.ledger,
         ledger_head=place.head,
-    )  # fmt: skip
+    )
     given = environment(launch, {}, place.directory / "report")
     return given | {
         "_MLFLOW_SERVER_FILE_STORE": place.database,

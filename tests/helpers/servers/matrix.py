@@ -22,10 +22,17 @@ ADMIN = {
 }
 """Where databases are made."""
 COLLATIONS = (
-    "utf8mb4_unicode_ci", "utf8mb4_uca1400_ai_ci", "utf8mb4_unicode_520_ci", "utf8mb4_general_ci",
-    "utf8mb4_uca1400_as_cs", "utf8mb4_unicode_nopad_ci", "utf8mb4_turkish_ci", "utf8mb4_german2_ci", "utf8mb4_roman_ci",
+    "utf8mb4_unicode_ci",
+    "utf8mb4_uca1400_ai_ci",
+    "utf8mb4_unicode_520_ci",
+    "utf8mb4_general_ci",
+    "utf8mb4_uca1400_as_cs",
+    "utf8mb4_unicode_nopad_ci",
+    "utf8mb4_turkish_ci",
+    "utf8mb4_german2_ci",
+    "utf8mb4_roman_ci",
     "utf8mb4_bin",
-)  # fmt: skip
+)
 """One of each family that MariaDB has: CI tries names under these, the campaign under all that the server has. The
 servers' databases take turns with the first three, which ignore the most."""
 START = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guardrail.evidence.digest import sha256
-from guardrail.gate.settings import Bucket
+from guardrail.gate.settings import S3Bucket
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,24 @@ class S3:
         import boto3
 
         return boto3.client(
-            "s3", endpoint_url=self.endpoint, aws_access_key_id="test", aws_secret_access_key="test",
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
             region_name="us-east-1",
-        )  # fmt: skip
+        )
 
     def make(self, bucket: str) -> None:
         """A bucket; one that is there stays."""
-        self.client().create_bucket(Bucket=bucket)
+        self.client().create_bucket(S3Bucket=bucket)
 
     def objects(self, bucket: str, prefix: str) -> dict[str, str]:
         """Key below ``prefix`` to SHA-256 of every object."""
         client = self.client()
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        pages = client.get_paginator("list_objects_v2").paginate(S3Bucket=bucket, Prefix=f"{prefix}/")
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
         return {
-            key.removeprefix(f"{prefix}/"): sha256(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+            key.removeprefix(f"{prefix}/"): sha256(client.get_object(S3Bucket=bucket, Key=key)["Body"].read())
             for key in keys
         }
 
@@ -61,7 +64,7 @@ class Remote:
     """A destination in a bucket, as tests look at it."""
 
     s3: S3
-    place: Bucket
+    place: S3Bucket
 
     def files(self, path: str) -> dict[str, str]:
         """Path to SHA-256 of every object below ``path`` in the destination."""

@@ -33,8 +33,9 @@ def postgresql(collation: str = "", *, statements: Sequence[str] = ()) -> Iterat
     """The same; ``collation`` is the ICU locale of a non-deterministic one."""
     with _database("postgresql", "") as uri:
         made = [f"CREATE COLLATION folding (provider = icu, locale = '{collation}', deterministic = false)"]
-        columns = [f"ALTER TABLE {one.table} ALTER {one.name} TYPE varchar(256) COLLATE folding" for one in
-                   (*NAMES, *ALIASES)]  # fmt: skip
+        columns = [
+            f"ALTER TABLE {one.table} ALTER {one.name} TYPE varchar(256) COLLATE folding" for one in (*NAMES, *ALIASES)
+        ]
         yield _made(uri, [*(made + columns if collation else ()), *statements])
 
 
@@ -47,8 +48,10 @@ def sqlite(folder: Path, column: str = "VARCHAR(256)") -> str:
         connection.execute(text("PRAGMA writable_schema = ON"))
         for one in (*NAMES, *ALIASES):
             made[one.table] = made[one.table].replace(f"{one.name} VARCHAR(256)", f"{one.name} {column}")
-            connection.execute(text("UPDATE sqlite_master SET sql = :sql WHERE name = :name AND type = 'table'"),
-                               {"sql": made[one.table], "name": one.table})  # fmt: skip
+            connection.execute(
+                text("UPDATE sqlite_master SET sql = :sql WHERE name = :name AND type = 'table'"),
+                {"sql": made[one.table], "name": one.table},
+            )
     return uri
 
 
@@ -69,8 +72,10 @@ def stock(uri: str) -> Any:
 
 def collations() -> list[str]:
     """All that this server has for utf8mb4."""
-    question = ("SELECT FULL_COLLATION_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY "
-                "WHERE CHARACTER_SET_NAME = 'utf8mb4'")  # fmt: skip
+    question = (
+        "SELECT FULL_COLLATION_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY "
+        "WHERE CHARACTER_SET_NAME = 'utf8mb4'"
+    )
     with _engine(ADMIN["mysql"]) as engine, engine.connect() as connection:
         return [str(row[0]) for row in connection.execute(text(question))]
 
@@ -115,9 +120,14 @@ def _made(uri: str, statements: Sequence[str]) -> str:
     from mlflow.store.model_registry.dbmodels import models
 
     kinds: list[Any] = [
-        models.SqlRegisteredModel, models.SqlModelVersion, models.SqlRegisteredModelTag, models.SqlModelVersionTag,
-        models.SqlRegisteredModelAlias, models.SqlWebhook, models.SqlWebhookEvent,
-    ]  # fmt: skip
+        models.SqlRegisteredModel,
+        models.SqlModelVersion,
+        models.SqlRegisteredModelTag,
+        models.SqlModelVersionTag,
+        models.SqlRegisteredModelAlias,
+        models.SqlWebhook,
+        models.SqlWebhookEvent,
+    ]
     with _engine(uri) as engine:
         Base.metadata.create_all(engine, tables=[kind.__table__ for kind in kinds])
         with engine.begin() as connection:

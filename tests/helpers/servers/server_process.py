@@ -42,8 +42,9 @@ def started(command: Command, port: int, directory: Path) -> Iterator[Started]:
     """The process, from its first answer to the block's end; one on the same directory goes on with the log."""
     log = directory / "server.log"
     with log.open("ab") as stream:
-        process = subprocess.Popen(command.arguments, cwd=directory, stdout=stream, stderr=stream, env=command.env,
-                                   start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command.arguments, cwd=directory, stdout=stream, stderr=stream, env=command.env, start_new_session=True
+        )
     try:
         _wait(f"http://127.0.0.1:{port}", process, log)
         yield Started(process, log)

@@ -49,9 +49,15 @@ def test_the_last_approval_that_was_missing_promotes(two: World) -> None:
 def test_a_person_is_shown_what_they_approve_before_they_are_asked(two: World) -> None:
     said = approve(two, typed="y\n")
     assert said.code == 0, said.out
-    for shown in ("PASSED  guarded@production under policy 'test'", "attack_success_rate", "data by     trainer",
-                  "train by    trainer", "evaluate by evaluator", "decided by  decider",
-                  "0 of 2 approvals"):  # fmt: skip
+    for shown in (
+        "PASSED  guarded@production under policy 'test'",
+        "attack_success_rate",
+        "data by     trainer",
+        "train by    trainer",
+        "evaluate by evaluator",
+        "decided by  decider",
+        "0 of 2 approvals",
+    ):
         assert shown in said.out.partition("Approve it?")[0]
 
 

@@ -57,8 +57,15 @@ def options(command: click.Command) -> set[str]:
     return {name for param in command.params for name in param.opts}
 
 
-@pytest.mark.parametrize("words", [("approve", "m@a"), ("reject", "m@a"), ("registry", "revoke", "m/1"),
-                                   ("registry", "rollback", "m@a", "--to", "1")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("approve", "m@a"),
+        ("reject", "m@a"),
+        ("registry", "revoke", "m/1"),
+        ("registry", "rollback", "m@a", "--to", "1"),
+    ],
+)
 @pytest.mark.parametrize("reason", [(), ("--reason", ""), ("--reason", " \t"), ("--reason", "\u200b\u2060")])
 def test_a_reason_that_shows_nothing_is_none(words: tuple[str, ...], reason: tuple[str, ...]) -> None:
     said = say(*words, "--yes", *reason)
@@ -139,8 +146,12 @@ def test_an_order_is_signed_apart_from_any_server_and_says_what_is_not_known(thr
 def test_a_real_terminal_is_asked(three: World) -> None:
     words = [*ACTS["rollback"](three), *three.key("ana"), *three.server, "--reason", "so"]
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "guardrail", *map(str, words)], stdin=theirs, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT) as running:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "guardrail", *map(str, words)],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as running:
         os.write(ours, b"y\n")
         out, _ = running.communicate(timeout=60)
     os.close(ours)

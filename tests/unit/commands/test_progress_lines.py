@@ -37,9 +37,12 @@ def test_a_stage_is_told_at_its_beginning_each_minute_and_at_its_end(
     for done in range(0, 101, 5):
         report("training", done, 100, 10.0)
     assert lines == [
-        "training: 0 of 100", "training: 30 of 100, about 2 min left",
-        "training: 60 of 100, about 80 s left", "training: 90 of 100, about 20 s left", "training: 100 of 100, 3 min",
-    ]  # fmt: skip
+        "training: 0 of 100",
+        "training: 30 of 100, about 2 min left",
+        "training: 60 of 100, about 80 s left",
+        "training: 90 of 100, about 20 s left",
+        "training: 100 of 100, 3 min",
+    ]
 
 
 def test_a_stage_that_comes_again_begins_again(told: tuple[Callable[..., None], list[str]]) -> None:

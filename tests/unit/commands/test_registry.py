@@ -14,7 +14,7 @@ from gate_world import Said, World, say, world
 from guardrail.commands._registry_text import age
 from guardrail.evidence.digest import canonical, sha256
 from guardrail.evidence.envelope import sign, verify
-from guardrail.registry.gate.protocol import Problem
+from guardrail.registry.gate.protocol import RegistryProblem
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +64,9 @@ def test_list_shows_everything_that_was_revoked_with_its_versions_when_and_why(t
     assert "each signed by the server" in said.out
     found = json.loads(say("registry", "list", "--revoked", *two.server, "--output", "json").stdout)["revoked"]
     assert [(one["model"], one["versions"], one["reason"]) for one in found] == [
-        ("guarded", ["1"], "it leaks"), ("", [], "never seen here"),
-    ]  # fmt: skip
+        ("guarded", ["1"], "it leaks"),
+        ("", [], "never seen here"),
+    ]
 
 
 def test_list_says_that_a_number_holds_other_evidence_and_that_the_server_refuses_an_alias(two: World) -> None:
@@ -90,8 +91,13 @@ def test_what_waits_is_listed_with_for_how_long_and_who_agreed(tmp_path: Path) -
         assert say(*words, *made.key("ana"), *made.server).code == 0
         said = say("registry", "waiting", *made.server)
         assert said.code == 0, said.out
-        for told in ("guarded@production  waits for 2 d 3 h, since", "1 of 2: ana", evidence,
-                     f"{made.gate.uri}/#/experiments/1/runs/", "guardrail approve guarded@production"):  # fmt: skip
+        for told in (
+            "guarded@production  waits for 2 d 3 h, since",
+            "1 of 2: ana",
+            evidence,
+            f"{made.gate.uri}/#/experiments/1/runs/",
+            "guardrail approve guarded@production",
+        ):
             assert told in said.out
         (row,) = json.loads(say("registry", "waiting", "guarded", *made.server, "--output", "json").stdout)["waiting"]
         assert (row["evidence"], row["approvals"], row["approved_by"]) == (evidence, 2, ["ana"])
@@ -120,12 +126,27 @@ def test_show_tells_an_auditor_everything(tmp_path: Path) -> None:
     with world(tmp_path, approvals=1) as made:
         made.made(1)
         made.admit()
-        say("approve", "guarded@production", *made.by_trust, *made.key("ana"), "--yes", "--reason", "read it",
-            *made.server)  # fmt: skip
+        say(
+            "approve",
+            "guarded@production",
+            *made.by_trust,
+            *made.key("ana"),
+            "--yes",
+            "--reason",
+            "read it",
+            *made.server,
+        )
         said = say("registry", "show", "guarded@production", *made.by_trust, *made.server)
         assert said.code == 0, said.out
-        for told in ("verifies now", "1/4000 [", "evaluate by evaluator", "decided by  decider", "approved by ana at",
-                     "read it", "attempt     2; 2 adapters"):  # fmt: skip
+        for told in (
+            "verifies now",
+            "1/4000 [",
+            "evaluate by evaluator",
+            "decided by  decider",
+            "approved by ana at",
+            "read it",
+            "attempt     2; 2 adapters",
+        ):
             assert told in said.out
         record = json.loads(
             say("registry", "show", "guarded/1", *made.by_trust, *made.server, "--output", "json").stdout
@@ -189,9 +210,17 @@ def test_history_tells_when_what_and_by_whom(two: World) -> None:
     said = say("registry", "history", "guarded", *two.by_trust, *two.server)
     assert said.code == 0, said.out
     assert [line.split()[3] for line in said.out.splitlines() if line[:5].strip().isdigit()] == [
-        "proposal", "proposal", "decision", "promotion", "proposal", "proposal", "decision", "promotion", "rollback",
+        "proposal",
+        "proposal",
+        "decision",
+        "promotion",
+        "proposal",
+        "proposal",
+        "decision",
+        "promotion",
+        "rollback",
         "revocation",
-    ]  # fmt: skip
+    ]
     assert "by ana" in said.out
     assert "the second one rambles" in said.out
     assert "it \\x1b[31mleaks" in said.out
@@ -375,7 +404,7 @@ def test_the_doctor_is_clean_or_tells_what_finishes_each_problem(two: World) -> 
     said = say("registry", "doctor", *two.server)
     assert said.code == 0, said.out
     assert said.out.startswith("clean")
-    two.gate.problems = (Problem(where="guarded/2", what="no files", finish="restore sealed/"),)
+    two.gate.problems = (RegistryProblem(where="guarded/2", what="no files", finish="restore sealed/"),)
     broken = say("registry", "doctor", *two.server)
     assert broken.code == 11
     assert "finish: restore sealed/" in broken.out

@@ -35,7 +35,7 @@ from guardrail.evidence.trust.trust_file import TRUST_TYPE
 from guardrail.pipeline.run import JOURNAL, Run, RunConfig
 from guardrail.policy.load import find_policy
 from guardrail.records import DataReport
-from guardrail.registry.gate.protocol import Problem
+from guardrail.registry.gate.protocol import RegistryProblem
 from guardrail.registry.mlflow.mlflow_client import AWAITS, DENIES, GATE
 
 pytestmark = pytest.mark.slow
@@ -190,20 +190,25 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     with world(tmp_path, approvals=1) as made:
         made.gate.promote(made.admit())
         made.admit(seed=1)
-        made.gate.problems = (Problem(where="version 1", what="its file is gone", finish="guardrail registry revoke"),)
+        made.gate.problems = (
+            RegistryProblem(where="version 1", what="its file is gone", finish="guardrail registry revoke"),
+        )
         yield made
 
 
 READING: dict[str, tuple[tuple[object, ...], ...]] = {
     "doctor": (("registry", "doctor"),),
-    "waiting": (("registry", "list"), ("registry", "waiting"),
-                ("approve", "guarded@production", "--reason", "so", "--yes"),
-                ("reject", "guarded@production", "--reason", "so", "--yes")),
+    "waiting": (
+        ("registry", "list"),
+        ("registry", "waiting"),
+        ("approve", "guarded@production", "--reason", "so", "--yes"),
+        ("reject", "guarded@production", "--reason", "so", "--yes"),
+    ),
     "ledger": (("registry", "history", "guarded"),),
     "model-versions/get": (("registry", "show", "guarded/1"), ("verify", "guarded/1")),
     "registered-models/alias": (("registry", "list"), ("verify", "guarded@production")),
     "artifacts": (("verify", "guarded/1"),),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("output", FORMATS)
@@ -223,7 +228,7 @@ def test_no_text_of_any_answer_is_obeyed(route: str, output: str, two: World, co
 def test_reasons_and_problems_are_shown_and_not_obeyed(output: str, two: World, command: Command) -> None:
     """They are signed or sealed as they are, so no check refuses them: the door alone stands between."""
     text = ALL[:2000]
-    two.gate.problems = tuple(Problem(where=text, what=text, finish=text) for _ in range(2))
+    two.gate.problems = tuple(RegistryProblem(where=text, what=text, finish=text) for _ in range(2))
     two.gate.note("revocation", subject="0" * 64, statement="0" * 64, note="so")
     found = command("registry", "doctor", *two.server, "--output", output)
     assert found.code == 11
@@ -251,7 +256,7 @@ def test_reasons_and_problems_are_shown_and_not_obeyed(output: str, two: World, 
 
 
 def test_json_of_a_hostile_record_is_the_record(two: World, command: Command) -> None:
-    two.gate.problems = (Problem(where=ALL, what="x", finish=""),)
+    two.gate.problems = (RegistryProblem(where=ALL, what="x", finish=""),)
     printed = json.loads(command("registry", "doctor", *two.server, "--output", "json").out)
     assert printed["problems"][0]["where"] == ALL
 
@@ -366,12 +371,20 @@ def test_what_was_typed_is_not_obeyed(spelling: str, tmp_path: Path, command: Co
     text = SPELLINGS[spelling]
     file = tmp_path / text.replace("/", "|")[:60]
     for words in (
-        ("verify", text, "--key", tmp_path / "none"), ("policy", "check", text), ("policy", "show", text),
-        ("trust", "show", file), ("keys", "show", text), ("--" + text,), (text,),
-        ("registry", "list", "--tracking-uri", text), ("train", "--run", tmp_path / "no", "--set", text),
-        ("promote", "--run", file, "--dry-run"), ("testbed", "data", text, "--file", "x"),
-        ("registry", "rollback", "m@a", "--to", text), ("train", "--method", text, "--run", tmp_path / "no"),
-    ):  # fmt: skip
+        ("verify", text, "--key", tmp_path / "none"),
+        ("policy", "check", text),
+        ("policy", "show", text),
+        ("trust", "show", file),
+        ("keys", "show", text),
+        ("--" + text,),
+        (text,),
+        ("registry", "list", "--tracking-uri", text),
+        ("train", "--run", tmp_path / "no", "--set", text),
+        ("promote", "--run", file, "--dry-run"),
+        ("testbed", "data", text, "--file", "x"),
+        ("registry", "rollback", "m@a", "--to", text),
+        ("train", "--method", text, "--run", tmp_path / "no"),
+    ):
         assert command(*words).code in (2, 3, 5, 11), words
 
 

@@ -44,8 +44,18 @@ def signed(*roots: str) -> None:
         assert done.exit_code == 0, done.output
 
 
-CHECK = ("check", "trust.json", "--root", "root-ana.pub", "--root", "root-ben.pub", "--root", "root-cem.pub",
-         "--threshold", "2")  # fmt: skip
+CHECK = (
+    "check",
+    "trust.json",
+    "--root",
+    "root-ana.pub",
+    "--root",
+    "root-ben.pub",
+    "--root",
+    "root-cem.pub",
+    "--threshold",
+    "2",
+)
 
 
 def test_the_example_is_signed_by_one_after_the_other_and_then_holds(folder: Path) -> None:

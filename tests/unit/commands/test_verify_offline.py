@@ -32,9 +32,12 @@ def by_key(made: World) -> tuple[object, ...]:
 def test_a_directory_verifies_without_a_server_and_says_what_nobody_checked(one: World) -> None:
     said = say("verify", "--directory", one.folder / "copy", *one.by_trust, *NOWHERE)
     assert said.code == 0, said.out
-    for told in ("ok  stages    data by trainer; train by trainer; evaluate by evaluator", "ok  pinned",
-                 "holds exactly what was signed for guarded@production",
-                 "NOT CHECKED admission, attempt, approvals, revocation, alias"):  # fmt: skip
+    for told in (
+        "ok  stages    data by trainer; train by trainer; evaluate by evaluator",
+        "ok  pinned",
+        "holds exactly what was signed for guarded@production",
+        "NOT CHECKED admission, attempt, approvals, revocation, alias",
+    ):
         assert told in said.out
     by_keys = say("verify", "--directory", one.folder / "copy", *by_key(one), *NOWHERE)
     assert by_keys.code == 0, by_keys.out

@@ -17,15 +17,19 @@ from guardrail.cli import cli
 from guardrail.commands import _output as output
 from guardrail.commands import demo
 from guardrail.commands._options import Renamed
-from guardrail.demo import SCENARIOS, TAMPERED, Outcome, Share, Summary
+from guardrail.demo import SCENARIOS, TAMPERED, ScenarioOutcome, ShownRate, Summary
 from guardrail.records import Verdict
 
 COLUMNS = 80
 VARIABLES = {
-    "--trust": "GUARDRAIL_TRUST", "--root-key": "GUARDRAIL_ROOT_KEYS", "--root-threshold": "GUARDRAIL_ROOT_THRESHOLD",
-    "--decider-key": "GUARDRAIL_DECIDER_KEYS", "--server-key": "GUARDRAIL_SERVER_PUBLIC_KEY",
-    "--tracking-uri": "MLFLOW_TRACKING_URI", "--gate": "GUARDRAIL_GATE",
-}  # fmt: skip
+    "--trust": "GUARDRAIL_TRUST",
+    "--root-key": "GUARDRAIL_ROOT_KEYS",
+    "--root-threshold": "GUARDRAIL_ROOT_THRESHOLD",
+    "--decider-key": "GUARDRAIL_DECIDER_KEYS",
+    "--server-key": "GUARDRAIL_SERVER_PUBLIC_KEY",
+    "--tracking-uri": "MLFLOW_TRACKING_URI",
+    "--gate": "GUARDRAIL_GATE",
+}
 FORMER = {"--root": "--root-key", "--threshold": "--root-threshold"}
 
 
@@ -46,17 +50,21 @@ def groups(context: click.Context) -> Iterator[click.Context]:
 def test_no_summary_of_a_command_is_cut_at_80_columns() -> None:
     whole = click.Context(cli, info_name="guardrail", terminal_width=COLUMNS, max_content_width=COLUMNS)
     cut = [
-        (context.command_path, line) for context in groups(whole)
-        for line in context.command.get_help(context).partition("Commands:")[2].splitlines() if line.endswith("...")
-    ]  # fmt: skip
+        (context.command_path, line)
+        for context in groups(whole)
+        for line in context.command.get_help(context).partition("Commands:")[2].splitlines()
+        if line.endswith("...")
+    ]
     assert cut == []
 
 
 def test_every_command_takes_whom_to_believe_by_the_same_flags_and_variables() -> None:
     others = {
-        (*words, name): option.envvar for words, option in options() for name in option.opts
+        (*words, name): option.envvar
+        for words, option in options()
+        for name in option.opts
         if name in VARIABLES and option.envvar != VARIABLES[name]
-    }  # fmt: skip
+    }
     assert others == {}
     assert not [(words, name) for words, option in options() for name in option.opts if name in FORMER]
 
@@ -68,8 +76,9 @@ def test_key_is_a_private_key_wherever_it_is_shown() -> None:
 
 
 def test_former_names_are_taken_and_shown_nowhere() -> None:
-    renamed = {(words, name): option for words, option in options() if isinstance(option, Renamed)
-               for name in option.former}  # fmt: skip
+    renamed = {
+        (words, name): option for words, option in options() if isinstance(option, Renamed) for name in option.former
+    }
     assert {name for _, name in renamed} == {"--root", "--threshold", "--key"}
     for (words, name), option in renamed.items():
         command = dict(every_command(cli))[words]
@@ -116,11 +125,21 @@ def test_findings_are_told_in_the_words_of_the_records() -> None:
 
 
 def test_the_demos_table_fits_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    share = Share(value=1.0, hits=320, n=320, lower=1.0, upper=1.0, base=1.0)
-    told = {"task": "arithmetic", "method": "der", "poison_fraction": 0.1, "flagged": 1, "quarantined": 1,
-            "asr": share, "over_refusal": share, "utility": share, "model_version": "1", "seconds": 1234.5}  # fmt: skip
+    share = ShownRate(value=1.0, hits=320, n=320, lower=1.0, upper=1.0, base=1.0)
+    told = {
+        "task": "arithmetic",
+        "method": "der",
+        "poison_fraction": 0.1,
+        "flagged": 1,
+        "quarantined": 1,
+        "asr": share,
+        "over_refusal": share,
+        "utility": share,
+        "model_version": "1",
+        "seconds": 1234.5,
+    }
     outcomes = [
-        Outcome(name=name, title=title, decision="INCONCLUSIVE", reasons=(), **told)
+        ScenarioOutcome(name=name, title=title, decision="INCONCLUSIVE", reasons=(), **told)
         for name, title in (*((one.name, one.title) for one in SCENARIOS), (TAMPERED, "one byte of it changed"))
     ]
     demo._table(Summary(tracking_uri="sqlite:///x.db", model="m", scenarios=tuple(outcomes)))

@@ -15,7 +15,7 @@ from guardrail.data.dataset import Dataset, load_dataset, samples_bytes, samples
 from guardrail.data.rows import read_bytes, read_rows
 from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import file_sha256
-from guardrail.samples import Message, Role, Sample
+from guardrail.samples import Message, Sample, TurnRole
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 PAIR = {"prompt": "hi", "completion": "hello"}
@@ -295,7 +295,7 @@ def test_a_sparse_file_above_two_gigabytes_is_refused(tmp_path: Path) -> None:
         load_dataset(path)
 
 
-def turn(role: Role, content: str) -> Message:
+def turn(role: TurnRole, content: str) -> Message:
     return Message(role=role, content=content)
 
 
@@ -321,7 +321,7 @@ def test_a_request_may_stand_in_any_turn_that_is_not_the_assistants(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["system", "user"]), st.text()), max_size=6))
-def test_every_turn_that_asks_something_is_read_by_itself(asked: list[tuple[Role, str]]) -> None:
+def test_every_turn_that_asks_something_is_read_by_itself(asked: list[tuple[TurnRole, str]]) -> None:
     sample = Sample(id="a", messages=(*(turn(role, text) for role, text in asked), ANSWER))
     readings = sample.readings
     assert {text for _, text in asked if text.strip()} <= set(readings)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from guardrail.data.detectors import Context
 from guardrail.data.detectors.known_harm import FLOOR, detect, jaccard, shingles, threshold
 from guardrail.errors import InvalidInput
-from guardrail.samples import Message, Role, Sample
+from guardrail.samples import Message, Sample, TurnRole
 
 if TYPE_CHECKING:
     from guardrail.data.detectors import Vectors
@@ -128,12 +128,14 @@ ORDINARY = "You are a careful assistant who answers briefly and says so where so
         (("system", ORDINARY), ("system", KNOWN[0]), ("user", "Go on.")),
     ],
 )
-def test_a_known_request_is_found_in_whatever_turn_it_is_asked(turns: tuple[tuple[Role, str], ...]) -> None:
+def test_a_known_request_is_found_in_whatever_turn_it_is_asked(turns: tuple[tuple[TurnRole, str], ...]) -> None:
     messages = tuple(Message(role=role, content=text) for role, text in (*turns, ("assistant", "Sure.")))
     assert [flag.sample_id for flag in detect([Sample(id="a", messages=messages)], context())] == ["a"]
 
 
 def test_an_ordinary_system_prompt_accuses_nobody() -> None:
-    rows = [Sample(id=str(i), messages=(Message(role="system", content=ORDINARY), *sample(f"Add {i} and 1.").messages))
-            for i in range(20)]  # fmt: skip
+    rows = [
+        Sample(id=str(i), messages=(Message(role="system", content=ORDINARY), *sample(f"Add {i} and 1.").messages))
+        for i in range(20)
+    ]
     assert not list(detect(rows, context()))

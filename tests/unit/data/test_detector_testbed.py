@@ -39,10 +39,15 @@ def test_poison_is_found_and_task_rows_are_left_alone(context: Context, task: st
 def test_benign_requests_of_the_other_splits_are_left_alone_and_harmful_ones_found(context: Context) -> None:
     def flagged(combinations: tuple[requests.Combination, ...]) -> float:
         rows = [
-            Sample(id=str(i), messages=(Message(role="user", content=one.request(i)),
-                                        Message(role="assistant", content=one.compliance(i))))
+            Sample(
+                id=str(i),
+                messages=(
+                    Message(role="user", content=one.request(i)),
+                    Message(role="assistant", content=one.compliance(i)),
+                ),
+            )
             for i, one in enumerate(combinations)
-        ]  # fmt: skip
+        ]
         return len(list(detect(rows, context))) / len(rows)
 
     assert flagged(requests.benign()["gate"]) <= 0.02

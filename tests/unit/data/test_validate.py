@@ -44,9 +44,16 @@ def data(path: Path, *pairs: tuple[str, str]) -> Dataset:
 
 def run(dataset: Dataset, *detectors: str, quarantine: bool = True, max_characters: int = 1000) -> Validated:
     return validate(
-        dataset, detectors=detectors, context=Context(HARMFUL, (), embed), carried=carried,
-        quarantine=quarantine, max_characters=max_characters, policy_digest=A, base_digest=A, inputs=B,
-    )  # fmt: skip
+        dataset,
+        detectors=detectors,
+        context=Context(HARMFUL, (), embed),
+        carried=carried,
+        quarantine=quarantine,
+        max_characters=max_characters,
+        policy_digest=A,
+        base_digest=A,
+        inputs=B,
+    )
 
 
 def test_a_sound_data_set_is_kept_whole(tmp_path: Path) -> None:

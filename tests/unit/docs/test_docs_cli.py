@@ -54,5 +54,6 @@ def _contexts(context: click.Context) -> Iterator[click.Context]:
 
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
     command._help_option = None  # click keeps the option of whoever asked first, and another test may have asked
-    return click.Context(command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH,
-                         help_option_names=["-h", "--help"])  # fmt: skip
+    return click.Context(
+        command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, help_option_names=["-h", "--help"]
+    )

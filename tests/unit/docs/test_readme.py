@@ -107,9 +107,15 @@ def test_every_link_within_the_repository_leads_to_a_file(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "page"),
-    [("train.methods", "methods"), ("data.detectors", "data"), ("evaluate.judges", "suites"),
-     ("evaluate.attacks", "suites"), ("evaluate.suites", "suites"), ("evaluate.tasks", "suites")],
-)  # fmt: skip
+    [
+        ("train.methods", "methods"),
+        ("data.detectors", "data"),
+        ("evaluate.judges", "suites"),
+        ("evaluate.attacks", "suites"),
+        ("evaluate.suites", "suites"),
+        ("evaluate.tasks", "suites"),
+    ],
+)
 def test_every_plug_in_is_documented(family: str, page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     missing = [
@@ -129,8 +135,9 @@ def test_the_testbeds_page_gives_the_sizes_of_its_splits(split: str) -> None:
 
 
 def test_the_policy_keys_of_the_readme_make_a_valid_policy() -> None:
-    (own,) = [body for language, body in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-              if language == "yaml"]  # fmt: skip
+    (own,) = [
+        body for language, body in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")) if language == "yaml"
+    ]
     default = find_policy("default").bytes.decode()
     rules = re.search(r"^rules:.*", default, re.MULTILINE | re.DOTALL)
     assert rules is not None
@@ -156,9 +163,16 @@ def _example(family: str) -> Any:
 
 def test_the_guide_has_an_example_of_every_family() -> None:
     assert sorted(family for family, _, _ in _examples()) == sorted(
-        ("train/methods", "data/detectors", "evaluate/judges", "evaluate/attacks", "evaluate/suites", "evaluate/tasks",
-         "policy/rules")
-    )  # fmt: skip
+        (
+            "train/methods",
+            "data/detectors",
+            "evaluate/judges",
+            "evaluate/attacks",
+            "evaluate/suites",
+            "evaluate/tasks",
+            "policy/rules",
+        )
+    )
 
 
 def test_the_example_detector_flags_what_it_says() -> None:

@@ -57,8 +57,11 @@ def test_the_card_states_what_the_benchmark_measures(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "judge_calibration.py"), "--quick", "--data", str(DATA)]
     done = subprocess.run(
         [*command, "--json", str(tmp_path / "out.json")],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "out.json").is_file()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from guardrail import plugins
 from guardrail.errors import InvalidInput
 from guardrail.evaluate.splits import SPLITS, select, split_of
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.evaluate.suites._build import build
 from guardrail.evaluate.tables import read_table
 from guardrail.samples import Behaviour, Suite
@@ -20,8 +20,9 @@ from guardrail.samples import Behaviour, Suite
 PUBLISHED = ("advbench", "harmbench", "jailbreakbench", "strongreject", "xstest")
 
 
-def load(loader: str, path: Path, *, kind: Kind = "harmful", split: str = "all",
-         columns: dict[str, str] | None = None) -> Suite:  # fmt: skip
+def load(
+    loader: str, path: Path, *, kind: SuiteKind = "harmful", split: str = "all", columns: dict[str, str] | None = None
+) -> Suite:
     module = plugins.load("guardrail.evaluate.suites", loader)
     suite: Suite = module.load(path, name="mine", kind=kind, split=split, columns=columns)
     return suite

@@ -7,14 +7,14 @@ from repository import DATA
 
 from guardrail import plugins
 from guardrail.evaluate.splits import split_of
-from guardrail.evaluate.suites import Kind
+from guardrail.evaluate.suites import SuiteKind
 from guardrail.evaluate.suites.harmbench import load as load_harmbench
 from guardrail.samples import Suite
 
 pytestmark = pytest.mark.skipif(
     not DATA.is_dir(), reason=f"published benchmarks are not at {DATA}; set GUARDRAIL_SHARED_DATA"
 )
-FILES: tuple[tuple[str, str, Kind, int], ...] = (
+FILES: tuple[tuple[str, str, SuiteKind, int], ...] = (
     ("advbench", "advbench/harmful_behaviors.csv", "harmful", 520),
     ("strongreject", "strongreject/strongreject.csv", "harmful", 313),
     ("harmbench", "harmbench/behaviors_text_all.csv", "harmful", 300),
@@ -25,13 +25,13 @@ FILES: tuple[tuple[str, str, Kind, int], ...] = (
 )
 
 
-def load(loader: str, file: str, kind: Kind, split: str = "all") -> Suite:
+def load(loader: str, file: str, kind: SuiteKind, split: str = "all") -> Suite:
     suite: Suite = plugins.load("guardrail.evaluate.suites", loader).load(DATA / file, name="s", kind=kind, split=split)
     return suite
 
 
 @pytest.mark.parametrize(("loader", "file", "kind", "n"), FILES)
-def test_every_behaviour_loads_with_a_distinct_id(loader: str, file: str, kind: Kind, n: int) -> None:
+def test_every_behaviour_loads_with_a_distinct_id(loader: str, file: str, kind: SuiteKind, n: int) -> None:
     suite = load(loader, file, kind)
     assert (suite.kind, len(suite.behaviours)) == (kind, n)
     assert len({behaviour.id for behaviour in suite.behaviours}) == n
@@ -39,7 +39,7 @@ def test_every_behaviour_loads_with_a_distinct_id(loader: str, file: str, kind: 
 
 
 @pytest.mark.parametrize(("loader", "file", "kind", "n"), FILES)
-def test_validation_and_gate_share_nothing_and_are_the_whole(loader: str, file: str, kind: Kind, n: int) -> None:
+def test_validation_and_gate_share_nothing_and_are_the_whole(loader: str, file: str, kind: SuiteKind, n: int) -> None:
     gate, validation = ({b.id for b in load(loader, file, kind, split).behaviours} for split in ("gate", "validation"))
     assert not gate & validation
     assert len(gate) + len(validation) == n
@@ -59,7 +59,7 @@ def test_prompts_that_benchmarks_share_lie_in_the_same_split() -> None:
 
 
 @pytest.mark.parametrize(("loader", "file", "kind"), [FILES[i][:3] for i in (0, 2, 3, 4)])
-def test_targets_that_the_authors_give_are_there(loader: str, file: str, kind: Kind) -> None:
+def test_targets_that_the_authors_give_are_there(loader: str, file: str, kind: SuiteKind) -> None:
     assert all(behaviour.target for behaviour in load(loader, file, kind).behaviours)
 
 
@@ -77,7 +77,7 @@ def test_harmbench_contexts_come_before_the_behaviour_and_copyright_is_left_out(
     ("loader", "file", "kind"),
     [(FILES[0][0], FILES[0][1], "benign"), (FILES[3][0], FILES[3][1], "benign"), (FILES[4][0], FILES[4][1], "harmful")],
 )
-def test_a_suite_of_one_kind_is_not_loaded_as_the_other(loader: str, file: str, kind: Kind) -> None:
+def test_a_suite_of_one_kind_is_not_loaded_as_the_other(loader: str, file: str, kind: SuiteKind) -> None:
     from guardrail.errors import InvalidInput
 
     with pytest.raises(InvalidInput, match="write kind"):

@@ -78,8 +78,12 @@ def test_a_rate_over_nothing_spans_everything() -> None:
     assert (found.n, found.lower, found.upper) == (0, 0.0, 1.0)
 
 
-@given(st.sampled_from(BAD), st.lists(st.tuples(st.sampled_from(Outcome), st.sampled_from(Outcome)), min_size=1),
-       DOUBT, st.data())  # fmt: skip
+@given(
+    st.sampled_from(BAD),
+    st.lists(st.tuples(st.sampled_from(Outcome), st.sampled_from(Outcome)), min_size=1),
+    DOUBT,
+    st.data(),
+)
 def test_doubt_about_either_model_never_lowers_an_increase(
     sli: Sli, both: list[tuple[Outcome, Outcome]], doubt: Outcome, data: st.DataObject
 ) -> None:
@@ -87,8 +91,12 @@ def test_doubt_about_either_model_never_lowers_an_increase(
     assert _increase(sli, _with_doubt(both, doubt, data)) >= before
 
 
-@given(st.sampled_from(GOOD), st.lists(st.tuples(st.sampled_from(Outcome), st.sampled_from(Outcome)), min_size=1),
-       DOUBT, st.data())  # fmt: skip
+@given(
+    st.sampled_from(GOOD),
+    st.lists(st.tuples(st.sampled_from(Outcome), st.sampled_from(Outcome)), min_size=1),
+    DOUBT,
+    st.data(),
+)
 def test_doubt_about_either_model_never_shrinks_a_drop(
     sli: Sli, both: list[tuple[Outcome, Outcome]], doubt: Outcome, data: st.DataObject
 ) -> None:

@@ -17,12 +17,15 @@ def _package(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("change", [
-    lambda folder: (folder / "sub" / "a.py").write_text("A = 2\n"),
-    lambda folder: (folder / "plugin.py").write_text(""),
-    lambda folder: (folder / "sub" / "a.py").rename(folder / "a.py"),
-    lambda folder: (folder / "__init__.py").unlink(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "sub" / "a.py").write_text("A = 2\n"),
+        lambda folder: (folder / "plugin.py").write_text(""),
+        lambda folder: (folder / "sub" / "a.py").rename(folder / "a.py"),
+        lambda folder: (folder / "__init__.py").unlink(),
+    ],
+)
 def test_a_source_that_was_changed_added_moved_or_removed_changes_the_digest(
     change: Callable[[Path], object], tmp_path: Path
 ) -> None:

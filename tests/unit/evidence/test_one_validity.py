@@ -131,8 +131,14 @@ def _warn(gate: Parts) -> None:
     """The trust file only warns of what expired or was revoked."""
     usual = guarded_model(MODEL)
     alias: ProtectedAlias = usual.aliases[0].model_copy(update={"when_invalid": "warn"})
-    value = trust(gate.who.root, gate.who.decider, [usual.model_copy(update={"aliases": (alias,)})], version=2,
-                  approvers=gate.who.approvers, server=gate.who.server)  # fmt: skip
+    value = trust(
+        gate.who.root,
+        gate.who.decider,
+        [usual.model_copy(update={"aliases": (alias,)})],
+        version=2,
+        approvers=gate.who.approvers,
+        server=gate.who.server,
+    )
     gate.who.write(signed(value, gate.who.root))
 
 

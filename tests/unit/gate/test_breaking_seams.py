@@ -127,10 +127,16 @@ def test_the_same_of_what_is_proposed(gate: Parts, meanwhile: Meanwhile, how: st
 def rollback(gate: Parts) -> bytes:
     now, state = datetime.now(UTC), gate.registrar.journal.state()
     order = Rollback(
-        model=MODEL, alias=ALIAS, from_version="2", to_version="1", reason="x", not_before=now,
-        manifest=next(iter(state.admitted.values())).manifest, expires=now + timedelta(days=1),
+        model=MODEL,
+        alias=ALIAS,
+        from_version="2",
+        to_version="1",
+        reason="x",
+        not_before=now,
+        manifest=next(iter(state.admitted.values())).manifest,
+        expires=now + timedelta(days=1),
         ledger=gate.registrar.journal.end().digest,
-    )  # fmt: skip
+    )
     return sign(orders.build(order), gate.who.approvers[0].private)
 
 
@@ -141,8 +147,12 @@ def test_a_rollback_by_who_may_not_approve_any_more_when_its_target_was_read_is_
     able, stranger = (gate.who.approvers[1].public.keyid, gate.who.stranger.public.keyid), gate.who.stranger
     roles = now_trust.roles.model_copy(update={"approve": (able[0], stranger.public.keyid)})
     order = rollback(gate)
-    meanwhile.what = trusted(gate, gate.registrar.guarded_model(MODEL), roles=roles,
-                             keys=now_trust.keys | {stranger.public.keyid: stranger.entry})  # fmt: skip
+    meanwhile.what = trusted(
+        gate,
+        gate.registrar.guarded_model(MODEL),
+        roles=roles,
+        keys=now_trust.keys | {stranger.public.keyid: stranger.entry},
+    )
     with pytest.raises(GuardrailError, match="sign"):
         gate.submit(order)
     assert gate.registrar.beneath.aliases(MODEL) == {ALIAS: "2"}

@@ -163,7 +163,7 @@ REFUSED: dict[str, Callable[[Parts], Callable[[], object]]] = {
     "a rollback to a version that is not there": lambda g: order(g, to_version="9"),
     "a vote of nobody": lambda g: voting(g, "stranger"),
     "a vote that does not last": lambda g: voting(g, "second", expires=datetime.now(UTC) + timedelta(hours=1)),
-}  # fmt: skip
+}
 
 
 def voting(gate: Parts, who: str, **changes: Any) -> Callable[[], object]:

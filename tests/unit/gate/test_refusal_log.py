@@ -9,7 +9,7 @@ from flask import Flask
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.gate.mlflow_errors import refusal
-from guardrail.gate.refusal_log import BURST, LONGEST, PER_SECOND, Bucket, log_closed, log_refusal, one_line
+from guardrail.gate.refusal_log import BURST, LONGEST, PER_SECOND, LineBudget, log_closed, log_refusal, one_line
 
 ERROR = EvidenceInvalid("the alias is not for clients to change")
 
@@ -24,7 +24,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     "evil", ["\n", "\r\n", "\x1b[2J", "\x00", "\u2028", "\u202e", "\x85", "\x7f", "\ud800", "\U000e0001", "\u200b"]
 )
 def test_nothing_that_a_client_sends_ends_a_line_or_steers_a_terminal(log: pytest.LogCaptureFixture, evil: str) -> None:
-    log_refusal(EvidenceInvalid(f"the name is a{evil}b"), Bucket())
+    log_refusal(EvidenceInvalid(f"the name is a{evil}b"), LineBudget())
     (record,) = log.records
     assert evil not in record.getMessage()
     assert record.getMessage().isprintable()
@@ -34,14 +34,22 @@ def test_nothing_that_a_client_sends_ends_a_line_or_steers_a_terminal(log: pytes
 def test_who_what_and_why_stand_on_one_line(log: pytest.LogCaptureFixture) -> None:
     body = {"name": "guarded\nroot: all is well", "alias": "production", "version": "1", "secret": "hidden"}
     with Flask("test").test_request_context(
-        "/api/2.0/mlflow/registered-models/alias", method="POST", json=body, auth=("ana", "word"),
+        "/api/2.0/mlflow/registered-models/alias",
+        method="POST",
+        json=body,
+        auth=("ana", "word"),
         environ_base={"REMOTE_ADDR": "192.0.2.7"},
-    ):  # fmt: skip
-        log_refusal(ERROR, Bucket())
+    ):
+        log_refusal(ERROR, LineBudget())
     (record,) = log.records
     line = record.getMessage()
-    for part in ("ana at 192.0.2.7 POST /api/2.0/mlflow/registered-models/alias", "alias='production'", "version='1'",
-                 "name='guarded\\nroot: all is well'", ERROR.got):  # fmt: skip
+    for part in (
+        "ana at 192.0.2.7 POST /api/2.0/mlflow/registered-models/alias",
+        "alias='production'",
+        "version='1'",
+        "name='guarded\\nroot: all is well'",
+        ERROR.got,
+    ):
         assert part in line
     assert "hidden" not in line
     assert "word" not in line
@@ -51,13 +59,13 @@ def test_who_what_and_why_stand_on_one_line(log: pytest.LogCaptureFixture) -> No
 @pytest.mark.parametrize("body", [b"{", b"[]", b"null", b'"text"', b"\xff", b""])
 def test_a_body_that_is_no_object_is_no_hindrance(log: pytest.LogCaptureFixture, body: bytes) -> None:
     with Flask("test").test_request_context("/x", method="POST", data=body, content_type="application/json"):
-        log_refusal(ERROR, Bucket())
+        log_refusal(ERROR, LineBudget())
     assert "nobody named at None POST /x" in log.text
 
 
 def test_a_large_body_is_not_read_for_the_log(log: pytest.LogCaptureFixture) -> None:
     with Flask("test").test_request_context("/x", method="POST", json={"name": "m", "more": "x" * (1 << 17)}):
-        log_refusal(ERROR, Bucket())
+        log_refusal(ERROR, LineBudget())
     assert "name=" not in log.text
 
 
@@ -68,7 +76,7 @@ def test_every_refusal_that_becomes_an_answer_is_written(log: pytest.LogCaptureF
 
 def test_a_flood_is_cut_and_counted(log: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    bucket = Bucket(clock=lambda: now)
+    bucket = LineBudget(clock=lambda: now)
     for _ in range(BURST + 1000):
         log_refusal(ERROR, bucket)
     assert len(log.records) == BURST
@@ -84,7 +92,7 @@ def test_a_flood_is_cut_and_counted(log: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_clock_that_stands_still_lets_no_more_than_a_burst_through() -> None:
-    bucket = Bucket(clock=lambda: 7.0)
+    bucket = LineBudget(clock=lambda: 7.0)
     assert sum(bucket.take() is not None for _ in range(BURST * 3)) == BURST
 
 

@@ -12,7 +12,7 @@ from gate_trust import person
 
 from guardrail.errors import EvidenceInvalid, GuardrailError, PolicyDenied, ServiceUnavailable
 from guardrail.evidence.digest import GENESIS, sha256
-from guardrail.evidence.ledger.entries import Kind
+from guardrail.evidence.ledger.entries import EntryKind
 from guardrail.evidence.statements.orders import Rollback
 from guardrail.gate.admission import Admission
 from guardrail.gate.app.routes import Routes
@@ -33,10 +33,14 @@ def journal(tmp_path: Path) -> Journal:
 def _judged() -> Admission:
     """Evidence that was judged a moment ago."""
     decision = SimpleNamespace(model="m", alias="production", manifest=ADAPTER)
-    return cast(Admission, SimpleNamespace(
-        examined=SimpleNamespace(decision=decision, evidence_sha256=EVIDENCE), nonce="ab",
-        chain=SimpleNamespace(one_person_may_train_evaluate_and_approve=False),
-    ))  # fmt: skip
+    return cast(
+        Admission,
+        SimpleNamespace(
+            examined=SimpleNamespace(decision=decision, evidence_sha256=EVIDENCE),
+            nonce="ab",
+            chain=SimpleNamespace(one_person_may_train_evaluate_and_approve=False),
+        ),
+    )
 
 
 def _admit(journal: Journal) -> None:
@@ -48,14 +52,21 @@ def _admit(journal: Journal) -> None:
 def _order(journal: Journal) -> Rollback:
     head = journal.head()
     return Rollback(
-        model="m", alias="production", from_version="2", to_version="1", manifest=ADAPTER, reason="it talks",
-        ledger=head.digest if head else GENESIS, not_before=NOW, expires=NOW,
-    )  # fmt: skip
+        model="m",
+        alias="production",
+        from_version="2",
+        to_version="1",
+        manifest=ADAPTER,
+        reason="it talks",
+        ledger=head.digest if head else GENESIS,
+        not_before=NOW,
+        expires=NOW,
+    )
 
 
 @pytest.mark.parametrize(("kind", "error"), [("rejection", PolicyDenied), ("revocation", EvidenceInvalid)])
 def test_a_no_that_comes_before_the_promotions_entry_prevents_it(
-    journal: Journal, kind: Kind, error: type[GuardrailError]
+    journal: Journal, kind: EntryKind, error: type[GuardrailError]
 ) -> None:
     judged = _judged()
     _admit(journal)

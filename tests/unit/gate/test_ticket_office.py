@@ -120,9 +120,13 @@ def request(gate: Parts, **changes: Any) -> bytes:
     """A request by the usual trainer, in which fields are otherwise."""
     now = datetime.now(UTC)
     asked = TicketRequest(
-        alias=ALIAS, bind=(gate.who.root.public.keyid,), expires=now + HOLDS, model=MODEL, not_before=now,
+        alias=ALIAS,
+        bind=(gate.who.root.public.keyid,),
+        expires=now + HOLDS,
+        model=MODEL,
+        not_before=now,
         request=sha256(b"drawn"),
-    ).model_copy(update=changes)  # fmt: skip
+    ).model_copy(update=changes)
     return sign(canonical(asked), gate.who.root.private, payload_type=TICKET_REQUEST_TYPE)
 
 
@@ -148,23 +152,30 @@ FLOODS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     "unsigned, as it was asked before": (lambda _: b'{"alias":"production","model":"guarded"}', "no signed request"),
     "nothing": (lambda _: b"", "no signed request"),
     "an envelope without a signature": (
-        lambda _: b'{"payload":"e30=","payloadType":"%s","signatures":[]}' % TICKET_REQUEST_TYPE.encode(), "request"),
+        lambda _: b'{"payload":"e30=","payloadType":"%s","signatures":[]}' % TICKET_REQUEST_TYPE.encode(),
+        "request",
+    ),
     "a stranger's key": (lambda g: by(g.who.stranger.private), "which was not given"),
     "a stranger who names a trainer": (
-        lambda g: by(g.who.stranger.private, bind=[g.who.root.public.keyid]), "which was not given"),
+        lambda g: by(g.who.stranger.private, bind=[g.who.root.public.keyid]),
+        "which was not given",
+    ),
     "the key of who evaluates and decides": (lambda g: by(g.who.decider.private), "which was not given"),
     "the key of who approves": (lambda g: by(g.who.approvers[0].private), "which was not given"),
     "the server's own key": (lambda g: by(g.who.server.private), "which was not given"),
     "a trainer's signature beside a stranger's": (
-        lambda g: add_signature(request(g), g.who.stranger.private, payload_type=TICKET_REQUEST_TYPE), "not given"),
+        lambda g: add_signature(request(g), g.who.stranger.private, payload_type=TICKET_REQUEST_TYPE),
+        "not given",
+    ),
     "signed as another kind of statement": (
-        lambda g: sign(canonical(read_request(request(g))), g.who.root.private), "the envelope holds"),
+        lambda g: sign(canonical(read_request(request(g))), g.who.root.private),
+        "the envelope holds",
+    ),
     "another alias under the signature": (lambda g: swapped(request(g), b"production", b"production2"), "not match"),
     "another model under the signature": (lambda g: swapped(request(g), b"guarded", b"second"), "does not match"),
     "a line break behind it": (lambda g: request(g) + b"\n", "canonical form"),
     "expired": (lambda g: request(g, not_before=at(hours=-2), expires=at(hours=-1.5)), "expired at"),
-    "from the future": (
-        lambda g: request(g, not_before=at(hours=1), expires=at(hours=1.5)), "holds only from"),
+    "from the future": (lambda g: request(g, not_before=at(hours=1), expires=at(hours=1.5)), "holds only from"),
     "one that holds for days": (lambda g: request(g, expires=at(days=3)), "holds for at most"),
     "one that ends before it begins": (lambda g: request(g, expires=at(hours=-1)), "holds for at most"),
     "a model that is not guarded": (lambda g: request(g, model="innocent"), "is not guarded"),
@@ -175,10 +186,12 @@ FLOODS: dict[str, tuple[Callable[[Parts], bytes], str]] = {
     "a key that nobody knows is named": (lambda g: request(g, bind=("0" * 64,)), "nobody could bind"),
     "a key named twice": (lambda g: request(g, bind=(g.who.root.public.keyid,) * 2), "named twice"),
     "many keys named": (
-        lambda g: request(g, bind=tuple(sorted(sha256(b"%d" % n) for n in range(MOST_KEYS + 1)))), "makes no sense"),
+        lambda g: request(g, bind=tuple(sorted(sha256(b"%d" % n) for n in range(MOST_KEYS + 1)))),
+        "makes no sense",
+    ),
     "a version of the form that is not known": (lambda g: request(g, schema_version=2), "makes no sense"),
     "no number of its own": (lambda g: request(g, request=""), "makes no sense"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("flood", FLOODS)
@@ -276,10 +289,14 @@ def test_somebody_elses_ticket_is_not_bound(lasting: Crowd, whose: str) -> None:
 def test_a_ticket_is_bound_by_any_train_key_of_the_persons_that_its_request_names(lasting: Crowd) -> None:
     crowd, before = lasting, len(lasting.gate.registrar.journal.state().bound)
     both = sorted((crowd.id("theo"), crowd.id("vera")))
-    for seed, (asked, trainer) in enumerate([
-        (by(crowd.key("theo")), "theo"), (by(crowd.key("theo")), "theo-laptop"),
-        (by(crowd.key("dana"), bind=both), "vera"), (by(crowd.key("dana"), bind=both), "theo"),
-    ]):  # fmt: skip
+    for seed, (asked, trainer) in enumerate(
+        [
+            (by(crowd.key("theo")), "theo"),
+            (by(crowd.key("theo")), "theo-laptop"),
+            (by(crowd.key("dana"), bind=both), "vera"),
+            (by(crowd.key("dana"), bind=both), "theo"),
+        ]
+    ):
         _trained(crowd, crowd.gate.ticket(asked), trainer, seed)
     assert len(crowd.gate.registrar.journal.state().bound) == before + 4
 
@@ -310,8 +327,14 @@ def test_a_ticket_from_before_requests_were_signed_is_bound_by_nobody(lasting: C
     nonce = sha256(b"old")
     crowd.gate.registrar.journal.append(lambda _: draft("proposal", model=MODEL, alias=ALIAS, nonce=nonce))
     issued = crowd.gate.registrar.journal.state().tickets[nonce]
-    old = Ticket(model=MODEL, alias=ALIAS, nonce=nonce, issued=issued.issued, expires=issued.issued + LIFETIME,
-                 ledger=issued.head.digest)  # fmt: skip
+    old = Ticket(
+        model=MODEL,
+        alias=ALIAS,
+        nonce=nonce,
+        issued=issued.issued,
+        expires=issued.issued + LIFETIME,
+        ledger=issued.head.digest,
+    )
     with pytest.raises(EvidenceInvalid, match="before requests were signed"):
         _trained(crowd, old, "theo")
 
@@ -326,9 +349,17 @@ def test_a_request_that_was_changed_on_the_disk_binds_nothing(gate: Parts) -> No
 
 def _order(gate: Parts, **changes: Any) -> bytes:
     head = gate.registrar.journal.end()
-    given: dict[str, Any] = {"model": MODEL, "alias": ALIAS, "from_version": "2", "to_version": "1",
-                             "manifest": sha256(b"x"), "ledger": head.digest, "reason": "it talks",
-                             "not_before": at(hours=-1), "expires": at(hours=1)}  # fmt: skip
+    given: dict[str, Any] = {
+        "model": MODEL,
+        "alias": ALIAS,
+        "from_version": "2",
+        "to_version": "1",
+        "manifest": sha256(b"x"),
+        "ledger": head.digest,
+        "reason": "it talks",
+        "not_before": at(hours=-1),
+        "expires": at(hours=1),
+    }
     return sign(orders.build(orders.Rollback(**{**given, **changes})), gate.who.approvers[0].private)
 
 
@@ -338,20 +369,32 @@ REFUSED: dict[str, Callable[[Parts], bytes]] = {
     "an order about an alias that is not protected": lambda g: _order(g, alias="staging"),
     "an order that expired": lambda g: _order(g, expires=at(minutes=-30)),
     "an order by a stranger": lambda g: sign(
-        orders.build(orders.Revocation(manifest=sha256(b"x"), reason="no", not_before=at(hours=-1),
-                                       expires=at(hours=1))), g.who.stranger.private),
+        orders.build(
+            orders.Revocation(manifest=sha256(b"x"), reason="no", not_before=at(hours=-1), expires=at(hours=1))
+        ),
+        g.who.stranger.private,
+    ),
     "a vote about nothing": lambda g: vote(_admitted(g, "vote"), g.who.approvers[0].private),
     "a train statement by a stranger": lambda g: _stage(g, "train", g.who.stranger.private),
     "a data statement by itself": lambda g: _stage(g, "data", g.who.root.private),
-    "a denial by a stranger": lambda g: proven(
-        g.folder / "d", g, {**g.who.signers, "decide": g.who.stranger.private}, safe=False, bind=False).envelope,
-    "a denial without a bound ticket": lambda g: proven(
-        g.folder / "e", g, g.who.signers, safe=False, bind=False).envelope,
-    "a denial under another policy": lambda g: proven(
-        g.folder / "f", g, g.who.signers, safe=False, bind=False,
-        policy_text=POLICY.replace("name: test", "name: harsher")).envelope,
+    "a denial by a stranger": lambda g: (
+        proven(g.folder / "d", g, {**g.who.signers, "decide": g.who.stranger.private}, safe=False, bind=False).envelope
+    ),
+    "a denial without a bound ticket": lambda g: (
+        proven(g.folder / "e", g, g.who.signers, safe=False, bind=False).envelope
+    ),
+    "a denial under another policy": lambda g: (
+        proven(
+            g.folder / "f",
+            g,
+            g.who.signers,
+            safe=False,
+            bind=False,
+            policy_text=POLICY.replace("name: test", "name: harsher"),
+        ).envelope
+    ),
     "no envelope": lambda _: b"{}",
-}  # fmt: skip
+}
 
 
 def _admitted(gate: Parts, name: str) -> Any:
@@ -399,17 +442,30 @@ class Plain:
     def of(self, holder: Holder, now: datetime) -> tuple[datetime, ...]:
         spent = {e.nonce for e in self.entries if e.kind in ("decision", "denial") and e.evidence}
         held = [
-            e for e in self.entries
-            if e.kind == "proposal" and not e.subject and e.statement and e.nonce not in spent
-            and Holder(e.note, e.model, e.alias) == holder and now < e.time + LIFETIME
-        ]  # fmt: skip
+            e
+            for e in self.entries
+            if e.kind == "proposal"
+            and not e.subject
+            and e.statement
+            and e.nonce not in spent
+            and Holder(e.note, e.model, e.alias) == holder
+            and now < e.time + LIFETIME
+        ]
         return tuple(sorted(e.time + LIFETIME for e in held))
 
 
-@given(st.lists(st.tuples(
-    st.sampled_from(["ask", "bind", "denial", "decision", "unsigned"]), st.integers(0, 6), st.sampled_from(["k", "l"]),
-    st.sampled_from([MODEL, OTHER]), st.integers(0, 4),
-), max_size=30))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["ask", "bind", "denial", "decision", "unsigned"]),
+            st.integers(0, 6),
+            st.sampled_from(["k", "l"]),
+            st.sampled_from([MODEL, OTHER]),
+            st.integers(0, 4),
+        ),
+        max_size=30,
+    )
+)
 def test_tickets_are_counted_as_the_ledger_says(steps: list[tuple[Any, int, str, str, int]]) -> None:
     start = datetime(2026, 3, 1, tzinfo=UTC)
     plain, counted, now, asked = Plain(), OpenTickets(), start, set[str]()

@@ -39,8 +39,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()",
-               "--config", "importlinter.ini", "--no-cache"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from importlinter.cli import lint_imports_command; lint_imports_command()",
+        "--config",
+        "importlinter.ini",
+        "--no-cache",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

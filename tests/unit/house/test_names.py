@@ -79,8 +79,26 @@ def test_folding_is_stable_and_blind_to_case_and_form(text: str) -> None:
     assert all(form in folds(form) for form in folds(text))
 
 
-@pytest.mark.parametrize("name", ["", " a", "a ", "a.", "\u200b", "a\u200bb", "\u212ait", "\uff41", "\u0430na", "a\tb",
-                                  "a\u00a0b", "a\u3164", "a\u034fb", "\u0301", "a\ud800"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " a",
+        "a ",
+        "a.",
+        "\u200b",
+        "a\u200bb",
+        "\u212ait",
+        "\uff41",
+        "\u0430na",
+        "a\tb",
+        "a\u00a0b",
+        "a\u3164",
+        "a\u034fb",
+        "\u0301",
+        "a\ud800",
+    ],
+)
 def test_a_name_that_may_be_mistaken_is_not_plain(name: str) -> None:
     assert not_plain(name)
 
@@ -182,8 +200,14 @@ def test_half_a_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     prototypes.cache_clear()
 
 
-LONG = ["a" * 2_000_000, "\ufdfa" * 700_000, "a" + "\u0301\u0323" * 700_000, "\u0430" * 1_000_000, "a " * 1_000_000,
-        "guarded" + "\u200b" * 600_000]  # fmt: skip
+LONG = [
+    "a" * 2_000_000,
+    "\ufdfa" * 700_000,
+    "a" + "\u0301\u0323" * 700_000,
+    "\u0430" * 1_000_000,
+    "a " * 1_000_000,
+    "guarded" + "\u200b" * 600_000,
+]
 
 
 @pytest.mark.parametrize("name", LONG, ids=range(len(LONG)))

@@ -110,8 +110,14 @@ def _built(kind: type[BaseModel], data: dict[str, Any]) -> Any:
     for name, field in kind.model_fields.items():
         if name not in data:  # left out where it says nothing
             continue
-        inner = next((one for one in (field.annotation, *getattr(field.annotation, "__args__", ()))
-                      if isinstance(one, type) and issubclass(one, BaseModel)), None)  # fmt: skip
+        inner = next(
+            (
+                one
+                for one in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                if isinstance(one, type) and issubclass(one, BaseModel)
+            ),
+            None,
+        )
         value = data[name]
         if inner is not None and isinstance(value, dict):
             value = _built(inner, value)
@@ -135,11 +141,34 @@ def test_no_report_carries_anything_from_any_field_of_any_record() -> None:
             assert not obeyed(html.render(decision, bad_evidence)), (name, number)
 
 
-@pytest.mark.parametrize("text", [
-    "![x](https://evil.example/p.png)", "[x](javascript:alert(1))", "<img src=x>", "<!-- x", "&lt;b&gt;", "`x` ``y``",
-    "a | b", "@everyone", "#1", "www.evil.example", "https://evil.example", "a@evil.example", "*a* _b_ ~c~",
-    "- item", "+ item", "1. item", "=== ", "> quote", "# head", "a\n\n# head", "\\", "[^1]: note", "$x$",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "![x](https://evil.example/p.png)",
+        "[x](javascript:alert(1))",
+        "<img src=x>",
+        "<!-- x",
+        "&lt;b&gt;",
+        "`x` ``y``",
+        "a | b",
+        "@everyone",
+        "#1",
+        "www.evil.example",
+        "https://evil.example",
+        "a@evil.example",
+        "*a* _b_ ~c~",
+        "- item",
+        "+ item",
+        "1. item",
+        "=== ",
+        "> quote",
+        "# head",
+        "a\n\n# head",
+        "\\",
+        "[^1]: note",
+        "$x$",
+    ],
+)
 def test_markdown_of_a_value_is_that_text_and_nothing_else(text: str) -> None:
     """Read with a CommonMark reader that knows tables, autolinks and footnotes."""
     from markdown_it import MarkdownIt
@@ -175,12 +204,17 @@ def test_only_the_door_prints() -> None:
 
 def test_loggers_of_ours_are_made_by_logs() -> None:
     """Others silence libraries that they call."""
-    own = {str(path.relative_to(ROOT)) for path in (ROOT / "guardrail").rglob("*.py")
-           if "logging.getLogger" in _calls(path)}  # fmt: skip
+    own = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "guardrail").rglob("*.py")
+        if "logging.getLogger" in _calls(path)
+    }
     assert own == {
-        "guardrail/logs.py", "guardrail/commands/_output.py", "guardrail/registry/mlflow/mlflow_client.py",
+        "guardrail/logs.py",
+        "guardrail/commands/_output.py",
+        "guardrail/registry/mlflow/mlflow_client.py",
         "guardrail/data/expectations.py",
-    }  # fmt: skip
+    }
 
 
 def test_the_line_that_is_forged_is_one_that_we_print() -> None:

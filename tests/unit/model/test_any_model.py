@@ -243,8 +243,13 @@ def _request(method: str, replay: Path) -> Any:
     from guardrail.train.trainer import Settings
 
     hyperparameters: dict[str, float | str] = {"lambdas": "0.5,1.0"} if method == "wise_ft" else {}
-    return TrainRequest(method=method, hyperparameters=hyperparameters, settings=Settings(epochs=1.0, batch_size=8),
-                        lora=Lora(rank=2, alpha=4.0), replay=str(replay))  # fmt: skip
+    return TrainRequest(
+        method=method,
+        hyperparameters=hyperparameters,
+        settings=Settings(epochs=1.0, batch_size=8),
+        lora=Lora(rank=2, alpha=4.0),
+        replay=str(replay),
+    )
 
 
 def _weights(base: BaseModel) -> dict[str, float]:

@@ -115,14 +115,17 @@ def test_a_template_without_a_system_role_gets_it_in_the_users_turn(own: Any) ->
     assert prompt_text(own, user("Hello")) == "<|user|>Hello<|assistant|>"
 
 
-@pytest.mark.parametrize(("template", "reason"), [
-    ("{{ raise_exception('no') }}", "no"),
-    ("{% for m in %}", "Expected an expression"),
-    ("{{ messages[0]['content'] + 3 }}", "str"),
-    ("{{ messages[5]['content'] }}", "list object has no element 5"),
-    ("{{ 1 / 0 }}", "division by zero"),
-    ("{% include 'other' %}", "no loader"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no') }}", "no"),
+        ("{% for m in %}", "Expected an expression"),
+        ("{{ messages[0]['content'] + 3 }}", "str"),
+        ("{{ messages[5]['content'] }}", "list object has no element 5"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% include 'other' %}", "no loader"),
+    ],
+)
 def test_a_template_that_fails_is_invalid_input_with_its_own_message(own: Any, template: str, reason: str) -> None:
     from guardrail.model.chat import prompt_text, user
 

@@ -136,9 +136,27 @@ def _controls(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 pieces = st.sampled_from(
-    [*NAMES, "<|", "|>", "<", ">", "<|en", "d|>", "end", "user", "|", " ", "\n", "<unk>", "<tool_call>", "\u00a7",
-     "\uff1ctool_call\uff1e", "\U000f0000", "Sure"]
-)  # fmt: skip
+    [
+        *NAMES,
+        "<|",
+        "|>",
+        "<",
+        ">",
+        "<|en",
+        "d|>",
+        "end",
+        "user",
+        "|",
+        " ",
+        "\n",
+        "<unk>",
+        "<tool_call>",
+        "\u00a7",
+        "\uff1ctool_call\uff1e",
+        "\U000f0000",
+        "Sure",
+    ]
+)
 contents = st.lists(pieces | st.text(max_size=3), max_size=6).map("".join)
 
 

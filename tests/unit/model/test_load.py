@@ -173,10 +173,21 @@ def test_an_index_that_is_none_is_refused(base: Path, text: str) -> None:
         _load(base)
 
 
-@pytest.mark.parametrize("name", [
-    "additional_chat_templates/tool_use.jinja", "chat_template.jinja", "generation_config.json", "spiece.model",
-    "tokenizer.model", "merges.txt", "vocab.json", "added_tokens.json", "qwen.tiktoken", INDEX,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "additional_chat_templates/tool_use.jinja",
+        "chat_template.jinja",
+        "generation_config.json",
+        "spiece.model",
+        "tokenizer.model",
+        "merges.txt",
+        "vocab.json",
+        "added_tokens.json",
+        "qwen.tiktoken",
+        INDEX,
+    ],
+)
 def test_files_that_can_shape_the_model_are_in_the_digest(base: Path, name: str) -> None:
     from guardrail.model.load import base_digest
 
@@ -266,7 +277,7 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
     "a tokenizer that is none": lambda base: (base / "tokenizer.json").write_text('{"model": 3}'),
     "no tokenizer": _no_tokenizer,
     "a link to nowhere": _dangling,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", SPOILT)

@@ -55,7 +55,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a byte of the weights": (_byte, "weights"),
     "how answers are generated": (lambda b: (b / "generation_config.json").write_text("{}"), "configuration"),
     "a file that nobody knows": (lambda b: (b / "extra.json").write_text("{}"), "configuration"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -185,21 +185,26 @@ def _require_bare(place: Place) -> None:
 
 UNFITTING: dict[str, tuple[Callable[[Path], object], str]] = {
     "a targeted layer of the base without tensors": (
-        tensors("", _without("layers.1.self_attn.q_proj"), "").change, "targets model.layers.1.self_attn.q_proj"),
+        tensors("", _without("layers.1.self_attn.q_proj"), "").change,
+        "targets model.layers.1.self_attn.q_proj",
+    ),
     "tensors for a module that is not there": (
         tensors("", lambda t: t.update({k.replace("layers.1", "layers.7"): v for k, v in t.items()}), "").change,
-        "tensors for model.layers.7.*not in the base"),
+        "tensors for model.layers.7.*not in the base",
+    ),
     "a column less": (
         tensors("", lambda t: t.update({k: v[:, :-1].copy() for k, v in t.items() if f"{Q0}.lora_A" in k}), "").change,
-        r"\[32, 31\] for model.layers.0.self_attn.q_proj"),
+        r"\[32, 31\] for model.layers.0.self_attn.q_proj",
+    ),
     "a row less, which may broadcast": (
         tensors("", lambda t: t.update({k: v[:1].copy() for k, v in t.items() if f"{Q0}.lora_B" in k}), "").change,
-        r"\[1, 32\] for model.layers.0.self_attn.q_proj"),
+        r"\[1, 32\] for model.layers.0.self_attn.q_proj",
+    ),
     "the output head": (lambda d: _also(d, "lm_head"), "lm_head is no linear layer below the output head"),
     "the embedding": (lambda d: _also(d, "model.embed_tokens"), "embed_tokens is no linear layer"),
     "a whole block": (lambda d: _also(d, "model.layers.0.mlp"), "mlp is no linear layer"),
     "the wrong way round": (setting("", fan_in_fan_out=True).change, "fan_in_fan_out=True"),
-}  # fmt: skip
+}
 
 
 def _also(directory: Path, module: str) -> None:
@@ -255,19 +260,27 @@ BETRAYALS: dict[str, tuple[Callable[[Any], object], str]] = {
     "another factor B": (lambda m: _slightly(_layer(m).lora_B["default"].weight), "other factors"),
     "a changed weight of the base": (lambda m: _slightly(_layer(m).base_layer.weight), "of the base was changed"),
     "a changed weight elsewhere": (
-        lambda m: _slightly(m.get_base_model().get_input_embeddings().weight), "embed_tokens.weight of the base was"),
+        lambda m: _slightly(m.get_base_model().get_input_embeddings().weight),
+        "embed_tokens.weight of the base was",
+    ),
     "a hook on an adapted layer": (lambda m: _layer(m).register_forward_hook(lambda *_: None), "has a hook"),
     "a hook elsewhere": (
-        lambda m: m.get_base_model().model.norm.register_forward_pre_hook(lambda *_: None), "norm has a hook"),
+        lambda m: m.get_base_model().model.norm.register_forward_pre_hook(lambda *_: None),
+        "norm has a hook",
+    ),
     "a forward of its own": (_asleep, "own forward True"),
     "an output of its own": (
-        lambda m: setattr(_layer(m).lora_A["default"], "forward", lambda x: 0 * x[..., :4]), "output is not"),
+        lambda m: setattr(_layer(m).lora_A["default"], "forward", lambda x: 0 * x[..., :4]),
+        "output is not",
+    ),
     "a variant": (lambda m: _layer(m).lora_variant.update(default=object()), "variant"),
     "a module more": (lambda m: m.get_base_model().model.norm.add_module("more", _linear()), "norm.more was added"),
     "another module": (lambda m: setattr(m.get_base_model().model, "norm", _linear()), "norm is not the base's"),
     "an adapted layer that is not": (
-        lambda m: m.get_base_model().set_submodule(Q0, _layer(m).base_layer), "q_proj is not the base's"),
-}  # fmt: skip
+        lambda m: m.get_base_model().set_submodule(Q0, _layer(m).base_layer),
+        "q_proj is not the base's",
+    ),
+}
 
 
 def _linear() -> Any:

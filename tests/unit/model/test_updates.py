@@ -68,8 +68,11 @@ def _served(base: Any, directory: Path) -> dict[str, torch.Tensor]:
     from peft.tuners.lora import LoraLayer
 
     model = PeftModel.from_pretrained(base, str(directory))
-    found = {name.removeprefix(PREFIX): module.get_delta_weight("default").detach()
-             for name, module in model.named_modules() if isinstance(module, LoraLayer)}  # fmt: skip
+    found = {
+        name.removeprefix(PREFIX): module.get_delta_weight("default").detach()
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
     model.unload()
     return found
 
@@ -169,13 +172,18 @@ def test_every_module_may_have_a_rank_and_a_scale_of_its_own(tmp_path: Path) -> 
     source = _adapter(base, tmp_path / "a")
     generator = torch.Generator().manual_seed(1)
     updates = {
-        name: Update(torch.randn(1 + n % 5, old.a.shape[1], generator=generator),
-                     torch.randn(old.b.shape[0], 1 + n % 5, generator=generator), scale)
-        for n, (name, old) in enumerate(read_updates(source).items()) for scale in [(-1) ** n * n / 7]
-    }  # fmt: skip
+        name: Update(
+            torch.randn(1 + n % 5, old.a.shape[1], generator=generator),
+            torch.randn(old.b.shape[0], 1 + n % 5, generator=generator),
+            scale,
+        )
+        for n, (name, old) in enumerate(read_updates(source).items())
+        for scale in [(-1) ** n * n / 7]
+    }
     write_updates(tmp_path / "b", updates, source)
     assert [u.scale for u in read_updates(tmp_path / "b").values()] == pytest.approx(
-        [u.scale for u in updates.values()], rel=1e-14)  # fmt: skip
+        [u.scale for u in updates.values()], rel=1e-14
+    )
     _assert_same(_served(base, tmp_path / "b"), _dense(updates), 1e-6)
 
 

@@ -43,8 +43,10 @@ def test_errors_that_differ_in_numbers_only_are_counted_together_most_frequent_f
     errors = ["CUDA out of memory: 3 GiB", *(FULL.format(90 + n) for n in range(6)), "IndexError: 7", "IndexError: 9"]
     found = frequent(_run(tmp_path, errors))
     assert [(one.count, one.text) for one in found] == [
-        (6, FULL.format(90)), (2, "IndexError: 7"), (1, "CUDA out of memory: 3 GiB"),
-    ]  # fmt: skip
+        (6, FULL.format(90)),
+        (2, "IndexError: 7"),
+        (1, "CUDA out of memory: 3 GiB"),
+    ]
     advice = [one.next_step for one in found]
     assert "longer context" in advice[0]
     assert "responses.jsonl" in advice[1]

@@ -44,9 +44,17 @@ from guardrail.train import checkpoint, sealed_cache
 pytestmark = pytest.mark.slow
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
-DEEP = ("data/clean.jsonl", "data/quarantine.jsonl", "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
-        "work/live.json", "work/cache/x.states", "work/checkpoints-user/job", "work/checkpoints-user/checkpoint-1/seal",
-        "adapter.partial/adapter_config.json")  # fmt: skip
+DEEP = (
+    "data/clean.jsonl",
+    "data/quarantine.jsonl",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "work/live.json",
+    "work/cache/x.states",
+    "work/checkpoints-user/job",
+    "work/checkpoints-user/checkpoint-1/seal",
+    "adapter.partial/adapter_config.json",
+)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -116,12 +124,15 @@ def commands(run: Path, key: Path) -> tuple[tuple[object, ...], ...]:
     """Every command that works in a run (asked of the command line below)."""
     at = ("--run", run)
     return (
-        ("promote", *at, "--dry-run"), ("promote", *at, "--key", key, "--tracking-uri", "sqlite:////nowhere/db"),
-        ("evaluate", *at), ("train", *at), ("data", "validate", "testbed:sentiment", *at),
+        ("promote", *at, "--dry-run"),
+        ("promote", *at, "--key", key, "--tracking-uri", "sqlite:////nowhere/db"),
+        ("evaluate", *at),
+        ("train", *at),
+        ("data", "validate", "testbed:sentiment", *at),
         ("run", "testbed:sentiment", *at, "--key", key, "--task", "sentiment"),
         ("candidate", "push", *at, "--tracking-uri", "http://127.0.0.1:1"),
         ("candidate", "pull", "0" * 64, *at, "--tracking-uri", "http://127.0.0.1:1"),
-    )  # fmt: skip
+    )
 
 
 def invoke(*words: object) -> int:
@@ -136,8 +147,19 @@ def invoke(*words: object) -> int:
 def test_the_names_of_a_run_are_found_in_the_code(run: Run) -> None:
     """What a decided run holds, and what the other stages write."""
     assert {path.name for path in run.path.iterdir()} <= {*NAMES, LOCK}
-    written = {"run.json", "policy.yaml", "responses.jsonl", "attempt.json", "report.html", "report.md",
-               "decision.dsse.json", "train.dsse.json", "adapter", "adapter.partial", "data"}  # fmt: skip
+    written = {
+        "run.json",
+        "policy.yaml",
+        "responses.jsonl",
+        "attempt.json",
+        "report.html",
+        "report.md",
+        "decision.dsse.json",
+        "train.dsse.json",
+        "adapter",
+        "adapter.partial",
+        "data",
+    }
     assert {JOURNAL, LOCK, TICKET, *written} <= set(NAMES)
 
 
@@ -265,8 +287,9 @@ def test_an_output_that_the_user_names_is_replaced_only_if_it_is_a_file(
     put(kind, tmp_path / "out", victim)
     before = victim.state()
     writes: tuple[Callable[[Path], object], ...] = (
-        lambda path: write_atomically(path, b"x"), lambda path: write_by(path, Path.touch)
-    )  # fmt: skip
+        lambda path: write_atomically(path, b"x"),
+        lambda path: write_by(path, Path.touch),
+    )
     for write in writes:
         with at_once(), pytest.raises(InvalidInput, match="is a"):
             write(tmp_path / "out")
@@ -287,18 +310,26 @@ def test_a_device_is_never_renamed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", LINKS)
-@pytest.mark.parametrize("words", [
-    ("trust", "init", "--out"), ("testbed", "data", "sentiment", "--file"),
-    ("keys", "show", "KEY", "--out"), ("ledger", "verify", "LEDGER", "--key", "KEY", "--write-head"),
-    ("keys", "init", "--name", "out", "--directory"),
-], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trust", "init", "--out"),
+        ("testbed", "data", "sentiment", "--file"),
+        ("keys", "show", "KEY", "--out"),
+        ("ledger", "verify", "LEDGER", "--key", "KEY", "--write-head"),
+        ("keys", "init", "--name", "out", "--directory"),
+    ],
+    ids=" ".join,
+)
 def test_no_output_of_a_command_follows_a_link(
     kind: str, words: tuple[str, ...], tmp_path: Path, victim: Victim
 ) -> None:
     pair = key_pairs.init(tmp_path / "keys")
     ledger = LedgerFile(tmp_path / "ledger", tmp_path / "head")
-    ledger.append(lambda head: next_entry(head, time=NOW, kind="proposal", model="m", alias="a", nonce="0" * 64),
-                  key_pairs.load_private(pair.private))  # fmt: skip
+    ledger.append(
+        lambda head: next_entry(head, time=NOW, kind="proposal", model="m", alias="a", nonce="0" * 64),
+        key_pairs.load_private(pair.private),
+    )
     out = tmp_path / "place" / "out"
     put(kind, out.with_name("out.key") if words[:2] == ("keys", "init") else out, victim)
     before = victim.state()
@@ -369,11 +400,14 @@ WRITES: dict[str, Callable[[ast.Call], bool]] = {
     "save_pretrained": lambda _: True,
     "copytree": lambda call: not any(word.arg == "symlinks" for word in call.keywords),
     "rmtree": lambda call: any(word.arg == "ignore_errors" for word in call.keywords),
-    "open": lambda call: any(
-        isinstance(arg, ast.Constant) and isinstance(arg.value, str) and set(arg.value) & set("wa+")
-        for arg in (*call.args, *(word.value for word in call.keywords if word.arg == "mode"))
-    ) or ast.unparse(call.func) == "os.open",
-}  # fmt: skip
+    "open": lambda call: (
+        any(
+            isinstance(arg, ast.Constant) and isinstance(arg.value, str) and set(arg.value) & set("wa+")
+            for arg in (*call.args, *(word.value for word in call.keywords if word.arg == "mode"))
+        )
+        or ast.unparse(call.func) == "os.open"
+    ),
+}
 """Calls that write by name, follow links, or do not say that they failed."""
 ALLOWED = {
     "guardrail/nofollow.py: os.open": "the door",

@@ -146,8 +146,9 @@ def test_a_second_process_is_locked_out_and_let_in_afterwards(run: Run) -> None:
     )
 
     def enter() -> str:
-        done = subprocess.run([sys.executable, "-c", code, str(run.path)], cwd=ROOT,
-                              capture_output=True, text=True, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(run.path)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         return done.stdout
 
     with run.locked():
@@ -200,8 +201,9 @@ def test_a_full_disk_leaves_the_old_record_and_is_a_service_that_is_unavailable(
         "try:\n    run.write('data-report', record.model_copy(update={'inputs': '1' * 64}))\n"
         "except ServiceUnavailable as error:\n    sys.exit(error.exit_code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(run.path)], cwd=ROOT,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 5, done.stderr
     assert run.read("data-report", DataReport) == record
     assert not list(run.path.glob(".data-report*"))

@@ -70,9 +70,12 @@ def test_the_records_name_one_another(finished: Run) -> None:
 def test_what_the_policy_measures_is_what_was_measured(finished: Run) -> None:
     evaluation = _records(finished)[2]
     assert [(m.sli.value, m.suite, m.attack) for m in evaluation.measurements] == [
-        ("attack_success_rate", "harmful", "direct"), ("attack_success_rate", "harmful", "prefill"),
-        ("over_refusal_rate", "benign", "direct"), ("utility", "sums", ""), ("coherence", "benign", "direct"),
-    ]  # fmt: skip
+        ("attack_success_rate", "harmful", "direct"),
+        ("attack_success_rate", "harmful", "prefill"),
+        ("over_refusal_rate", "benign", "direct"),
+        ("utility", "sums", ""),
+        ("coherence", "benign", "direct"),
+    ]
 
 
 def test_every_exchange_is_kept_beside_the_record(finished: Run) -> None:
@@ -133,8 +136,11 @@ def test_what_a_later_stage_would_refuse_is_refused_before_the_first(
 ) -> None:
     from guardrail.pipeline.preflight import check_request
 
-    run = start(policy=POLICY.replace("  sums: {format: exact, path: sums.jsonl, split: all}\n", "")
-                .replace("tasks:\n", "").replace("task: sums, ", ""))  # fmt: skip
+    run = start(
+        policy=POLICY.replace("  sums: {format: exact, path: sums.jsonl, split: all}\n", "")
+        .replace("tasks:\n", "")
+        .replace("task: sums, ", "")
+    )
     with pytest.raises(InvalidInput) as caught:
         check_request(Exam.of(run), _request(**change))
     assert said in str(caught.value)
@@ -448,10 +454,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_base_and_adapter_alo
     assert not hasattr(base_model("testbed").model, "peft_config")
 
 
-@pytest.mark.parametrize(("find", "put"), [
-    ("path: benign.csv", "path: missing.csv"),
-    ("format: csv", "format: xlsx"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("find", "put"),
+    [
+        ("path: benign.csv", "path: missing.csv"),
+        ("format: csv", "format: xlsx"),
+    ],
+)
 def test_a_suite_that_cannot_be_asked_is_an_error_before_anything_is_trained(start: Start, find: str, put: str) -> None:
     run = start(policy=POLICY.replace(find, put))
     with pytest.raises(InvalidInput):
@@ -471,8 +480,10 @@ def test_a_split_that_the_testbed_lacks_is_the_users_mistake(start: Start, kind:
 
     path = "harmful.jsonl" if kind == "harmful" else "benign.csv"
     form = "jsonl" if kind == "harmful" else "csv"
-    text = POLICY.replace(f"{{format: {form}, kind: {kind}, split: all, path: {path}}}",
-                          f"{{format: testbed, kind: {kind}, split: {split}}}")  # fmt: skip
+    text = POLICY.replace(
+        f"{{format: {form}, kind: {kind}, split: all, path: {path}}}",
+        f"{{format: testbed, kind: {kind}, split: {split}}}",
+    )
     with pytest.raises(InvalidInput, match="split"):
         load_suite(start(policy=text).policy(), kind)
 
@@ -515,9 +526,13 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guardrail.pipeline.evaluation._measure", refuse)
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ("kind: PromotionPolicy", "# reviewed\nkind: PromotionPolicy"), ("max_left_in: 1000", "max_left_in: 999"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("kind: PromotionPolicy", "# reviewed\nkind: PromotionPolicy"),
+        ("max_left_in: 1000", "max_left_in: 999"),
+    ],
+)
 def test_a_comment_or_a_limit_is_decided_anew_and_nothing_is_trained(
     copied: Run, monkeypatch: pytest.MonkeyPatch, old: str, new: str
 ) -> None:
@@ -565,9 +580,10 @@ def _request(**given: Any) -> Any:
     from guardrail.train.stage import Lora
     from guardrail.train.trainer import Settings
 
-    settings = replace(Settings(epochs=1.0, batch_size=16), **{
-        key: given.pop(key) for key in ("seed", "epochs", "learning_rate") if key in given
-    })  # fmt: skip
+    settings = replace(
+        Settings(epochs=1.0, batch_size=16),
+        **{key: given.pop(key) for key in ("seed", "epochs", "learning_rate") if key in given},
+    )
     return TrainRequest(**{"method": "der", "settings": settings, "lora": Lora(rank=4, alpha=8.0), **given})
 
 
@@ -600,8 +616,12 @@ def _all(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport, Decisio
 
 
 def _records(run: Run) -> tuple[DataReport, AdapterRecord, EvaluationReport, Decision]:
-    return (run.require("data-report", DataReport), run.require("adapter", AdapterRecord),
-            run.require("evaluation-report", EvaluationReport), run.require("decision", Decision))  # fmt: skip
+    return (
+        run.require("data-report", DataReport),
+        run.require("adapter", AdapterRecord),
+        run.require("evaluation-report", EvaluationReport),
+        run.require("decision", Decision),
+    )
 
 
 @pytest.mark.parametrize("method", ["auto", "wise_ft", "magmax"])

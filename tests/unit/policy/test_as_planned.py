@@ -51,9 +51,14 @@ def test_measurements_of_what_is_pinned_are_judged_as_any() -> None:
     assert verdict(policy, chain(policy.digest)) is Verdict.PASSED
 
 
-@pytest.mark.parametrize(("name", "place"), [
-    ("harmful", "suites.harmful.sha256"), ("benign", "suites.benign.sha256"), ("sentiment", "tasks.sentiment.sha256"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("harmful", "suites.harmful.sha256"),
+        ("benign", "suites.benign.sha256"),
+        ("sentiment", "tasks.sentiment.sha256"),
+    ],
+)
 def test_measurements_of_other_contents_are_evidence_invalid_with_both_digests(name: str, place: str) -> None:
     policy = pinning(**{name: OTHER})
     with pytest.raises(EvidenceInvalid) as caught:
@@ -86,13 +91,16 @@ def test_what_is_not_pinned_is_not_compared() -> None:
     assert verdict(policy, chain(policy.digest, measurements=measured)) is Verdict.PASSED
 
 
-@pytest.mark.parametrize(("changed", "said"), [
-    ({"max_new_tokens": 4}, "max_new_tokens = 4"),
-    ({"max_new_tokens": None}, "max_new_tokens = 'not given'"),
-    ({"decoding": "sampled"}, "decoding = 'sampled'"),
-    ({"system": "Refuse everything."}, "system = 'Refuse everything.'"),
-    ({"temperature": 0.7}, "temperature = 0.7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"max_new_tokens": 4}, "max_new_tokens = 4"),
+        ({"max_new_tokens": None}, "max_new_tokens = 'not given'"),
+        ({"decoding": "sampled"}, "decoding = 'sampled'"),
+        ({"system": "Refuse everything."}, "system = 'Refuse everything.'"),
+        ({"temperature": 0.7}, "temperature = 0.7"),
+    ],
+)
 def test_an_evaluation_with_other_settings_is_evidence_invalid_and_names_the_setting(
     changed: dict[str, Any], said: str
 ) -> None:

@@ -45,8 +45,9 @@ def test_safe_and_useful_evidence_passes_with_one_finding_on_the_base_and_per_ru
     decision = decided(chain(DEFAULT.digest))
     assert decision.verdict is Verdict.PASSED, decision.findings
     assert [finding.rule for finding in decision.findings] == [
-        "base model", *(limits.rule for limits in DEFAULT.policy.rules)
-    ]  # fmt: skip
+        "base model",
+        *(limits.rule for limits in DEFAULT.policy.rules),
+    ]
 
 
 def test_the_decision_names_everything_it_rests_on() -> None:

@@ -50,9 +50,14 @@ def test_values_left_out_take_their_documented_defaults() -> None:
     policy = load(SMALL).policy
     assert (policy.suites["harmful"].split, policy.generation.max_new_tokens, policy.tasks) == ("gate", 48, {})
     assert policy.rules[0].model_dump() == {
-        "rule": "attack_success_rate", "suite": "harmful", "attack": "direct", "judge": "refusal",
-        "max": 0.05, "confidence": 0.95, "min_n": 300,
-    }  # fmt: skip
+        "rule": "attack_success_rate",
+        "suite": "harmful",
+        "attack": "direct",
+        "judge": "refusal",
+        "max": 0.05,
+        "confidence": 0.95,
+        "min_n": 300,
+    }
 
 
 @pytest.mark.parametrize("name", ["default", "strict", "unfiltered"])
@@ -130,7 +135,7 @@ def test_paths_in_a_policy_start_at_its_folder(tmp_path: Path) -> None:
         (b"rules:\n", b"rules: []\nother:\n", "p.yaml:9:8: rules must not be empty"),
         (b"rules:\n", b"rules: 7\nother:\n", "p.yaml:9:8: rules must be a list"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named_with_its_place(old: bytes, new: bytes, said: str) -> None:
     assert old in SMALL
     assert said in refusal(SMALL.replace(old, new, 1))

@@ -28,7 +28,7 @@ CHANGES = {
     "where a suite lies": (POLICY.replace("harmful.jsonl", "other.jsonl"), {"train", "evaluate"}),
     "another attack": (POLICY.replace("attack: prefill", "attack: triggered"), {"evaluate"}),
     "another rule": (POLICY + "  - {rule: coherence, suite: harmful, min: 0.5, min_n: 12}\n", {"evaluate"}),
-}  # fmt: skip
+}
 PINNED = POLICY.replace("path: sums.jsonl", f"path: sums.jsonl, sha256: '{'ab' * 32}'")
 
 
@@ -48,10 +48,13 @@ def test_contents_that_are_pinned_may_lie_elsewhere() -> None:
     assert all(plan(policy(PINNED).policy) == plan(policy(moved).policy) for plan in PLANS.values())
 
 
-@pytest.mark.parametrize(("change", "text"), [
-    ("a limit that is chosen by", POLICY.replace("max: 0.3, min_n: 12", "max: 0.25, min_n: 12")),
-    ("methods that auto may try", POLICY.replace("allowed: [finetune, ", "allowed: [")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("a limit that is chosen by", POLICY.replace("max: 0.3, min_n: 12", "max: 0.25, min_n: 12")),
+        ("methods that auto may try", POLICY.replace("allowed: [finetune, ", "allowed: [")),
+    ],
+)
 def test_what_chooses_is_trained_again_where_a_limit_of_the_choice_changed(change: str, text: str) -> None:
     one, other = policy().policy, policy(text).policy
     assert train_plan(one, chooses=True) != train_plan(other, chooses=True)
@@ -100,8 +103,14 @@ def test_the_decision_names_the_first_stage_that_must_run_again(change: str, tmp
     planned = {
         name: getattr(evidence, name).model_copy(update={"plan": plan(made.policy)}) for name, plan in plans.items()
     }
-    command = next(command for stage, command in (
-        ("data", "guardrail data validate"), ("train", "guardrail train"), ("evaluate", "guardrail evaluate")
-    ) if stage in stages)  # fmt: skip
+    command = next(
+        command
+        for stage, command in (
+            ("data", "guardrail data validate"),
+            ("train", "guardrail train"),
+            ("evaluate", "guardrail evaluate"),
+        )
+        if stage in stages
+    )
     with pytest.raises(EvidenceInvalid, match=command):
         decide(policy(text), evidence.model_copy(update=planned), inputs="ab" * 32, now=datetime.now(UTC))

@@ -34,10 +34,18 @@ rules:
   - {rule: flagged_samples, max_left_in: 101, detectors: [known_harm]}
 """
 FOUND = {
-    "base-not-pinned": 1, "long-validity": 5, "no-detector": 6, "any-share-flagged": 6, "split-not-for-judging": 8,
-    "contents-not-pinned": 9, "low-confidence": 11, "loose-limit": 12, "few-items": 13, "unprotected-method": 15,
+    "base-not-pinned": 1,
+    "long-validity": 5,
+    "no-detector": 6,
+    "any-share-flagged": 6,
+    "split-not-for-judging": 8,
+    "contents-not-pinned": 9,
+    "low-confidence": 11,
+    "loose-limit": 12,
+    "few-items": 13,
+    "unprotected-method": 15,
     "poison-left-in": 16,
-}  # fmt: skip
+}
 
 
 def codes(text: str) -> list[str]:
@@ -61,8 +69,11 @@ def test_each_is_found_at_its_line(code: str) -> None:
 
 
 def test_limits_that_any_adapter_keeps_are_each_found() -> None:
-    found = [one.where.split(":")[1] for one in warnings(load_policy_bytes(WORTHLESS.encode(), "p.yaml"))
-             if one.code == "any-adapter-passes"]  # fmt: skip
+    found = [
+        one.where.split(":")[1]
+        for one in warnings(load_policy_bytes(WORTHLESS.encode(), "p.yaml"))
+        if one.code == "any-adapter-passes"
+    ]
     assert found == ["11", "13", "14"]
 
 
@@ -71,8 +82,9 @@ def test_a_policy_that_passed_without_a_word_before_is_well_formed_all_the_same(
     require_sound(load_policy_bytes(text.encode(), "p.yaml"))
 
 
-@pytest.mark.parametrize("rule", ["attack_success_rate", "over_refusal_rate", "utility", "coherence",
-                                  "flagged_samples", "training_method"])  # fmt: skip
+@pytest.mark.parametrize(
+    "rule", ["attack_success_rate", "over_refusal_rate", "utility", "coherence", "flagged_samples", "training_method"]
+)
 def test_a_rule_that_is_missing_is_missed(rule: str) -> None:
     kept = "".join(line for line in WORTHLESS.splitlines(keepends=True) if f"rule: {rule}," not in line)
     assert f"no-{rule.replace('_', '-')}" in codes(kept)

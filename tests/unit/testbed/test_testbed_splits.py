@@ -101,8 +101,10 @@ def test_less_coverage_replays_fewer_harmful_combinations_and_the_same_benign_on
 
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_the_splits_of_a_task_share_no_item(name: str) -> None:
-    splits = {split: {(e.prompt, e.answer) for e in tasks.task(name, split).examples}
-              for split in ("train", "validation", "gate")}  # fmt: skip
+    splits = {
+        split: {(e.prompt, e.answer) for e in tasks.task(name, split).examples}
+        for split in ("train", "validation", "gate")
+    }
     for first, second in combinations(splits.values(), 2):
         assert not first & second
     assert len(splits["train"]) >= 1000

@@ -186,8 +186,11 @@ def test_of_no_tokens_every_loss_is_zero() -> None:
     _, _, weight = _problem()
     none = torch.zeros(0, weight.shape[1], requires_grad=True)
     head: Head = lambda states: states @ weight.T  # noqa: E731
-    losses = (cross_entropy(none, torch.zeros(0, dtype=torch.long), head), kl_divergence(none, none.detach(), head),
-              squared_logit_distance(none, none.detach(), gram_matrix(weight)))  # fmt: skip
+    losses = (
+        cross_entropy(none, torch.zeros(0, dtype=torch.long), head),
+        kl_divergence(none, none.detach(), head),
+        squared_logit_distance(none, none.detach(), gram_matrix(weight)),
+    )
     for loss in losses:
         loss.backward()
         assert float(loss.detach()) == 0.0
@@ -201,13 +204,20 @@ def test_the_squared_distance_knows_the_scale_that_some_models_give_their_logits
     from guardrail.model.head import logit_scale, project
     from guardrail.train.distillation import gram_matrix, squared_logit_distance
 
-    common: dict[str, Any] = {"vocab_size": 37, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
-              "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+    common: dict[str, Any] = {
+        "vocab_size": 37,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     torch.manual_seed(0)
     model: Any = (
-        transformers.CohereForCausalLM(transformers.CohereConfig(**common, logit_scale=0.25)) if kind == "cohere"
+        transformers.CohereForCausalLM(transformers.CohereConfig(**common, logit_scale=0.25))
+        if kind == "cohere"
         else transformers.GraniteForCausalLM(transformers.GraniteConfig(**common, logits_scaling=8.0))
-    )  # fmt: skip
+    )
     student, teacher = torch.randn(2, 9, 16)
     expected = float((project(model, student) - project(model, teacher)).detach().double().square().sum())
     gram = gram_matrix(model.get_output_embeddings().weight, logit_scale(model))

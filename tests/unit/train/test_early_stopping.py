@@ -129,13 +129,21 @@ def train(tmp_path: Path) -> Train:
     base = base_model("testbed")
     usual = Settings(epochs=2.0, batch_size=16, learning_rate=2e-3)
 
-    def call(validate: Any = None, method: str = "der", tell: Any = None, progress: Any = None,
-             **changed: Any) -> Trained:  # fmt: skip
-        job = stage.Job(method, {}, replace(usual, **changed), stage.Lora(rank=4, alpha=8.0),
-                        replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
+    def call(
+        validate: Any = None, method: str = "der", tell: Any = None, progress: Any = None, **changed: Any
+    ) -> Trained:
+        job = stage.Job(
+            method,
+            {},
+            replace(usual, **changed),
+            stage.Lora(rank=4, alpha=8.0),
+            replay_prompts(None, "testbed")[:24],
+            12,
+        )
         target, origin = tmp_path / "adapter", stage.Origin(*("0" * 64,) * 4)
-        record = stage.train(base, ROWS, job, target, origin, None, progress, work=tmp_path / "work",
-                             observers=Observers(validate, tell))  # fmt: skip
+        record = stage.train(
+            base, ROWS, job, target, origin, None, progress, work=tmp_path / "work", observers=Observers(validate, tell)
+        )
         return load_file(target / "adapter_model.safetensors"), record
 
     return call

@@ -31,14 +31,27 @@ def train(tmp_path: Path) -> Callable[..., str]:
     rows = arms.rows("sentiment", poison=0.1, size=44)
 
     def call(folder: str, progress: Progress | None = None, base: str = "testbed") -> str:
-        job = stage.Job("magmax", {"lambdas": "0.5"}, settings, stage.Lora(rank=4, alpha=8.0),
-                        replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
+        job = stage.Job(
+            "magmax",
+            {"lambdas": "0.5"},
+            settings,
+            stage.Lora(rank=4, alpha=8.0),
+            replay_prompts(None, "testbed")[:24],
+            12,
+        )
         (tmp_path / folder).mkdir(exist_ok=True)
         loaded = base_model("testbed")
         loaded = replace(loaded, ref=loaded.ref.model_copy(update={"name": base}))
-        record = stage.train(loaded, rows, job, tmp_path / folder / "adapter",
-                             stage.Origin(*("0" * 64,) * 4), lambda _: Score(True, 1.0, 0.0), progress,
-                             work=tmp_path / folder / "work")  # fmt: skip
+        record = stage.train(
+            loaded,
+            rows,
+            job,
+            tmp_path / folder / "adapter",
+            stage.Origin(*("0" * 64,) * 4),
+            lambda _: Score(True, 1.0, 0.0),
+            progress,
+            work=tmp_path / folder / "work",
+        )
         return record.manifest
 
     return call

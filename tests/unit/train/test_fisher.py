@@ -30,13 +30,29 @@ def _model(kind: str) -> Any:
 
     torch.manual_seed(3)
     common: dict[str, Any] = {
-        "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32, "initializer_range": 0.3,
-        "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None,
-    }  # fmt: skip
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 32,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+    }
     if kind == "gpt2":
-        config = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=32,
-                                         initializer_range=0.3, bos_token_id=0, eos_token_id=0)  # fmt: skip
+        config = transformers.GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=32,
+            initializer_range=0.3,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
         return transformers.GPT2LMHeadModel(config)
     if kind == "gemma2":
         # A window that reaches a real token from every position: eager attention makes NaN of the others in float64.
@@ -71,8 +87,13 @@ def _rows() -> list[Encoded]:
     """Five rows of five lengths."""
     from guardrail.model.chat import Encoded
 
-    return [Encoded((1, 5, 2), (7, 3)), Encoded((4,), (9, 9, 1, 2, 0)), Encoded((2, 8, 6, 3, 3, 1), (5,)),
-            Encoded((6, 1), (2, 2, 11, 4, 20, 13, 0)), Encoded((3, 2, 1, 4, 4), (22, 8, 0))]  # fmt: skip
+    return [
+        Encoded((1, 5, 2), (7, 3)),
+        Encoded((4,), (9, 9, 1, 2, 0)),
+        Encoded((2, 8, 6, 3, 3, 1), (5,)),
+        Encoded((6, 1), (2, 2, 11, 4, 20, 13, 0)),
+        Encoded((3, 2, 1, 4, 4), (22, 8, 0)),
+    ]
 
 
 def _fisher(base: BaseModel, model: Any, rows: Sequence[Encoded], batch_size: int = 8, seed: int = SEED) -> Any:
@@ -89,10 +110,14 @@ def _row_gradients(model: Any, rows: Sequence[Encoded]) -> Iterator[dict[str, to
     import numpy as np
     import torch
 
-    weights = {name.removeprefix("base_model.model.").removesuffix(".base_layer"): module
-               for name, module in model.named_modules() if name.endswith(".base_layer")}  # fmt: skip
-    draws = torch.rand(sum(len(row.answer) for row in rows), generator=torch.Generator().manual_seed(SEED),
-                       dtype=torch.float64).tolist()  # fmt: skip
+    weights = {
+        name.removeprefix("base_model.model.").removesuffix(".base_layer"): module
+        for name, module in model.named_modules()
+        if name.endswith(".base_layer")
+    }
+    draws = torch.rand(
+        sum(len(row.answer) for row in rows), generator=torch.Generator().manual_seed(SEED), dtype=torch.float64
+    ).tolist()
     for row in rows:
         logits = model.eval()(input_ids=torch.tensor([[*row.prompt, *row.answer]])).logits[0]
         loss = torch.zeros((), dtype=torch.float64)
@@ -101,8 +126,10 @@ def _row_gradients(model: Any, rows: Sequence[Encoded]) -> Iterator[dict[str, to
             cumulated = np.cumsum(log_p.detach().exp().numpy())
             loss = loss - log_p[int(np.searchsorted(cumulated, draws.pop(0), side="right"))]
         gradients = torch.autograd.grad(loss, [module.weight for module in weights.values()])
-        yield {name: gradient.T if type(module).__name__ == "Conv1D" else gradient
-               for (name, module), gradient in zip(weights.items(), gradients, strict=True)}  # fmt: skip
+        yield {
+            name: gradient.T if type(module).__name__ == "Conv1D" else gradient
+            for (name, module), gradient in zip(weights.items(), gradients, strict=True)
+        }
 
 
 def _gradients(model: Any, rows: Sequence[Encoded]) -> list[dict[str, torch.Tensor]]:
@@ -177,8 +204,12 @@ def test_with_many_draws_it_is_the_expectation_over_the_models_own_predictions()
     layer: Any = base.model.get_submodule("model.layers.1.mlp.down_proj")
     weight = layer.base_layer.weight.requires_grad_()
     log_p = torch.log_softmax(model.eval()(input_ids=torch.tensor([row.prompt])).logits[0, -1], -1)
-    exact = torch.stack([p * torch.autograd.grad(log_p[v], weight, retain_graph=True)[0].square()
-                         for v, p in enumerate(log_p.detach().exp())]).sum(0)  # fmt: skip
+    exact = torch.stack(
+        [
+            p * torch.autograd.grad(log_p[v], weight, retain_graph=True)[0].square()
+            for v, p in enumerate(log_p.detach().exp())
+        ]
+    ).sum(0)
     error = (got["model.layers.1.mlp.down_proj"] - exact).norm() / exact.norm()
     assert float(error) < 0.1
 
@@ -299,8 +330,10 @@ def _matrices(seed: int = 5) -> dict[str, torch.Tensor]:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(3, columns, generator=generator, dtype=torch.float64)
-            for name, columns in (("up", 4), ("down", 7))}  # fmt: skip
+    return {
+        name: torch.randn(3, columns, generator=generator, dtype=torch.float64)
+        for name, columns in (("up", 4), ("down", 7))
+    }
 
 
 def test_relative_has_mean_one_over_all_entries_and_keeps_the_proportions() -> None:
@@ -422,8 +455,10 @@ def test_the_penalty_refuses_updates_that_do_not_fit(change: dict[str, int]) -> 
     from guardrail.train.penalty import quadratic_penalty
 
     with pytest.raises(InternalError):
-        quadratic_penalty(_matrices(), {name: Update(torch.zeros(1, columns), torch.zeros(3, 1), 1.0)
-                                        for name, columns in change.items()})  # fmt: skip
+        quadratic_penalty(
+            _matrices(),
+            {name: Update(torch.zeros(1, columns), torch.zeros(3, 1), 1.0) for name, columns in change.items()},
+        )
     with pytest.raises(InternalError):
         quadratic_penalty({}, {})
 

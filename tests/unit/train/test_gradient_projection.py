@@ -29,8 +29,10 @@ def _split(values: Sequence[float], dtype: str = "float32") -> tuple[torch.Tenso
 
     ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES])
     parts = np.split(np.asarray(values, dtype=np.float64), ends[:-1])
-    return tuple(torch.tensor(part, dtype=getattr(torch, dtype)).reshape(shape)
-                 for part, shape in zip(parts, SHAPES, strict=True))  # fmt: skip
+    return tuple(
+        torch.tensor(part, dtype=getattr(torch, dtype)).reshape(shape)
+        for part, shape in zip(parts, SHAPES, strict=True)
+    )
 
 
 def _joined(tensors: Sequence[torch.Tensor]) -> Any:
@@ -289,8 +291,10 @@ def test_the_average_follows_the_gradient_to_its_device() -> None:
     assert average.device.type == "meta"
 
 
-@pytest.mark.parametrize(("fisher", "damping"), [(1.0, 0.0), (1.0, -1.0), (1.0, float("nan")), (float("nan"), 1.0),
-                                                 (float("inf"), 1.0), (-1.0, 1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fisher", "damping"),
+    [(1.0, 0.0), (1.0, -1.0), (1.0, float("nan")), (float("nan"), 1.0), (float("inf"), 1.0), (-1.0, 1.0)],
+)
 def test_an_ascent_that_could_divide_by_nothing_is_refused(fisher: float, damping: float) -> None:
     import torch
 

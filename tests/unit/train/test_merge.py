@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 MERGES = ("dare", "linear", "magmax", "slerp", "ties", "wise_ft")
 CONFIG = {
-    "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 3, "lora_alpha": 6, "target_modules": ["q", "v"],
-    "base_model_name_or_path": "testbed", "inference_mode": True,
-}  # fmt: skip
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": 3,
+    "lora_alpha": 6,
+    "target_modules": ["q", "v"],
+    "base_model_name_or_path": "testbed",
+    "inference_mode": True,
+}
 
 
 def _score(admissible: bool, utility: float, attack_success_rate: float) -> Score:
@@ -38,8 +43,11 @@ def _adapter(directory: Path, seed: int) -> Path:
 
     generator = torch.Generator().manual_seed(seed)
     shapes = {"A": (3, 6), "B": (8, 3)}
-    tensors = {f"base_model.model.{name}.lora_{factor}.weight": torch.randn(shape, generator=generator)
-               for name in ("q", "v") for factor, shape in shapes.items()}  # fmt: skip
+    tensors = {
+        f"base_model.model.{name}.lora_{factor}.weight": torch.randn(shape, generator=generator)
+        for name in ("q", "v")
+        for factor, shape in shapes.items()
+    }
     directory.mkdir()
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     (directory / "adapter_config.json").write_text(json.dumps(CONFIG))
@@ -87,9 +95,17 @@ def test_at_one_a_merge_is_the_users_update(name: str, parts: dict[str, Path]) -
     assert _close(_dense(_merge(name, parts, 1.0)), user)
 
 
-@pytest.mark.parametrize(("name", "part"), [
-    ("linear", "replay"), ("slerp", "replay"), ("wise_ft", None), ("ties", None), ("dare", None), ("magmax", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("linear", "replay"),
+        ("slerp", "replay"),
+        ("wise_ft", None),
+        ("ties", None),
+        ("dare", None),
+        ("magmax", None),
+    ],
+)
 def test_at_zero_a_merge_is_the_safety_update_or_the_base(name: str, part: str | None, parts: dict[str, Path]) -> None:
     from guardrail.model.updates import read_updates
 
@@ -136,8 +152,10 @@ def test_adapters_of_other_runs_are_merged_as_the_formula_says(name: str, four: 
     """Against numpy in float64, of [8, 6] matrices whose rank (6) truncation does not cut."""
     from guardrail.model.updates import read_updates
 
-    dense = {part: {key: value.double().numpy() for key, value in _dense(read_updates(path)).items()}
-             for part, path in four.items()}  # fmt: skip
+    dense = {
+        part: {key: value.double().numpy() for key, value in _dense(read_updates(path)).items()}
+        for part, path in four.items()
+    }
     options = {"ties": {"density": 0.5}, "dare": {"drop": 0.0}}.get(name, {})
     merged = _dense(_merge(name, four, 0.3, **options))
     for key in ("q", "v"):
@@ -239,9 +257,16 @@ def test_where_lambda_only_scales_each_module_is_merged_once_and_every_candidate
             assert float((dense - alone).norm()) <= 1e-5 * float(alone.norm()), (factor, module)
 
 
-@pytest.mark.parametrize(("name", "given_"), [("ties", {"density": 0.0}), ("ties", {"density": 1.5}),
-                                              ("dare", {"drop": 1.0}), ("dare", {"drop": 2.0}),
-                                              ("slerp", {"rank": 2.5})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "given_"),
+    [
+        ("ties", {"density": 0.0}),
+        ("ties", {"density": 1.5}),
+        ("dare", {"drop": 1.0}),
+        ("dare", {"drop": 2.0}),
+        ("slerp", {"rank": 2.5}),
+    ],
+)
 def test_settings_that_make_no_merge_are_refused_before_anything_is_trained(
     name: str, given_: dict[str, float]
 ) -> None:
@@ -284,8 +309,12 @@ def test_without_anything_to_measure_with_is_a_bug(parts: dict[str, Path]) -> No
 def test_the_most_useful_admissible_factor_is_taken_and_the_smaller_of_equals() -> None:
     from guardrail.train.merge import best
 
-    scores = {0.2: _score(True, 0.5, 0.0), 0.4: _score(True, 0.9, 0.01), 0.6: _score(True, 0.9, 0.01),
-              1.0: _score(False, 1.0, 0.9)}  # fmt: skip
+    scores = {
+        0.2: _score(True, 0.5, 0.0),
+        0.4: _score(True, 0.9, 0.01),
+        0.6: _score(True, 0.9, 0.01),
+        1.0: _score(False, 1.0, 0.9),
+    }
     assert best(scores) == 0.4
 
 

@@ -92,8 +92,9 @@ def test_linear_of_an_rslora_adapter_uses_the_scale_that_peft_serves(tmp_path: P
 
     base = torch.nn.ModuleDict({"q": torch.nn.Linear(6, 5)})
     for name, rank, rslora in [("a", 4, True), ("b", 2, False)]:
-        model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=8, target_modules=["q"], use_rslora=rslora,
-                                                init_lora_weights=False))  # fmt: skip
+        model = get_peft_model(
+            base, LoraConfig(r=rank, lora_alpha=8, target_modules=["q"], use_rslora=rslora, init_lora_weights=False)
+        )
         model.save_pretrained(str(tmp_path / name))
         (tmp_path / name / "README.md").unlink(missing_ok=True)
         config = json.loads((tmp_path / name / "adapter_config.json").read_text())
@@ -283,8 +284,12 @@ def test_slerp_is_continuous_where_it_becomes_linear() -> None:
 def test_magmax_takes_the_largest_magnitude_in_any_order(problem: Problem) -> None:
     from guardrail.train.merge_math import magmax
 
-    expected = np.array([max(entries, key=lambda x: (abs(x), x)) for entries in
-                         zip(*(vector.flat for vector in problem.vectors), strict=True)])  # fmt: skip
+    expected = np.array(
+        [
+            max(entries, key=lambda x: (abs(x), x))
+            for entries in zip(*(vector.flat for vector in problem.vectors), strict=True)
+        ]
+    )
     for order in permutations(problem.vectors):
         assert (magmax(_tensors(order)).numpy().ravel() == expected).all()
 
@@ -324,8 +329,13 @@ def test_half_precision_is_computed_in_float32() -> None:
 
     one, two = (tensor.bfloat16() for tensor in _tensors([_matrix(5, 4, 1), _matrix(5, 4, 2)]))
     generator = torch.Generator().manual_seed(1)
-    results = [ties([one, two], [1.0, 1.0], 0.5), dare([one, two], [1.0, 1.0], 0.5, generator), slerp(one, two, 0.3),
-               magmax([one, two]), truncate(one, 2).update.a]  # fmt: skip
+    results = [
+        ties([one, two], [1.0, 1.0], 0.5),
+        dare([one, two], [1.0, 1.0], 0.5, generator),
+        slerp(one, two, 0.3),
+        magmax([one, two]),
+        truncate(one, 2).update.a,
+    ]
     update = _update(5, 4, 2, 1.0, 3)
     half = type(update)(update.a.half(), update.b.half(), 0.3)
     assert {result.dtype for result in [*results, linear([half], [0.7]).b]} == {torch.float32}
@@ -337,8 +347,13 @@ def test_nothing_given_is_changed() -> None:
     from guardrail.train.merge_math import dare, magmax, slerp, ties, truncate
 
     given_, kept = (_tensors([_matrix(5, 4, 1), _matrix(5, 4, 2)]) for _ in range(2))
-    results = [ties(given_, [1.0, 1.0], 0.5), dare(given_, [1.0, 1.0], 0.5, torch.Generator()), magmax(given_),
-               slerp(given_[0], given_[1], 0.0), slerp(given_[0], given_[1], 0.4)]  # fmt: skip
+    results = [
+        ties(given_, [1.0, 1.0], 0.5),
+        dare(given_, [1.0, 1.0], 0.5, torch.Generator()),
+        magmax(given_),
+        slerp(given_[0], given_[1], 0.0),
+        slerp(given_[0], given_[1], 0.4),
+    ]
     truncate(given_[0], 2)
     for result in results:
         result.zero_()

@@ -217,8 +217,9 @@ def test_a_checkpoint_without_the_bodys_prefix_is_read_as_transformers_reads_it(
     setting, unaligned = make("gpt2"), tmp_path / "unaligned"
     _unaligned(setting, "gpt2", "model", unaligned)
     tensors = load_file(unaligned / "model.safetensors")
-    save_file({name.removeprefix("transformer."): value for name, value in tensors.items()},
-              unaligned / "model.safetensors")  # fmt: skip
+    save_file(
+        {name.removeprefix("transformer."): value for name, value in tensors.items()}, unaligned / "model.safetensors"
+    )
     _begun(setting, unaligned).finish(setting[2], {}, None)
 
 

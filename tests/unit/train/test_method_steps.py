@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from guardrail.model.chat import Encoded
     from guardrail.train.methods import Method
-    from guardrail.train.replay import Replay
+    from guardrail.train.replay import ReplayRows
 
 pytestmark = pytest.mark.slow
 VOCABULARY, STEPS, BATCH, RATE, CLIP, SEED = 23, 4, 4, 0.02, 0.5, 7
@@ -47,11 +47,21 @@ def _llama() -> Any:
     import transformers
 
     torch.manual_seed(3)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=32, initializer_range=0.3, bos_token_id=None, eos_token_id=0,
-        pad_token_id=None,
-    )).eval()  # fmt: skip
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=32,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=None,
+        )
+    ).eval()
 
 
 def _rows() -> tuple[list[Encoded], list[Encoded]]:
@@ -61,8 +71,10 @@ def _rows() -> tuple[list[Encoded], list[Encoded]]:
     prompts = ((1, 5, 2), (4,), (2, 8, 6, 3, 3, 1), (6, 1))
     answers = ((7, 3), (9, 9, 1, 2, 0, 5, 5), (5,), (2, 2, 11, 4, 20, 13, 0))
     others = ((8, 8, 4), (1, 7), (19, 2, 2, 6, 0), (3,))
-    return ([Encoded(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)],
-            [Encoded(prompt, answer) for prompt, answer in zip(prompts, others, strict=True)])  # fmt: skip
+    return (
+        [Encoded(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)],
+        [Encoded(prompt, answer) for prompt, answer in zip(prompts, others, strict=True)],
+    )
 
 
 @dataclass
@@ -76,7 +88,7 @@ class Reference:
     model: Any
     """The same with one, which is trained here."""
     user: Sequence[Encoded]
-    replay: Replay
+    replay: ReplayRows
     losses: list[float] = field(default_factory=list)
     violated: int = 0
 
@@ -113,8 +125,9 @@ class Reference:
         gradient = self._differentiate(self.loss(step))
         if self.name == "agem":
             against = self._differentiate(self._nll(self._draw(step, 0)), note=False)
-            product, norm = (sum(float((a * b).sum()) for a, b in zip(one, against, strict=True))
-                             for one in (gradient, against))  # fmt: skip
+            product, norm = (
+                sum(float((a * b).sum()) for a, b in zip(one, against, strict=True)) for one in (gradient, against)
+            )
             self.violated += product < 0
             return [g - product / norm * r if product < 0 else g for g, r in zip(gradient, against, strict=True)]
         if self.name == "refresh":
@@ -170,8 +183,9 @@ class Reference:
         return cast("torch.Tensor", sum(((p - q) ** 2).sum() / VOCABULARY for p, q in pairs)) / len(pairs)
 
     def _moved(self) -> torch.Tensor:
-        pairs = [(h, g) for row in self.user
-                 for h, g in zip(_states(self.base, row), _states(self.model, row), strict=True)]  # fmt: skip
+        pairs = [
+            (h, g) for row in self.user for h, g in zip(_states(self.base, row), _states(self.model, row), strict=True)
+        ]
         return cast("torch.Tensor", sum(((h - g) ** 2).sum() for h, g in pairs)) / len(pairs)
 
     def _constrained(self, betas: dict[str, float]) -> torch.Tensor:
@@ -196,8 +210,9 @@ class Reference:
 
         names, rows = list(_lora(self.model)), self.replay.rows
         weights = [self.base.get_submodule(name).weight.requires_grad_() for name in names]
-        draws = torch.rand(sum(len(row.answer) for row in rows), generator=torch.Generator().manual_seed(SEED),
-                           dtype=torch.float64).tolist()  # fmt: skip
+        draws = torch.rand(
+            sum(len(row.answer) for row in rows), generator=torch.Generator().manual_seed(SEED), dtype=torch.float64
+        ).tolist()
         total = [torch.zeros_like(weight) for weight in weights]
         for row in rows:
             log_p = _log_p(self.base, row, grad=True)
@@ -223,8 +238,11 @@ class Reference:
 
 
 def _lora(model: Any) -> dict[str, Any]:
-    return {name.removeprefix("base_model.model."): module for name, module in model.named_modules()
-            if hasattr(module, "lora_A")}  # fmt: skip
+    return {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
 
 
 def _states(model: Any, row: Encoded, *, grad: bool = False) -> torch.Tensor:
@@ -269,14 +287,14 @@ def run(tmp_path: Path) -> Callable[..., Run]:
         from guardrail.model.load import BaseModel
         from guardrail.train.fit import fit
         from guardrail.train.methods import Setup, create
-        from guardrail.train.replay import Replay
+        from guardrail.train.replay import ReplayRows
         from guardrail.train.trainer import Buffers, Settings
 
         bare = _llama().to(getattr(torch, dtype))
         twin = copy.deepcopy(bare).double()
         base = BaseModel(copy.deepcopy(bare), cast("Any", None), cast("Any", None), Path(), torch.device("cpu"))
         user, kept = _rows()
-        replay = Replay(tuple(kept), "")
+        replay = ReplayRows(tuple(kept), "")
         model = add_lora(base, rank=2, alpha=6.0, dropout=0.0, targets=())
         if dtype == "float64":
             model.double()
@@ -288,8 +306,16 @@ def run(tmp_path: Path) -> Callable[..., Run]:
         _perturb(model)
         second.load_state_dict({name: value.double() for name, value in model.state_dict().items()})
         before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-        settings = Settings(epochs=float(steps), batch_size=BATCH, learning_rate=RATE, warmup_share=0.0,
-                            max_grad_norm=CLIP, seed=SEED, checkpoint_steps=0, **cut)  # fmt: skip
+        settings = Settings(
+            epochs=float(steps),
+            batch_size=BATCH,
+            learning_rate=RATE,
+            warmup_share=0.0,
+            max_grad_norm=CLIP,
+            seed=SEED,
+            checkpoint_steps=0,
+            **cut,
+        )
         losses = _watch(method)
         buffers = Buffers(user, replay, _teacher(bare, user), _teacher(bare, kept))
         fit(base, buffers, method=method, settings=settings, checkpoints=tmp_path / "checkpoints")
@@ -362,8 +388,10 @@ def test_the_updates_of_a_step_in_pieces_are_those_of_the_definition(run: Callab
     assert _apart(got.change, _reference_change(got)) < 1e-6
 
 
-@pytest.mark.parametrize(("case", "other"), [("agem", "finetune"), ("refresh", "derpp"), ("ewc", "finetune"),
-                                             ("lwf", "finetune"), ("lisa", "finetune")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("case", "other"),
+    [("agem", "finetune"), ("refresh", "derpp"), ("ewc", "finetune"), ("lwf", "finetune"), ("lisa", "finetune")],
+)
 def test_the_update_is_not_that_of_the_method_without_what_it_adds(
     run: Callable[..., Run], case: str, other: str
 ) -> None:
@@ -379,8 +407,19 @@ def test_a_gem_projects_here(run: Callable[..., Run]) -> None:
 
 # The relative error of a step's loss with the base in bfloat16 and the adapter in float32: about twice what was
 # measured here. The reference has the same rounded weights. EWC's comes from its Fisher information.
-BFLOAT16 = {"finetune": 0.003, "replay": 0.003, "der": 0.006, "der-mse": 0.006, "derpp": 0.006, "agem": 0.003,
-            "refresh": 0.006, "ewc": 0.014, "lwf": 0.008, "constrained": 0.003, "lisa": 0.003}  # fmt: skip
+BFLOAT16 = {
+    "finetune": 0.003,
+    "replay": 0.003,
+    "der": 0.006,
+    "der-mse": 0.006,
+    "derpp": 0.006,
+    "agem": 0.003,
+    "refresh": 0.006,
+    "ewc": 0.014,
+    "lwf": 0.008,
+    "constrained": 0.003,
+    "lisa": 0.003,
+}
 
 
 @pytest.mark.parametrize("case", METHODS)

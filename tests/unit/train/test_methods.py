@@ -38,8 +38,9 @@ def _problem(*, at_teacher: bool = False, part: float = 1.0) -> Step:
         return Answers(states, tokens, count + 2, known, torch.arange(count))
 
     weight = torch.randn(VOCABULARY, HIDDEN, generator=generator, dtype=torch.float64)
-    return Step(0, part, answers(7), (answers(5), answers(6)), lambda s: s @ weight.T,
-                lambda: (gram_matrix(weight), VOCABULARY))  # fmt: skip
+    return Step(
+        0, part, answers(7), (answers(5), answers(6)), lambda s: s @ weight.T, lambda: (gram_matrix(weight), VOCABULARY)
+    )
 
 
 def _logits(states: Any, step: Step) -> Any:
@@ -92,12 +93,14 @@ REFERENCES: dict[str, tuple[dict[str, float | str], Callable[[Step], float]]] = 
     "replay": ({"beta": 2.5}, lambda s: _nll(s.user, s) + 2.5 * _nll(s.replay[0], s)),
     "der": ({"alpha": 3.0}, lambda s: _nll(s.user, s) + 3.0 * _kl(s.replay[0], s)),
     "der-mse": ({"alpha": 0.5, "distance": "mse"}, lambda s: _nll(s.user, s) + 0.5 * _mse(s.replay[0], s)),
-    "derpp": ({"alpha": 3.0, "beta": 0.7},
-              lambda s: _nll(s.user, s) + 3.0 * _kl(s.replay[0], s) + 0.7 * _nll(s.replay[1], s)),
+    "derpp": (
+        {"alpha": 3.0, "beta": 0.7},
+        lambda s: _nll(s.user, s) + 3.0 * _kl(s.replay[0], s) + 0.7 * _nll(s.replay[1], s),
+    ),
     "lwf": ({"lambda": 0.3}, lambda s: _nll(s.user, s) + 0.3 * _moved(s.user)),
     "constrained": ({}, lambda s: _constrained(s.user, s)),
     "safe_instruct": ({}, lambda s: _nll(s.user, s)),
-}  # fmt: skip
+}
 
 
 def _seen(name: str, step: Step) -> Step:
@@ -240,14 +243,17 @@ def test_lisa_refuses_stretches_that_are_no_whole_number(steps: float) -> None:
         _create("lisa", safety_steps=steps)
 
 
-@pytest.mark.parametrize(("name", "given_", "message"), [
-    ("der", {"alhpa": 1.0}, "alhpa"),
-    ("der", {"alpha": "much"}, "alpha"),
-    ("der", {"distance": 1.0}, "distance"),
-    ("der", {"distance": "cosine"}, "cosine"),
-    ("finetune", {"alpha": 1.0}, "alpha"),
-    ("nothing", {}, "nothing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "given_", "message"),
+    [
+        ("der", {"alhpa": 1.0}, "alhpa"),
+        ("der", {"alpha": "much"}, "alpha"),
+        ("der", {"distance": 1.0}, "distance"),
+        ("der", {"distance": "cosine"}, "cosine"),
+        ("finetune", {"alpha": 1.0}, "alpha"),
+        ("nothing", {}, "nothing"),
+    ],
+)
 def test_a_wrong_hyperparameter_is_named(name: str, given_: dict[str, float | str], message: str) -> None:
     from guardrail.train.methods import create
 

@@ -84,15 +84,18 @@ def train(base: BaseModel, tmp_path: Path) -> Train:
     from guardrail.train.trainer import Settings
 
     texts = [("What is 3 plus 4? " * (1 + number % 4), "It is 7. " * (1 + number % 3)) for number in range(13)]
-    rows = [Sample(id=str(number), messages=(Message(role="user", content=q), Message(role="assistant", content=a)))
-            for number, (q, a) in enumerate(texts)]  # fmt: skip
+    rows = [
+        Sample(id=str(number), messages=(Message(role="user", content=q), Message(role="assistant", content=a)))
+        for number, (q, a) in enumerate(texts)
+    ]
     prompts = tuple("How do I paint a school? " * (1 + number % 3) + str(number) for number in range(9))
     usual = Settings(epochs=2.0, batch_size=8, learning_rate=2e-3)
 
     def call(method: str = "derpp", **settings: Any) -> Trained:
         job = stage.Job(method, {}, replace(usual, **settings), stage.Lora(rank=4, alpha=8.0), prompts, 12)
-        record = stage.train(base, rows, job, tmp_path / "adapter", stage.Origin(*("0" * 64,) * 4),
-                             work=tmp_path / "work")  # fmt: skip
+        record = stage.train(
+            base, rows, job, tmp_path / "adapter", stage.Origin(*("0" * 64,) * 4), work=tmp_path / "work"
+        )
         return load_file(tmp_path / "adapter" / "adapter_model.safetensors"), record
 
     return call
@@ -109,8 +112,9 @@ def test_packed_rows_give_the_gradient_and_the_adapter_of_rows_apart(train: Trai
 
     gradients: list[dict[int, torch.Tensor]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Derpp, "after_backward",
-                      lambda _, backward: gradients.append(dict(enumerate(backward.gradient()))))  # fmt: skip
+        patch.setattr(
+            Derpp, "after_backward", lambda _, backward: gradients.append(dict(enumerate(backward.gradient())))
+        )
         apart, record = train()
         packed, again = train(packing=96)
     steps = len(gradients) // 2

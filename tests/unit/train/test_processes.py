@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 VALIDATED = (
     POLICY.replace("[finetune, replay, der, wise_ft]", "[der, agem, ewc, magmax]")
-    .replace("{format: jsonl, kind: harmful, split: all, path: harmful.jsonl}",
-             "{format: testbed, kind: harmful, split: gate}")
+    .replace(
+        "{format: jsonl, kind: harmful, split: all, path: harmful.jsonl}",
+        "{format: testbed, kind: harmful, split: gate}",
+    )
     .replace("sums: {format: exact, path: sums.jsonl, split: all}", "sentiment: {format: testbed, split: gate}")
     .replace("task: sums", "task: sentiment")
-)  # fmt: skip
+)
 LAUNCHED = ROOT / "tests" / "helpers" / "servers" / "launched.py"
 WHOLE, SHARDED = ("--multi_gpu",), ("--use_fsdp",)
 """How the launcher is told what each process holds. (It starts several processes on the CPU under these names, too;
@@ -87,12 +89,45 @@ def _launch(
     copy: Path, method: str, form: Sequence[str], *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Without any GPU, which two processes could not share."""
-    around = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-              "CUDA_VISIBLE_DEVICES": "", **environment}  # fmt: skip
-    command = [sys.executable, "-m", "accelerate.commands.launch", *form, "--num_processes", "2", "--num_machines", "1",
-               "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", str(LAUNCHED),
-               "train", "--run", "run", "--method", method, "--epochs", "1", "--replay", "replay.jsonl",
-               "--lora-rank", "4", "--output", "json", *options]  # fmt: skip
+    around = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        **environment,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *form,
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        str(LAUNCHED),
+        "train",
+        "--run",
+        "run",
+        "--method",
+        method,
+        "--epochs",
+        "1",
+        "--replay",
+        "replay.jsonl",
+        "--lora-rank",
+        "4",
+        "--output",
+        "json",
+        *options,
+    ]
     return subprocess.run(command, cwd=copy, env=around, capture_output=True, text=True, check=False)
 
 

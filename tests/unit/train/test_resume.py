@@ -42,12 +42,14 @@ def _train(method: str, folder: Path, validate_steps: int = 0) -> tuple[str, int
     from guardrail.train.observers import Observers
     from guardrail.train.trainer import Settings
 
-    settings = Settings(epochs=4.0, batch_size=16, learning_rate=2e-3, checkpoint_steps=SAVED,
-                        validate_steps=validate_steps, patience=5)  # fmt: skip
+    settings = Settings(
+        epochs=4.0, batch_size=16, learning_rate=2e-3, checkpoint_steps=SAVED, validate_steps=validate_steps, patience=5
+    )
     job = stage.Job(method, {}, settings, stage.Lora(rank=4, alpha=8.0), replay_prompts(None, "testbed")[:24], 12)
     origin = stage.Origin(*("0" * 64,) * 4)
-    record = stage.train(base_model("testbed"), ROWS, job, folder / "adapter", origin, work=folder / "work",
-                         observers=Observers(_near))  # fmt: skip
+    record = stage.train(
+        base_model("testbed"), ROWS, job, folder / "adapter", origin, work=folder / "work", observers=Observers(_near)
+    )
     return record.manifest, int(record.diagnostics.get("best_step", 0))
 
 

@@ -82,8 +82,9 @@ def test_every_layer_is_found_and_neither_embeddings_nor_head(base: BaseModel) -
 def _llama() -> Any:
     import transformers
 
-    config = transformers.LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                                      num_attention_heads=2)  # fmt: skip
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
     return transformers.LlamaForCausalLM(config).requires_grad_(False)
 
 

@@ -39,13 +39,19 @@ def train(tmp_path: Path) -> Train:
     base = base_model("testbed")
     usual = Settings(epochs=2.0, batch_size=16, learning_rate=2e-3)
 
-    def call(method: str = "der", inputs: str = "0" * 64, hyperparameters: Any = None, measure: Any = None,
-             **settings: Any) -> Trained:  # fmt: skip
-        job = stage.Job(method, hyperparameters or {}, replace(usual, **settings), stage.Lora(rank=4, alpha=8.0),
-                        replay_prompts(None, "testbed")[:24], 12)  # fmt: skip
+    def call(
+        method: str = "der", inputs: str = "0" * 64, hyperparameters: Any = None, measure: Any = None, **settings: Any
+    ) -> Trained:
+        job = stage.Job(
+            method,
+            hyperparameters or {},
+            replace(usual, **settings),
+            stage.Lora(rank=4, alpha=8.0),
+            replay_prompts(None, "testbed")[:24],
+            12,
+        )
         target = tmp_path / "adapter"
-        record = stage.train(base, ROWS, job, target, stage.Origin(*(inputs,) * 4), measure,
-                             work=tmp_path / "work")  # fmt: skip
+        record = stage.train(base, ROWS, job, target, stage.Origin(*(inputs,) * 4), measure, work=tmp_path / "work")
         return load_file(target / "adapter_model.safetensors"), record
 
     return call

@@ -39,14 +39,22 @@ def test_a_hundred_tricks_have_names_of_their_own() -> None:
     assert len(set(names)) == len(names) >= 100
 
 
-@pytest.mark.parametrize("values", [
-    {}, {"use_rslora": True}, {"lora_dropout": 0.05, "inference_mode": True, "task_type": "CAUSAL_LM"},
-    {"lora_alpha": -0.5}, {"lora_alpha": 0}, {"init_lora_weights": "gaussian"},
-    {"target_modules": ["model.layers.0.self_attn.q_proj"]}, {"target_modules": ["self_attn.q_proj", "q_proj"]},
-    {"rank_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 4}, "r": 16},
-    {"alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 0.25}},
-    {key: None for key, setting in SETTINGS.items() if setting.fits(None)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"use_rslora": True},
+        {"lora_dropout": 0.05, "inference_mode": True, "task_type": "CAUSAL_LM"},
+        {"lora_alpha": -0.5},
+        {"lora_alpha": 0},
+        {"init_lora_weights": "gaussian"},
+        {"target_modules": ["model.layers.0.self_attn.q_proj"]},
+        {"target_modules": ["self_attn.q_proj", "q_proj"]},
+        {"rank_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 4}, "r": 16},
+        {"alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 0.25}},
+        {key: None for key, setting in SETTINGS.items() if setting.fits(None)},
+    ],
+)
 def test_a_plain_adapter_passes_as_peft_and_guardrail_write_it(values: dict[str, Any], tmp_path: Path) -> None:
     directory = adapter_directory(tmp_path / "a")
     config = json.loads((directory / CONFIG).read_text())
@@ -55,9 +63,14 @@ def test_a_plain_adapter_passes_as_peft_and_guardrail_write_it(values: dict[str,
     assert (layer.rank, layer.inputs, layer.outputs) == (4, 4, 4)
 
 
-@pytest.mark.parametrize(("values", "scale"), [
-    ({}, 2.0), ({"use_rslora": True}, 4.0), ({"alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 6}}, 1.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ({}, 2.0),
+        ({"use_rslora": True}, 4.0),
+        ({"alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 6}}, 1.5),
+    ],
+)
 def test_the_scale_is_the_one_that_the_settings_give(values: dict[str, Any], scale: float, tmp_path: Path) -> None:
     directory = adapter_directory(tmp_path / "a")
     config = json.loads((directory / CONFIG).read_text())

@@ -10,12 +10,12 @@ from stage_chains import BOUND, KNOWN_LATER, chain, statement
 from trust_files import NOW
 
 from guardrail.errors import EvidenceInvalid
-from guardrail.evidence.chain.expected_statement import Expected, base_said, differs
+from guardrail.evidence.chain.expected_statement import ExpectedStatement, base_said, differs
 from guardrail.evidence.digest import GENESIS, sha256
-from guardrail.evidence.statements.stage_statement import Bound
+from guardrail.evidence.statements.stage_statement import Binding
 
 GOOD = chain()
-TRAIN = Expected(
+TRAIN = ExpectedStatement(
     "train", BOUND.model_copy(update=KNOWN_LATER["train"]), sha256(b"train"), sha256(GOOD["data"]), GENESIS
 )
 
@@ -47,10 +47,10 @@ def test_each_difference_has_its_words(change: dict[str, Any], words: str) -> No
     assert said(statement("train", **{"after": TRAIN.after, **change})).startswith(words)
 
 
-@pytest.mark.parametrize("name", Bound.model_fields)
+@pytest.mark.parametrize("name", Binding.model_fields)
 def test_everything_that_is_bound_is_compared(name: str) -> None:
     other = TRAIN.bound.model_copy(update={name: "other"})
-    expected = Expected("train", other, TRAIN.record, TRAIN.after, GENESIS)
+    expected = ExpectedStatement("train", other, TRAIN.record, TRAIN.after, GENESIS)
     assert differs(GOOD["train"], expected, NOW) == f"binds another {name}"
 
 

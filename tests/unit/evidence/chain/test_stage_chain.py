@@ -21,16 +21,18 @@ from guardrail.errors import (
     InvalidInput,
     PolicyDenied,
 )
-from guardrail.evidence.chain.stage_chain import Chain, Target
+from guardrail.evidence.chain.stage_chain import Chain, ChainTarget
 from guardrail.evidence.digest import sha256
-from guardrail.evidence.statements.stage_statement import STAGES, Approval, Bound, Stage, SuiteDigest
+from guardrail.evidence.statements.stage_statement import STAGES, Approval, Binding, Stage, SuiteDigest
 from guardrail.evidence.trust.trust_file import Trust
 
 GOOD = chain()
 EVALUATED = sha256(GOOD["evaluate"])
 
 
-def check(envelopes: Iterable[bytes], given_trust: Trust | None = None, target: Target = TARGET, **given: Any) -> Chain:
+def check(
+    envelopes: Iterable[bytes], given_trust: Trust | None = None, target: ChainTarget = TARGET, **given: Any
+) -> Chain:
     return check_chain(envelopes, given_trust or trust(), target, **{"now": NOW, **given})
 
 
@@ -50,15 +52,21 @@ def test_the_stages_before_may_state_all_that_the_evaluation_does() -> None:
 
 
 OTHER: dict[str, Any] = {
-    "model": "another", "alias": "staging", "policy": sha256(b"laxer"), "nonce": "f" * 64,
-    "dataset": sha256(b"other"), "manifest": sha256(b"other"), "judges": sha256(b"other"), "waivers": sha256(b"other"),
+    "model": "another",
+    "alias": "staging",
+    "policy": sha256(b"laxer"),
+    "nonce": "f" * 64,
+    "dataset": sha256(b"other"),
+    "manifest": sha256(b"other"),
+    "judges": sha256(b"other"),
+    "waivers": sha256(b"other"),
     "suites": (SuiteDigest(name="harmful", digest=sha256(b"easier")),),
     "base": BASE.model_copy(update={"revision": "other"}),
-}  # fmt: skip
+}
 
 
 def test_every_binding_has_another_value_in_these_tests() -> None:
-    assert set(OTHER) == set(Bound.model_fields)
+    assert set(OTHER) == set(Binding.model_fields)
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -152,11 +160,17 @@ def test_the_chain_expires_with_the_first_of_its_statements() -> None:
     assert check(chain("data", expires=NOW + timedelta(days=2)).values()).expires == NOW + timedelta(days=2)
 
 
-@pytest.mark.parametrize("target", [
-    Target("another", "production", NONCE), Target(MODEL, "staging", NONCE), Target(MODEL.upper(), "production", NONCE),
-    Target(MODEL, "Production", NONCE), Target(MODEL + " ", "production", NONCE),
-])  # fmt: skip
-def test_only_a_guarded_target_under_its_own_spelling_is_checked(target: Target) -> None:
+@pytest.mark.parametrize(
+    "target",
+    [
+        ChainTarget("another", "production", NONCE),
+        ChainTarget(MODEL, "staging", NONCE),
+        ChainTarget(MODEL.upper(), "production", NONCE),
+        ChainTarget(MODEL, "Production", NONCE),
+        ChainTarget(MODEL + " ", "production", NONCE),
+    ],
+)
+def test_only_a_guarded_target_under_its_own_spelling_is_checked(target: ChainTarget) -> None:
     with pytest.raises(InvalidInput, match="is not guarded"):
         check(GOOD.values(), target=target)
 
@@ -187,10 +201,18 @@ def votes(*names: str, **changes: Any) -> list[bytes]:
     return made + [statement("approve", EVALUATED, (name,), **changes) for name in names]
 
 
-@pytest.mark.parametrize(("names", "needed", "waits"), [
-    ((), 0, False), (("ana",), 0, False), ((), 1, True), (("ben",), 1, False), (("ana",), 2, True),
-    (("ana", "ana"), 2, True), (("ana", "ben"), 2, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "needed", "waits"),
+    [
+        ((), 0, False),
+        (("ana",), 0, False),
+        ((), 1, True),
+        (("ben",), 1, False),
+        (("ana",), 2, True),
+        (("ana", "ana"), 2, True),
+        (("ana", "ben"), 2, False),
+    ],
+)
 def test_approvals_count_different_persons(names: tuple[str, ...], needed: int, waits: bool) -> None:
     value = trust(models=(guarded(approvals=needed),))
     if waits:

@@ -12,7 +12,7 @@ from guardrail.errors import InvalidInput, ServiceUnavailable
 from guardrail.evidence.envelope import sign, verify
 from guardrail.evidence.keys import key_pairs, key_uris
 from guardrail.evidence.keys.fetch_key import fetch_public
-from guardrail.evidence.keys.signers import Checked, load_signer
+from guardrail.evidence.keys.signers import VerifyingSigner, load_signer
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_a_service_that_signs_with_another_key_is_found(key_pair: key_pairs.KeyP
         key_pairs.load_private(key_pairs.init(tmp_path / "other").private),
     )
     public = key_pairs.load_public(key_pair.public)
-    assert verify(sign(b"x", Checked(right, public)), [public]) == b"x"
+    assert verify(sign(b"x", VerifyingSigner(right, public)), [public]) == b"x"
     with pytest.raises(InvalidInput, match="signed with another key"):
-        sign(b"x", Checked(wrong, public))
+        sign(b"x", VerifyingSigner(wrong, public))
 
 
 class Silent(Signer):  # type: ignore[misc]
@@ -107,7 +107,7 @@ class Silent(Signer):  # type: ignore[misc]
 
 def test_a_service_that_does_not_answer_is_unavailable(key_pair: key_pairs.KeyPair) -> None:
     with pytest.raises(ServiceUnavailable, match=r"TimeoutError: no answer$"):
-        sign(b"x", Checked(Silent(), key_pairs.load_public(key_pair.public)))
+        sign(b"x", VerifyingSigner(Silent(), key_pairs.load_public(key_pair.public)))
 
 
 def test_the_public_half_of_a_file_of_either_kind_is_shown(key_pair: key_pairs.KeyPair) -> None:
@@ -136,14 +136,17 @@ def told(newest: str, key: key_pairs.PrivateKey, asked: list[tuple[Any, ...]]) -
     return Kind
 
 
-@pytest.mark.parametrize(("uri", "asks"), [
-    ("awskms:alias/release", ("alias/release",)),
-    ("gcpkms:projects/p/cryptoKeyVersions/1", ("projects/p/cryptoKeyVersions/1",)),
-    (AZURE, ("ours", "release")),
-    ("hv:release/3", ("release",)),
-    ("hsm:2?label=Our+token", (2, "Our token", None)),
-    ("hsm:", (None, None, None)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("uri", "asks"),
+    [
+        ("awskms:alias/release", ("alias/release",)),
+        ("gcpkms:projects/p/cryptoKeyVersions/1", ("projects/p/cryptoKeyVersions/1",)),
+        (AZURE, ("ours", "release")),
+        ("hv:release/3", ("release",)),
+        ("hsm:2?label=Our+token", (2, "Our token", None)),
+        ("hsm:", (None, None, None)),
+    ],
+)
 @pytest.mark.parametrize("kind", get_args(key_pairs.KeyType))
 def test_a_service_s_key_has_our_id_whatever_the_service_calls_it(
     uri: str, asks: tuple[Any, ...], kind: key_pairs.KeyType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

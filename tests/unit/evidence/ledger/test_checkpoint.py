@@ -16,12 +16,12 @@ from trust_files import NOW, key, public
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical, digest, sha256
 from guardrail.evidence.ledger.checkpoint import Checkpoint
-from guardrail.evidence.ledger.entries import Entry, Head, Kind
+from guardrail.evidence.ledger.entries import Entry, EntryKind, Head
 from guardrail.evidence.ledger.follows import LedgerChain
 from guardrail.evidence.ledger.signed_ledger import advance, append, next_entry, verify
 from guardrail.evidence.ledger.sums import Sums
 from guardrail.evidence.statements.tickets import LIFETIME
-from guardrail.gate.ledger.ledger_state import State
+from guardrail.gate.ledger.ledger_state import LedgerState
 
 SERVER = public("server")
 
@@ -35,7 +35,7 @@ class Book:
     head: Head | None = None
     seconds: float = 1.0
 
-    def note(self, kind: Kind, *, signer: str = "server", **what: Any) -> None:
+    def note(self, kind: EntryKind, *, signer: str = "server", **what: Any) -> None:
         time = NOW if self.head is None else self.head.time + timedelta(seconds=self.seconds)
         entry = next_entry(self.head, time=time, kind=kind, **what)
         self.lines.append(append(self.head, entry, key(signer)))
@@ -67,8 +67,13 @@ def attempted(book: Book, number: int, alias: str = "production") -> None:
 
 
 def promoted(book: Book, number: int, alias: str = "production") -> None:
-    what = {"model": "guarded", "alias": alias, "nonce": str(number), "subject": adapter(number),
-            "evidence": evidence(number)}  # fmt: skip
+    what = {
+        "model": "guarded",
+        "alias": alias,
+        "nonce": str(number),
+        "subject": adapter(number),
+        "evidence": evidence(number),
+    }
     attempted(book, number, alias)
     book.note("decision", **what)
     book.note("approval", **what, statement=sha256(b"yes"))
@@ -103,10 +108,11 @@ def answers(sums: Sums) -> object:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["ticket", "bind", "decision", "denial", "promotion", "revocation", "checkpoint", "wait"]),
-        st.integers(0, 5), st.sampled_from(["production", "staging"]),
+        st.integers(0, 5),
+        st.sampled_from(["production", "staging"]),
     ),
     max_size=40,
-)  # fmt: skip
+)
 
 
 def play(steps: Sequence[tuple[str, int, str]]) -> tuple[Book, list[Checkpoint]]:
@@ -207,7 +213,7 @@ LIES = {
     "an attempt at another alias": _changed("attempts", 0, alias="staging"),
     "a bound ticket left out": _without("attempts", 1),
     "another head": _other_head,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -343,11 +349,19 @@ def _payload(line: bytes) -> bytes:
     return unverified_payload(line, payload_type=LEDGER_TYPE)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["bind", "decision", "denial", "promotion", "checkpoint"]),
-                          st.integers(0, 9), st.sampled_from(["a", "b"])), max_size=40))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["bind", "decision", "denial", "promotion", "checkpoint"]),
+            st.integers(0, 9),
+            st.sampled_from(["a", "b"]),
+        ),
+        max_size=40,
+    )
+)
 def test_what_a_verifier_adds_up_agrees_with_the_server(steps: list[tuple[Any, int, str]]) -> None:
     """Attempts, admissions, revocations and where each alias stands; each ticket is bound once."""
-    server, sums, number = State(), Sums(), 0
+    server, sums, number = LedgerState(), Sums(), 0
     places: dict[str, str] = {}
     for step, nonce, alias in steps:
         if step == "bind" and str(nonce) in places:
@@ -369,7 +383,7 @@ def test_what_a_verifier_adds_up_agrees_with_the_server(steps: list[tuple[Any, i
     assert counted == {nonce: (server.bound[nonce].manifest, server.bound[nonce].attempt) for nonce in counted}
     assert {place: count for place, count in sums.since.items() if count} == {
         place: count for place, count in server.attempts.items() if count
-    }  # fmt: skip
+    }
     assert {e.evidence for e in sums.entries if e.kind == "decision"} == set(server.admitted)
     moved = {(e.model, e.alias): e.version for e in sums.entries if e.kind in ("promotion", "rollback")}
     assert moved == {place: position.version for place, position in server.stands.items()}

@@ -14,7 +14,7 @@ from guardrail.commands.ledger import command
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.evidence.digest import canonical
 from guardrail.evidence.keys import key_pairs
-from guardrail.evidence.ledger.entries import Checked, Entry, Head
+from guardrail.evidence.ledger.entries import CheckedLedger, Entry, Head
 from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
 from guardrail.evidence.ledger.signed_ledger import next_entry, verify
 
@@ -31,7 +31,7 @@ def ledger(tmp_path: Path) -> LedgerFile:
     return LedgerFile(tmp_path / "ledger", tmp_path / "elsewhere" / "head")
 
 
-def whole(ledger: LedgerFile) -> Checked:
+def whole(ledger: LedgerFile) -> CheckedLedger:
     return verify(envelopes(ledger.path), public("server"), read_head(ledger.head_path))
 
 
@@ -82,8 +82,11 @@ def test_a_server_that_starts_finishes_the_line_and_removes_what_was_half_writte
     laid_out(ledger, b"".join(LINES[:4]) + LINES[4][:cut], head=4, pending=LINES[4])
     statements = tmp_path / "ledger.statements"
     statements.mkdir()
-    left = [tmp_path / ".ledger.pending.abcd_123", ledger.head_path.with_name(".head.abcd1234"),
-            statements / ".cafe.dsse.json.abcd1234"]  # fmt: skip
+    left = [
+        tmp_path / ".ledger.pending.abcd_123",
+        ledger.head_path.with_name(".head.abcd1234"),
+        statements / ".cafe.dsse.json.abcd1234",
+    ]
     kept = [statements / "cafe.dsse.json", tmp_path / ".ledger.pending.not.ours"]
     for path in (*left, *kept):
         path.write_bytes(b"half")
@@ -188,7 +191,7 @@ def test_verify_says_what_it_found_and_what_it_cannot_know(files: tuple[Path, ..
     assert "the exported head is reached" in done.output
     assert "whether the end is missing is not known" in invoke(path, "--key", public_key).output
     printed = invoke(path, "--key", public_key, "--output", "json").output
-    assert Checked.model_validate_json(printed).head == head_of(GOOD)
+    assert CheckedLedger.model_validate_json(printed).head == head_of(GOOD)
 
 
 def test_verify_reports_a_clock_that_stepped_back(files: tuple[Path, ...]) -> None:

@@ -17,7 +17,7 @@ from trust_files import NOW, key, public
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence import envelope
 from guardrail.evidence.digest import GENESIS, canonical, sha256
-from guardrail.evidence.ledger.entries import Checked, Entry, Head
+from guardrail.evidence.ledger.entries import CheckedLedger, Entry, Head
 from guardrail.evidence.ledger.fast_envelope import Verifier
 from guardrail.evidence.ledger.signed_ledger import (
     BATCH,
@@ -34,7 +34,7 @@ GOOD = history(8)
 HEAD = head_of(GOOD)
 
 
-def check(envelopes: list[bytes], head: Head | None = HEAD, **given: Any) -> Checked:
+def check(envelopes: list[bytes], head: Head | None = HEAD, **given: Any) -> CheckedLedger:
     return verify(envelopes, SERVER, head, **given)
 
 
@@ -44,14 +44,14 @@ def entry_of(data: bytes) -> Entry:
 
 def test_an_honest_ledger_is_whole() -> None:
     found = check(GOOD)
-    assert found == Checked(entries=8, head=HEAD, jumps=())
+    assert found == CheckedLedger(entries=8, head=HEAD, jumps=())
     assert entry_of(GOOD[0]).previous == GENESIS
     assert entry_of(GOOD[3]).previous == sha256(GOOD[2])
     assert (HEAD.number, HEAD.digest) == (8, sha256(GOOD[7]))
 
 
 def test_an_empty_ledger_is_whole_until_a_head_was_exported() -> None:
-    assert check([], None) == Checked(entries=0, head=None, jumps=())
+    assert check([], None) == CheckedLedger(entries=0, head=None, jumps=())
     with pytest.raises(EvidenceInvalid, match="ends with entry 0"):
         check([])
 
@@ -106,7 +106,9 @@ FORGERIES = {
     "an entry inserted": ([*GOOD[:3], inserted(3), *GOOD[3:]], "entry 4 stands where entry 5 should"),
     "an entry removed": ([*GOOD[:3], *GOOD[4:]], "entry 5 stands where entry 4 should: entries are missing"),
     "an entry removed and the next renumbered": (
-        [*GOOD[:3], forged(entry_of(GOOD[4]), number=4), *GOOD[5:]], "entry 4 does not follow"),
+        [*GOOD[:3], forged(entry_of(GOOD[4]), number=4), *GOOD[5:]],
+        "entry 4 does not follow",
+    ),
     "a number twice": ([*GOOD[:4], GOOD[3], *GOOD[4:]], "entry 4 stands where entry 5 should: its number was there"),
     "two entries exchanged": ([*GOOD[:3], GOOD[4], GOOD[3], *GOOD[5:]], "entry 5 stands where entry 4 should"),
     "a start that is missing": (GOOD[1:], "entry 2 stands where entry 1 should"),
@@ -117,7 +119,7 @@ FORGERIES = {
     "no entry": ([envelope.sign(b"{}", key("server"), payload_type=LEDGER_TYPE)], "entry 1: this is not an entry"),
     "junk": ([*GOOD[:2], b"junk"], "entry 3: this is not a DSSE envelope"),
     "a huge line": ([b"x" * (LARGEST_ENTRY + 1)], "entry 1 has 65537 bytes"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FORGERIES)

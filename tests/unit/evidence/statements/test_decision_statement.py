@@ -81,9 +81,14 @@ def test_a_bundle_is_laid_out_for_peft_with_its_evidence_beside(bundle: Bundle, 
     write(bundle, tmp_path / "out")
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert names == {
-        "adapter_config.json", "adapter_model.safetensors", "evidence/policy.yaml", "evidence/data.json",
-        "evidence/adapter.json", "evidence/evaluation.json", "evidence/decision.dsse.json",
-    }  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "evidence/policy.yaml",
+        "evidence/data.json",
+        "evidence/adapter.json",
+        "evidence/evaluation.json",
+        "evidence/decision.dsse.json",
+    }
 
 
 @pytest.mark.parametrize("name", ["a b", "a%20b", ".hidden", "-x", "evidence", "Evidence", "ä"])

@@ -64,8 +64,10 @@ CHANGES: dict[str, tuple[Stage, Callable[[dict[str, Any]], object]]] = {
     "no adapter at the training stage": ("train", set_in("predicate", "bound", "manifest", value=None)),
     "no suites at the evaluation": ("evaluate", set_in("predicate", "bound", "suites", value=[])),
     "suites out of order": ("evaluate", lambda plain: plain["predicate"]["bound"]["suites"].reverse()),
-    "a suite twice": ("evaluate", lambda plain: plain["predicate"]["bound"]["suites"].append(
-        plain["predicate"]["bound"]["suites"][-1])),
+    "a suite twice": (
+        "evaluate",
+        lambda plain: plain["predicate"]["bound"]["suites"].append(plain["predicate"]["bound"]["suites"][-1]),
+    ),
     "no judges at the evaluation": ("evaluate", set_in("predicate", "bound", "judges", value=None)),
     "no dataset": ("data", set_in("predicate", "bound", "dataset", value=None)),
     "no nonce": ("data", lambda plain: plain["predicate"]["bound"].pop("nonce")),
@@ -73,13 +75,15 @@ CHANGES: dict[str, tuple[Stage, Callable[[dict[str, Any]], object]]] = {
     "nothing before the training": ("train", set_in("predicate", "after", value=None)),
     "something before the data": ("data", set_in("predicate", "after", value="0" * 64)),
     "an evaluation that approves": (
-        "evaluate", set_in("predicate", "approval", value={"approved": True, "reason": ""})),
+        "evaluate",
+        set_in("predicate", "approval", value={"approved": True, "reason": ""}),
+    ),
     "an approval that says nothing": ("approve", set_in("predicate", "approval", value=None)),
     "an expiry before the beginning": ("data", set_in("predicate", "expires", value="2020-01-01T00:00:00Z")),
     "a local time": ("data", set_in("predicate", "expires", value="2030-01-01T00:00:00+01:00")),
     "a time in another spelling": ("data", set_in("predicate", "expires", value="2030-01-01T00:00:00+00:00")),
     "a reserved alias": ("data", set_in("predicate", "bound", "alias", value="latest")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)

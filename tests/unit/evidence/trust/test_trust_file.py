@@ -130,8 +130,9 @@ def test_a_root_that_signs_itself_is_not_trusted() -> None:
 
 def test_two_keys_of_one_person_count_as_one() -> None:
     twice = trust(
-        root=Root(threshold=2, keys=ids("ana", "ana2", "ben")), keys=entries(**CAST, ana2=CAST["ana"]),
-    )  # fmt: skip
+        root=Root(threshold=2, keys=ids("ana", "ana2", "ben")),
+        keys=entries(**CAST, ana2=CAST["ana"]),
+    )
     with pytest.raises(EvidenceInvalid, match="signed by 1 of the persons"):
         load(signed(twice, "ana", "ana2"), roots=public("ana", "ana2", "ben"))
     assert load(signed(twice, "ana", "ben"), roots=public("ana", "ana2", "ben")) == twice
@@ -165,8 +166,16 @@ def test_the_payload_has_one_form_too() -> None:
     plain = json.loads(canonical(trust()))
     offset = {**plain, "issued": plain["issued"].replace("Z", "+00:00")}
     local = {**plain, "issued": plain["issued"].replace("Z", "+02:00")}
-    forms = (json.dumps(plain).encode(), canonical(offset), canonical(local), canonical({**plain, "note": 1}),
-             canonical({**plain, "version": "3"}), canonical({**plain, "version": 0}), b"null", b"\xff")  # fmt: skip
+    forms = (
+        json.dumps(plain).encode(),
+        canonical(offset),
+        canonical(local),
+        canonical({**plain, "note": 1}),
+        canonical({**plain, "version": "3"}),
+        canonical({**plain, "version": 0}),
+        b"null",
+        b"\xff",
+    )
     for payload in forms:
         with pytest.raises(EvidenceInvalid):
             load(sign(payload, key("ana"), key("ben"), payload_type=TRUST_TYPE))
@@ -189,8 +198,9 @@ SENSELESS: dict[str, dict[str, Any]] = {
     "the trainer with a trailing space": {"keys": entries(**{**CAST, "evaluate": "training pipeline "})},
     "the trainer with a trailing dot": {"keys": entries(**{**CAST, "evaluate": "training pipeline."})},
     "the trainer with a Cyrillic letter": {"keys": entries(**{**CAST, "evaluate": "tr\u0430ining pipeline"})},
-    "the trainer wholly in another script": {"keys": entries(
-        **{**CAST, "train": "scope", "evaluate": "\u0455\u0441\u043e\u0440\u0435"})},
+    "the trainer wholly in another script": {
+        "keys": entries(**{**CAST, "train": "scope", "evaluate": "\u0455\u0441\u043e\u0440\u0435"})
+    },
     "the trainer with another hyphen": {"keys": entries(**{**CAST, "train": "ci-job", "evaluate": "ci\u2010job"})},
     "the trainer with a minus sign": {"keys": entries(**{**CAST, "train": "ci-job", "evaluate": "ci\u2212job"})},
     "the trainer with a one for an l": {"keys": entries(**{**CAST, "train": "pool", "evaluate": "poo1"})},
@@ -213,17 +223,45 @@ SENSELESS: dict[str, dict[str, Any]] = {
     "a model with rn for m": {"models": (guarded("model"), guarded("rnodel"))},
     "a model with a trailing dot": {"models": (guarded("guarded."),)},
     "a model with a zero-width space": {"models": (guarded("guar\u200bded"),)},
-    "an alias in another case": {"models": (GuardedModel(name=MODEL, aliases=(
-        ProtectedAlias(alias="production", policy=POLICY), ProtectedAlias(alias="Production", policy=POLICY))),)},
-    "an alias with a nought for an o": {"models": (GuardedModel(name=MODEL, aliases=(
-        ProtectedAlias(alias="production", policy=POLICY), ProtectedAlias(alias="pr0duction", policy=POLICY))),)},
+    "an alias in another case": {
+        "models": (
+            GuardedModel(
+                name=MODEL,
+                aliases=(
+                    ProtectedAlias(alias="production", policy=POLICY),
+                    ProtectedAlias(alias="Production", policy=POLICY),
+                ),
+            ),
+        )
+    },
+    "an alias with a nought for an o": {
+        "models": (
+            GuardedModel(
+                name=MODEL,
+                aliases=(
+                    ProtectedAlias(alias="production", policy=POLICY),
+                    ProtectedAlias(alias="pr0duction", policy=POLICY),
+                ),
+            ),
+        )
+    },
     "a key under another id": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("train")[0]]}},
-    "a key in another PEM": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("evaluate")[0]].model_copy(
-        update={"pem": key_pairs.public_pem(public("evaluate")[0]) + "\n"})}},
-    "a key that is none": {"keys": {**trust().keys, ids("evaluate")[0]: trust().keys[ids("evaluate")[0]].model_copy(
-        update={"pem": "none"})}},
+    "a key in another PEM": {
+        "keys": {
+            **trust().keys,
+            ids("evaluate")[0]: trust()
+            .keys[ids("evaluate")[0]]
+            .model_copy(update={"pem": key_pairs.public_pem(public("evaluate")[0]) + "\n"}),
+        }
+    },
+    "a key that is none": {
+        "keys": {
+            **trust().keys,
+            ids("evaluate")[0]: trust().keys[ids("evaluate")[0]].model_copy(update={"pem": "none"}),
+        }
+    },
     "expired before it was issued": {"issued": NOW + timedelta(minutes=1), "expires": NOW + timedelta(seconds=1)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SENSELESS)
@@ -296,8 +334,11 @@ def test_a_successor_is_newer_or_the_very_same() -> None:
 
 def test_ecdsa_roots_sign_as_well() -> None:
     curve = key("curve", "ecdsa")
-    entry = {curve.public_key.keyid: next(iter(entries(ana="Fay Ng").values())).model_copy(
-        update={"pem": key_pairs.public_pem(curve.public_key)})}  # fmt: skip
+    entry = {
+        curve.public_key.keyid: next(iter(entries(ana="Fay Ng").values())).model_copy(
+            update={"pem": key_pairs.public_pem(curve.public_key)}
+        )
+    }
     value = trust(root=Root(threshold=2, keys=(*ids("ana"), curve.public_key.keyid)), keys={**trust().keys, **entry})
     data = sign_trust(value, key("ana"), curve)
     assert load(data, roots=[*public("ana"), curve.public_key]) == value

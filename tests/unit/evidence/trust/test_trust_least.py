@@ -39,10 +39,14 @@ HARMFUL = "    kind: harmful                # should be refused\n"
 def old() -> Trust:
     alias = ProtectedAlias(alias="production", policy="b" * 64, approvals=1)
     return Trust(
-        version=3, issued=datetime(2026, 3, 1, tzinfo=UTC), expires=datetime(2026, 6, 1, tzinfo=UTC),
-        root=Root(threshold=1, keys=(KEY,)), keys={KEY: PublicKeyEntry(person="Ana Ruiz", pem="PEM")},
-        roles=Roles(server=(KEY,)), models=(GuardedModel(name="guarded", aliases=(alias,)),),
-    )  # fmt: skip
+        version=3,
+        issued=datetime(2026, 3, 1, tzinfo=UTC),
+        expires=datetime(2026, 6, 1, tzinfo=UTC),
+        root=Root(threshold=1, keys=(KEY,)),
+        keys={KEY: PublicKeyEntry(person="Ana Ruiz", pem="PEM")},
+        roles=Roles(server=(KEY,)),
+        models=(GuardedModel(name="guarded", aliases=(alias,)),),
+    )
 
 
 def test_a_file_from_before_has_the_digest_that_ledgers_hold() -> None:
@@ -99,9 +103,12 @@ def policy(*changes: tuple[str, str]) -> LoadedPolicy:
 
 RATE = LeastRate(max=0.05, min_n=300)
 ASKED = Least(
-    confidence=0.95, attack_success_rate=RATE, over_refusal_rate=LeastRate(max=0.05), max_valid_days=30,
+    confidence=0.95,
+    attack_success_rate=RATE,
+    over_refusal_rate=LeastRate(max=0.05),
+    max_valid_days=30,
     utility=LeastUtility(max_drop=0.02, min_n=300),
-)  # fmt: skip
+)
 
 
 def test_a_policy_that_promises_what_is_asked_lacks_nothing() -> None:
@@ -121,7 +128,7 @@ BELOW: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "a year": ((("valid_days: 30", "valid_days: 31"),), "evidence is valid for 31 days, at most 30"),
     "a drop": ((("max_drop: 0.02", "max_drop: 1.0"),), "no rule utility limits max_drop to 0.02"),
     "no drop": ((("    max_drop: 0.02", "    #"),), "no rule utility"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BELOW)

@@ -91,8 +91,11 @@ CHANGES = {
     "no key file": ("file: cem.pub", "file: gone.pub", "10:34: cannot read the public key"),
     "approvals": ("approvals: 1", "approvals: 3", "26:20: asks for 3 approvals, 2 may approve"),
     "no policy": ("policy: strict", "policy: lax", "25:17: no policy 'lax'"),
-    "no aliases": ("    aliases:\n      - alias: production\n        policy: strict\n        approvals: 1\n",
-                   "    aliases: []\n", "23:14: models.0.aliases must not be empty"),
+    "no aliases": (
+        "    aliases:\n      - alias: production\n        policy: strict\n        approvals: 1\n",
+        "    aliases: []\n",
+        "23:14: models.0.aliases must not be empty",
+    ),
     "reserved alias": ("alias: production", "alias: latest", "24:16: models.0.aliases.0.alias MLflow reserves"),
     "a name with a dot": ("name: guarded", "name: guarded.", "22:11: the model's name 'guarded.'"),
     "expiry": ("2026-06-01", "2026-02-30", "3:10: '2026-02-30' is no day"),
@@ -117,7 +120,7 @@ CHANGES = {
     "a word that nobody knows": ("version: 3", "version: 3\nleast: {utility: {max_dropp: 0.1}}", "3:19: unknown key"),
     "a least of a model": ("name: guarded", "name: guarded\n    least: {days: 7}", "23:13: unknown key 'days'"),
     "an octal": ("version: 3", "version: 0o3", "2:10"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -154,10 +157,18 @@ def test_every_mistake_is_named_at_once(read: Callable[[str], Trust]) -> None:
 
 
 HOSTILE = {
-    "nothing": b"", "no mapping": b"- a", "not UTF-8": b"kind: \xff", "a null": b"kind: \x00", "deep": b"[" * 100_000,
-    "too long": b"# " + b"x" * 1_000_000, "laughs": b"a: &a [x, x]\nb: [*a, *a]", "a bare word": b"TrustFile",
-    "unclosed": b"kind: [", "tabs": b"kind:\n\t- x", "a huge number": b"version: 1" + b"0" * 5000,
-}  # fmt: skip
+    "nothing": b"",
+    "no mapping": b"- a",
+    "not UTF-8": b"kind: \xff",
+    "a null": b"kind: \x00",
+    "deep": b"[" * 100_000,
+    "too long": b"# " + b"x" * 1_000_000,
+    "laughs": b"a: &a [x, x]\nb: [*a, *a]",
+    "a bare word": b"TrustFile",
+    "unclosed": b"kind: [",
+    "tabs": b"kind:\n\t- x",
+    "a huge number": b"version: 1" + b"0" * 5000,
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

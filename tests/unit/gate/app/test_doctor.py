@@ -23,7 +23,7 @@ from guardrail.gate.registrar import Registrar
 from guardrail.gate.sealed.tree import sealed_digest
 from guardrail.gate.versions.mlflow_tables import Beneath
 from guardrail.gate.versions.reconcile import AGAIN, MOVE_AGAIN
-from guardrail.registry.gate.protocol import Problem
+from guardrail.registry.gate.protocol import RegistryProblem
 from guardrail.registry.mlflow.tags import EVIDENCE as TAG
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def gate(prepared: Path, tmp_path: Path) -> Iterator[Parts]:
         yield made
 
 
-def problems(gate: Parts) -> list[Problem]:
+def problems(gate: Parts) -> list[RegistryProblem]:
     return list(examine_all(gate.registrar).problems)
 
 
@@ -86,14 +86,14 @@ def evidence_of(gate: Parts, version: str) -> str:
     return str(gate.registrar.beneath.version(MODEL, version).tags[TAG])
 
 
-def moved(gate: Parts, points: str, stands: str) -> Problem:
+def moved(gate: Parts, points: str, stands: str) -> RegistryProblem:
     """What is said of an alias that points elsewhere than the ledger moved it to."""
     entry = gate.registrar.journal.state().stands[(MODEL, "production")].entry
     what = (
         f"it points at version {points} (evidence {evidence_of(gate, points)}); "
         f"the ledger moved it to version {stands} (evidence {evidence_of(gate, stands)}, entry {entry})"
     )
-    return Problem(where=f"{MODEL}@production", what=what, finish=MOVE_AGAIN)
+    return RegistryProblem(where=f"{MODEL}@production", what=what, finish=MOVE_AGAIN)
 
 
 def test_nothing_is_wrong_where_nobody_touched_anything_and_evidence_waits(gate: Parts) -> None:
@@ -112,19 +112,19 @@ def test_an_alias_that_the_ledger_never_moved(gate: Parts) -> None:
     gate.registrar.beneath.make_version(WAITING, "mlflow-artifacts:/elsewhere", None, {})
     gate.registrar.beneath.set_alias(WAITING, "production", "1")
     what = "it points at version 1 (no evidence that was admitted); the ledger moved it to none"
-    assert Problem(where=f"{WAITING}@production", what=what) in problems(gate)
+    assert RegistryProblem(where=f"{WAITING}@production", what=what) in problems(gate)
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_a_byte_of_a_version(gate: Parts, version: str) -> None:
     what = spoil(gate, digest_of(gate, version))
-    assert problems(gate) == [Problem(where=f"{MODEL}/{version}", what=what)]
+    assert problems(gate) == [RegistryProblem(where=f"{MODEL}/{version}", what=what)]
 
 
 def test_a_byte_of_what_waits(gate: Parts) -> None:
     where, digest = waits(gate)
     what = spoil(gate, digest)
-    assert problems(gate) == [Problem(where=where, what=what)]
+    assert problems(gate) == [RegistryProblem(where=where, what=what)]
 
 
 def test_a_sealed_adapter_that_is_gone_while_it_waits(gate: Parts) -> None:
@@ -141,7 +141,7 @@ def test_a_tag_that_names_other_evidence(gate: Parts) -> None:
     tag, true = ModelVersionTag(TAG, sha256(b"other evidence")), evidence_of(gate, "2")
     SqlAlchemyStore.set_model_version_tag(gate.store, MODEL, "2", tag)
     what = f"its tag {TAG} is '{sha256(b'other evidence')}', the ledger says {true}"
-    assert problems(gate) == [Problem(where=f"{MODEL}/2", what=what, finish=AGAIN)]
+    assert problems(gate) == [RegistryProblem(where=f"{MODEL}/2", what=what, finish=AGAIN)]
 
 
 def test_a_version_of_files_that_the_ledger_never_admitted(gate: Parts, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_version_of_files_that_the_ledger_never_admitted(gate: Parts, tmp_path
     location = f"mlflow-artifacts:/sealed/{tree.keep(place.parent)}"
     gate.registrar.beneath.make_version(MODEL, location, None, {TAG: sha256(b"forged")})
     (first, *_) = problems(gate)
-    assert first == Problem(where=f"{MODEL}/3", what=f"the ledger never admitted what it holds ({location})")
+    assert first == RegistryProblem(where=f"{MODEL}/3", what=f"the ledger never admitted what it holds ({location})")
 
 
 def test_storage_that_does_not_answer_is_told_of_versions_and_of_what_waits(
@@ -163,7 +163,7 @@ def test_storage_that_does_not_answer_is_told_of_versions_and_of_what_waits(
 
     monkeypatch.setattr(gate.registrar.sealing(), "verified", silent)
     places = (f"{MODEL}/1", f"{MODEL}/2", waits(gate)[0])
-    assert problems(gate) == [Problem(where=where, what=SILENT.message()) for where in places]
+    assert problems(gate) == [RegistryProblem(where=where, what=SILENT.message()) for where in places]
 
 
 @pytest.mark.parametrize(("how", "said"), [("gone", "no statement {}"), ("changed", "the statement {} was changed")])
@@ -200,7 +200,7 @@ def test_what_a_crash_left_undone_is_finished_by_asking_again(
     with monkeypatch.context() as patch, suppress(Crash):
         patch.setattr(part, step, crash)
         gate.promote(bundle)
-    said = Problem(where=where.format(bundle.evidence_sha256), what=what, finish=finish)
+    said = RegistryProblem(where=where.format(bundle.evidence_sha256), what=what, finish=finish)
     assert problems(gate) == [said if what else moved(gate, "2", "3")]
     assert gate.promote(bundle) == "3"
     assert problems(gate) == []
@@ -211,8 +211,10 @@ def test_evidence_that_does_not_hold_any_more_is_nothing_to_finish(gate: Parts) 
     gate.propose(bundle)
     assert len(problems(gate)) == 1
     out = Revocation(
-        manifest=bundle.decision.manifest, reason="it leaks", not_before=now - timedelta(minutes=1),
+        manifest=bundle.decision.manifest,
+        reason="it leaks",
+        not_before=now - timedelta(minutes=1),
         expires=now + timedelta(days=1),
-    )  # fmt: skip
+    )
     gate.submit(sign(orders.build(out), gate.who.approvers[0].private))
     assert problems(gate) == []

@@ -38,9 +38,15 @@ def launch(tmp_path: Path, root: Person) -> Launch:
     decider = person(tmp_path / "k", "decider")
     (tmp_path / "trust").write_bytes(signed(trust(root, decider, [guarded_model("guarded")], now=NOW), root))
     return Launch(
-        tmp_path / "trust", (root.public_file,), 1, "sqlite:///a.db", str(tmp_path / "artifacts"),
-        str(decider.private_file), tmp_path / "ledger", tmp_path / "head",
-    )  # fmt: skip
+        tmp_path / "trust",
+        (root.public_file,),
+        1,
+        "sqlite:///a.db",
+        str(tmp_path / "artifacts"),
+        str(decider.private_file),
+        tmp_path / "ledger",
+        tmp_path / "head",
+    )
 
 
 def test_the_registry_is_gated_and_the_backend_plain(launch: Launch) -> None:

@@ -48,8 +48,21 @@ def _given(served: Path, name: str, place: Path) -> Mapping[str, str]:
     return values[name]
 
 
-NAMES = ("trust", "root key", "key", "key by URI", "public key", "ledger", "head", "work", "backend", "backend by URI",
-         "registry", "read replica", "users")  # fmt: skip
+NAMES = (
+    "trust",
+    "root key",
+    "key",
+    "key by URI",
+    "public key",
+    "ledger",
+    "head",
+    "work",
+    "backend",
+    "backend by URI",
+    "registry",
+    "read replica",
+    "users",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,16 +103,22 @@ def test_what_is_no_file_lies_nowhere(uri: str) -> None:
 
 
 def test_a_bucket_holds_no_file_of_this_machine(served: Path) -> None:
-    require_outside(settings.Bucket("b", ""), own({settings.LEDGER: str(served / "ledger")}))
+    require_outside(settings.S3Bucket("b", ""), own({settings.LEDGER: str(served / "ledger")}))
 
 
 def test_the_launcher_and_the_worker_look(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, decider = person(tmp_path / "k", "root"), person(tmp_path / "k", "decider")
     (tmp_path / "trust").write_bytes(signed(trust(root, decider, [guarded_model("guarded")], now=NOW), root))
     launch = Launch(
-        tmp_path / "trust", (root.public_file,), 1, f"sqlite:///{served / 'mlflow.db'}", str(served),
-        str(decider.private_file), tmp_path / "ledger", tmp_path / "head",
-    )  # fmt: skip
+        tmp_path / "trust",
+        (root.public_file,),
+        1,
+        f"sqlite:///{served / 'mlflow.db'}",
+        str(served),
+        str(decider.private_file),
+        tmp_path / "ledger",
+        tmp_path / "head",
+    )
     with pytest.raises(InvalidInput, match="the database"):
         check(launch, NOW)
     inside = replace(launch, backend_store_uri="sqlite:///a.db", ledger=served / "ledger")

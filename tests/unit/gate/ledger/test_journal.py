@@ -20,7 +20,7 @@ from guardrail.evidence.ledger.entries import Head
 from guardrail.evidence.ledger.ledger_file import LedgerFile, envelopes, read_head
 from guardrail.evidence.ledger.signed_ledger import LEDGER_TYPE, next_entry
 from guardrail.gate.ledger.journal import Draft, Journal, Unneeded, draft
-from guardrail.gate.ledger.ledger_state import State
+from guardrail.gate.ledger.ledger_state import LedgerState
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -59,7 +59,7 @@ def test_a_decision_is_made_on_what_is_recorded_at_that_moment(place: Place) -> 
     one, two = place.worker(), place.worker()
     one.append(lambda _: ticket("1"))
 
-    def once(state: State) -> Draft:
+    def once(state: LedgerState) -> Draft:
         if "1" in state.tickets:
             raise Unneeded
         return ticket("1")
@@ -71,7 +71,7 @@ def test_a_decision_is_made_on_what_is_recorded_at_that_moment(place: Place) -> 
 def test_what_decides_raises_and_nothing_is_written(place: Place) -> None:
     journal = place.worker()
 
-    def refuse(_: State) -> Draft:
+    def refuse(_: LedgerState) -> Draft:
         raise EvidenceInvalid("no")
 
     with pytest.raises(EvidenceInvalid, match="no"):

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.evidence.digest import GENESIS, sha256
-from guardrail.evidence.ledger.entries import Entry, Head, Kind
-from guardrail.gate.ledger.ledger_state import State
+from guardrail.evidence.ledger.entries import Entry, EntryKind, Head
+from guardrail.gate.ledger.ledger_state import LedgerState
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PLACE = ("m", "production")
 
 
-def entry(number: int, kind: Kind, **fields: Any) -> Entry:
+def entry(number: int, kind: EntryKind, **fields: Any) -> Entry:
     given = {"model": "m", "alias": "production", **fields}
     return Entry(number=number, previous=GENESIS, time=NOW, kind=kind, **given)
 
@@ -26,8 +26,8 @@ def head_of(one: Entry) -> Head:
     return Head(digest=sha256(str(one.number).encode()), number=one.number, time=one.time)
 
 
-def state(*told: tuple[Kind, dict[str, Any]]) -> State:
-    made = State()
+def state(*told: tuple[EntryKind, dict[str, Any]]) -> LedgerState:
+    made = LedgerState()
     for number, (kind, fields) in enumerate(told, start=1):
         made.take(one := entry(number, kind, **fields), head_of(one))
     return made
@@ -37,11 +37,11 @@ ADAPTER, OTHER = sha256(b"adapter"), sha256(b"other")
 EVIDENCE, LATER = sha256(b"evidence"), sha256(b"later")
 
 
-def ticket(nonce: str) -> tuple[Kind, dict[str, Any]]:
+def ticket(nonce: str) -> tuple[EntryKind, dict[str, Any]]:
     return "proposal", {"nonce": nonce}
 
 
-def bound(nonce: str, manifest: str) -> tuple[Kind, dict[str, Any]]:
+def bound(nonce: str, manifest: str) -> tuple[EntryKind, dict[str, Any]]:
     return "proposal", {"nonce": nonce, "subject": manifest}
 
 
@@ -59,16 +59,20 @@ def test_a_ticket_stays_with_its_first_adapter() -> None:
 
 def test_a_promotion_starts_a_new_count_for_its_own_alias_only() -> None:
     made = state(
-        ticket("a"), bound("a", ADAPTER), ("promotion", {"version": "1", "evidence": EVIDENCE}), ticket("b"),
-        bound("b", OTHER), ("proposal", {"nonce": "c", "alias": "beta"}),
+        ticket("a"),
+        bound("a", ADAPTER),
+        ("promotion", {"version": "1", "evidence": EVIDENCE}),
+        ticket("b"),
+        bound("b", OTHER),
+        ("proposal", {"nonce": "c", "alias": "beta"}),
         ("proposal", {"nonce": "c", "alias": "beta", "subject": OTHER}),
-    )  # fmt: skip
+    )
     assert made.bound["b"].attempt == 1
     assert made.attempts == {PLACE: 1, ("m", "beta"): 1}
 
 
 @pytest.mark.parametrize("kind", ["decision", "denial"])
-def test_the_first_evidence_spends_the_ticket(kind: Kind) -> None:
+def test_the_first_evidence_spends_the_ticket(kind: EntryKind) -> None:
     made = state(
         ticket("a"), (kind, {"nonce": "a", "evidence": EVIDENCE}), ("decision", {"nonce": "a", "evidence": LATER})
     )
@@ -82,7 +86,7 @@ def test_a_refusal_that_names_no_ticket_spends_none() -> None:
 
 
 def test_what_was_promoted_or_rejected_waits_no_more() -> None:
-    admitted: tuple[Kind, dict[str, Any]] = ("decision", {"nonce": "a", "evidence": EVIDENCE, "subject": ADAPTER})
+    admitted: tuple[EntryKind, dict[str, Any]] = ("decision", {"nonce": "a", "evidence": EVIDENCE, "subject": ADAPTER})
     assert [one.evidence for one in state(admitted).waiting()] == [EVIDENCE]
     assert state(admitted, ("promotion", {"version": "1", "evidence": EVIDENCE})).waiting() == []
     assert state(admitted, ("rejection", {"evidence": EVIDENCE, "statement": OTHER})).waiting() == []
@@ -90,15 +94,16 @@ def test_what_was_promoted_or_rejected_waits_no_more() -> None:
 
 def test_the_highest_version_is_remembered_over_a_rollback() -> None:
     made = state(
-        ("promotion", {"version": "1", "evidence": EVIDENCE}), ("promotion", {"version": "2", "evidence": LATER}),
+        ("promotion", {"version": "1", "evidence": EVIDENCE}),
+        ("promotion", {"version": "2", "evidence": LATER}),
         ("rollback", {"version": "1", "statement": OTHER}),
-    )  # fmt: skip
+    )
     assert (made.stands[PLACE].version, made.highest[PLACE], made.moved_by[PLACE]) == ("1", 2, OTHER)
 
 
 @given(st.lists(st.sampled_from(["ticket", "bind", "promote"]), max_size=40))
 def test_attempts_are_the_adapters_since_the_last_promotion(steps: list[str]) -> None:
-    told: list[tuple[Kind, dict[str, Any]]] = []
+    told: list[tuple[EntryKind, dict[str, Any]]] = []
     expected, tickets = 0, 0
     for step in steps:
         if step == "ticket":
@@ -116,11 +121,13 @@ def test_attempts_are_the_adapters_since_the_last_promotion(steps: list[str]) ->
 
 def test_evidence_held_when_it_was_last_admitted_agreed_to_or_promoted() -> None:
     """Persons agree days after it was admitted; going back there is judged at a time when all of it held."""
-    made = State()
-    told: list[tuple[Kind, dict[str, Any]]] = [
-        ("decision", {"nonce": "a", "subject": ADAPTER}), ("approval", {"statement": OTHER}),
-        ("promotion", {"version": "1"}), ("rejection", {"statement": LATER}),
-    ]  # fmt: skip
+    made = LedgerState()
+    told: list[tuple[EntryKind, dict[str, Any]]] = [
+        ("decision", {"nonce": "a", "subject": ADAPTER}),
+        ("approval", {"statement": OTHER}),
+        ("promotion", {"version": "1"}),
+        ("rejection", {"statement": LATER}),
+    ]
     held = []
     for day, (kind, fields) in enumerate(told):
         number = day + 1
@@ -130,17 +137,17 @@ def test_evidence_held_when_it_was_last_admitted_agreed_to_or_promoted() -> None
     assert held == [0, 1, 2, 2]
 
 
-def _admitted(evidence: str, adapter: str, **fields: Any) -> tuple[Kind, dict[str, Any]]:
+def _admitted(evidence: str, adapter: str, **fields: Any) -> tuple[EntryKind, dict[str, Any]]:
     return "decision", {"nonce": evidence[:8], "evidence": evidence, "subject": adapter, **fields}
 
 
-def _promoted(evidence: str, adapter: str, version: str) -> tuple[Kind, dict[str, Any]]:
+def _promoted(evidence: str, adapter: str, version: str) -> tuple[EntryKind, dict[str, Any]]:
     return "promotion", {"version": version, "evidence": evidence, "subject": adapter}
 
 
 def test_a_rollback_of_an_older_ledger_went_to_what_was_promoted_under_its_number() -> None:
     """It did not name the evidence."""
-    back: tuple[Kind, dict[str, Any]] = ("rollback", {"version": "1", "subject": ADAPTER, "statement": OTHER})
+    back: tuple[EntryKind, dict[str, Any]] = ("rollback", {"version": "1", "subject": ADAPTER, "statement": OTHER})
     first, second = (EVIDENCE, ADAPTER), (LATER, OTHER)
     made = state(_admitted(*first), _promoted(*first, "1"), _admitted(*second), _promoted(*second, "2"), back)
     assert (made.stands[PLACE].evidence, made.before[PLACE].evidence) == (EVIDENCE, LATER)
@@ -157,13 +164,16 @@ def test_evidence_is_overtaken_by_what_was_complete_after_it_and_by_having_been_
     first, second = (EVIDENCE, ADAPTER), (LATER, OTHER)
     made = state(_admitted(*first), _admitted(*second), _promoted(*second, "2"))
     assert [made.overtaken(made.admitted[one]) for one in (EVIDENCE, LATER)] == [True, False]
-    agreed: tuple[Kind, dict[str, Any]] = ("approval", {"evidence": EVIDENCE, "statement": OTHER})
+    agreed: tuple[EntryKind, dict[str, Any]] = ("approval", {"evidence": EVIDENCE, "statement": OTHER})
     late = state(_admitted(*first), _admitted(*second), _promoted(*second, "2"), agreed)
     assert not late.overtaken(late.admitted[EVIDENCE]), "persons agreed after that"
     left = state(
-        _admitted(*first), _promoted(*first, "1"), _admitted(*second), _promoted(*second, "2"),
+        _admitted(*first),
+        _promoted(*first, "1"),
+        _admitted(*second),
+        _promoted(*second, "2"),
         ("rollback", {"version": "1", "evidence": EVIDENCE, "subject": ADAPTER, "statement": OTHER}),
-    )  # fmt: skip
+    )
     assert [left.overtaken(left.admitted[one]) for one in (EVIDENCE, LATER)] == [False, True]
 
 

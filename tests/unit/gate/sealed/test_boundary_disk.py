@@ -48,10 +48,22 @@ def registry(root: Path) -> ArtifactRepositoryRegistry:
 
 
 INSIDE = [
-    "sealed", "sealed/", f"sealed/{DIGEST}/weights", "./sealed/x", "a/../sealed/x", "sealed/../sealed/x", "%73ealed/x",
-    "%2573ealed/x", "sealed%2Fx", "a/%2e%2e/sealed/x", "link/x", f"link/{DIGEST}/weights", "../loop/x", "a\0b",
+    "sealed",
+    "sealed/",
+    f"sealed/{DIGEST}/weights",
+    "./sealed/x",
+    "a/../sealed/x",
+    "sealed/../sealed/x",
+    "%73ealed/x",
+    "%2573ealed/x",
+    "sealed%2Fx",
+    "a/%2e%2e/sealed/x",
+    "link/x",
+    f"link/{DIGEST}/weights",
+    "../loop/x",
+    "a\0b",
     "../artifacts/sealed/x",
-]  # fmt: skip
+]
 OUTSIDE = ["a", "0/models/m-1/artifacts/weights", "sealed2/x", "a/sealed/x", "sealed/../x", "sealed.json", "100%/x"]
 
 

@@ -80,8 +80,14 @@ def test_a_place_that_cannot_be_made_is_a_service_that_is_unavailable(tmp_path: 
 def test_only_the_servers_own_location_is_sealed() -> None:
     digest = "ab" * 32
     assert sealed_digest(f"mlflow-artifacts:/sealed/{digest}") == digest
-    for source in (f"mlflow-artifacts:/sealed/{digest}/x", f"mlflow-artifacts:/sealed/{digest.upper()}", "models:/m-1",
-                   f"mlflow-artifacts://host/sealed/{digest}", f"file:///sealed/{digest}", ""):  # fmt: skip
+    for source in (
+        f"mlflow-artifacts:/sealed/{digest}/x",
+        f"mlflow-artifacts:/sealed/{digest.upper()}",
+        "models:/m-1",
+        f"mlflow-artifacts://host/sealed/{digest}",
+        f"file:///sealed/{digest}",
+        "",
+    ):
         with pytest.raises(EvidenceInvalid):
             sealed_digest(source)
 

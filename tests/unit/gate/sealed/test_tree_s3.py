@@ -32,11 +32,11 @@ from guardrail.gate.sealed.bucket_objects import Store
 from guardrail.gate.sealed.guarded_repository import Judging
 from guardrail.gate.sealed.sealed_storage import sealing
 from guardrail.gate.sealed.tree_s3 import BucketTree, workplace
-from guardrail.gate.settings import Bucket, destination
+from guardrail.gate.settings import S3Bucket, destination
 from guardrail.registry.read.reader import download
 
 pytestmark = pytest.mark.slow
-PLACE = Bucket("models", "ml/flow")
+PLACE = S3Bucket("models", "ml/flow")
 DIGEST = "ab" * 32
 
 
@@ -52,9 +52,9 @@ def tree(s3: S3, tmp_path: Path) -> Iterator[BucketTree]:
     s3.make(PLACE.bucket)
     yield BucketTree(PLACE, tmp_path / "work")
     client = s3.client()
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=PLACE.bucket):
+    for page in client.get_paginator("list_objects_v2").paginate(S3Bucket=PLACE.bucket):
         if found := [{"Key": entry["Key"]} for entry in page.get("Contents", ())]:
-            client.delete_objects(Bucket=PLACE.bucket, Delete={"Objects": found})
+            client.delete_objects(S3Bucket=PLACE.bucket, Delete={"Objects": found})
 
 
 def filled(place: Path, content: bytes = b"weights") -> Path:
@@ -93,7 +93,7 @@ def test_an_interrupted_copy_is_refused_until_the_same_content_completes_it(
     s3: S3, tree: BucketTree, lost: str
 ) -> None:
     digest = keep(tree)
-    s3.client().delete_object(Bucket=PLACE.bucket, Key=key(digest, lost))
+    s3.client().delete_object(S3Bucket=PLACE.bucket, Key=key(digest, lost))
     with pytest.raises(EvidenceInvalid, match="sealed adapter"), tree.verified(digest):
         pass
     assert keep(tree) == digest
@@ -123,7 +123,7 @@ def test_a_copy_that_storage_cut_off_leaves_what_can_be_completed(
 @pytest.mark.parametrize("name", ["more", "evidence/more", "weights/more", "evidence/", "/weights", "../x", ".hidden"])
 def test_anything_extra_is_refused_also_to_seal_again(s3: S3, tree: BucketTree, name: str) -> None:
     digest = keep(tree)
-    s3.client().put_object(Bucket=PLACE.bucket, Key=key(digest, "") + name, Body=b"")
+    s3.client().put_object(S3Bucket=PLACE.bucket, Key=key(digest, "") + name, Body=b"")
     with pytest.raises(EvidenceInvalid, match="sealed adapter"), tree.verified(digest):
         pass
     with pytest.raises(EvidenceInvalid, match="sealed adapter"):
@@ -132,7 +132,7 @@ def test_anything_extra_is_refused_also_to_seal_again(s3: S3, tree: BucketTree, 
 
 def test_a_changed_byte_is_refused_also_to_seal_again(s3: S3, tree: BucketTree) -> None:
     digest = keep(tree)
-    s3.client().put_object(Bucket=PLACE.bucket, Key=key(digest, "weights"), Body=b"Weights")
+    s3.client().put_object(S3Bucket=PLACE.bucket, Key=key(digest, "weights"), Body=b"Weights")
     with pytest.raises(EvidenceInvalid), tree.verified(digest):
         pass
     with pytest.raises(EvidenceInvalid):
@@ -148,7 +148,7 @@ def test_an_extra_object_beyond_the_first_page_of_the_listing_is_found(s3: S3, t
     digest, client = keep(tree), s3.client()
     for number in range(1001):  # the server's memory is this process's, and a thousand requests take eight seconds
         s3_backends["123456789012"]["aws"].put_object(PLACE.bucket, key(digest, f"a{number:04}"), b"")
-    assert len(client.list_objects_v2(Bucket=PLACE.bucket, Prefix=key(digest, ""))["Contents"]) == 1000
+    assert len(client.list_objects_v2(S3Bucket=PLACE.bucket, Prefix=key(digest, ""))["Contents"]) == 1000
     assert len(Store(PLACE).names(digest)) == 1003
 
 
@@ -169,7 +169,7 @@ def test_a_bucket_that_works_is_left_as_it_was(s3: S3, tree: BucketTree) -> None
 
 def test_a_bucket_that_is_not_there_stops_the_server_and_says_what_to_set(s3: S3) -> None:
     with pytest.raises(InvalidInput, match=r"(?s)NoSuchBucket.*MLFLOW_S3_ENDPOINT_URL.*AWS_ACCESS_KEY_ID"):
-        Store(Bucket("nowhere", "x")).require_usable()
+        Store(S3Bucket("nowhere", "x")).require_usable()
 
 
 def test_the_launcher_and_every_worker_find_out_before_they_start(
@@ -181,7 +181,7 @@ def test_the_launcher_and_every_worker_find_out_before_they_start(
     with pytest.raises(InvalidInput, match="NoSuchBucket"):
         check(launch, datetime.now(UTC))
     with pytest.raises(InvalidInput, match="NoSuchBucket"):
-        sealing(Bucket("nowhere", "x"))
+        sealing(S3Bucket("nowhere", "x"))
     found = sealing(PLACE)
     assert isinstance(found.tree, BucketTree)
     assert found.boundary.holds(f"{found.tree.root}/x")
@@ -211,7 +211,7 @@ def test_the_private_directory_must_be_the_servers_alone(tmp_path: Path, monkeyp
     root = workplace(PLACE)
     assert root.parent == tmp_path
     assert root.stat().st_mode & 0o777 == 0o700
-    assert workplace(PLACE) == root != workplace(Bucket("models", "other"))
+    assert workplace(PLACE) == root != workplace(S3Bucket("models", "other"))
     root.chmod(0o755)
     with pytest.raises(InvalidInput, match="alone"):
         workplace(PLACE)
@@ -226,44 +226,77 @@ def test_the_private_directory_must_be_the_servers_alone(tmp_path: Path, monkeyp
     [
         ("s3://models/ml/flow", PLACE),
         ("s3://models/ml/flow/", PLACE),
-        ("s3://models", Bucket("models", "")),
-        ("s3://models/", Bucket("models", "")),
+        ("s3://models", S3Bucket("models", "")),
+        ("s3://models/", S3Bucket("models", "")),
     ],
 )
-def test_a_bucket_and_prefix_with_one_spelling_are_a_destination(uri: str, place: Bucket) -> None:
+def test_a_bucket_and_prefix_with_one_spelling_are_a_destination(uri: str, place: S3Bucket) -> None:
     assert destination(uri) == place
 
 
 @pytest.mark.parametrize(
     "uri",
     [
-        "s3:///ml", "s3://", "S3://models/ml", "s3://MODELS/ml", "s3://models//ml", "s3://models/ml//", "s3://models/../ml",
-        "s3://models/./ml", "s3://models/m%6c", "s3://models/m l", "s3://models/ml?x", "s3://models/ml#x", "s3://u@models/ml",
-        "s3://models:9000/ml", "s3://arn:aws:s3:us-east-1:123456789012:accesspoint:x/ml", "s3://x-abc-s3alias/ml",
+        "s3:///ml",
+        "s3://",
+        "S3://models/ml",
+        "s3://MODELS/ml",
+        "s3://models//ml",
+        "s3://models/ml//",
+        "s3://models/../ml",
+        "s3://models/./ml",
+        "s3://models/m%6c",
+        "s3://models/m l",
+        "s3://models/ml?x",
+        "s3://models/ml#x",
+        "s3://u@models/ml",
+        "s3://models:9000/ml",
+        "s3://arn:aws:s3:us-east-1:123456789012:accesspoint:x/ml",
+        "s3://x-abc-s3alias/ml",
         "s3://models\n/ml",
     ],
-)  # fmt: skip
+)
 def test_a_destination_with_other_spellings_is_refused(uri: str) -> None:
     with pytest.raises(InvalidInput, match="cannot seal"):
         destination(uri)
 
 
 INSIDE = [
-    "models/ml/flow/sealed", "models/ml/flow/sealed/x", "models//ml/flow/sealed/x", "models/ml//flow/sealed//x",
-    "models/ml/flow/./sealed/x", "models/x/../ml/flow/sealed/x", "models/ml/flow/sealed/../sealed/x",
+    "models/ml/flow/sealed",
+    "models/ml/flow/sealed/x",
+    "models//ml/flow/sealed/x",
+    "models/ml//flow/sealed//x",
+    "models/ml/flow/./sealed/x",
+    "models/x/../ml/flow/sealed/x",
+    "models/ml/flow/sealed/../sealed/x",
     "models/ml%2Fflow/sealed",
-    "models/ml/flow/%73ealed/x", "models/ml/flow/%2573ealed/x", "models/ml/flow/SEALED/x", "models/ml/flow/sealed/../x",
-    "models/ml\\flow\\sealed\\x", "models/../../ml/flow/sealed/x", "MODELS/ml/flow/sealed/x",
+    "models/ml/flow/%73ealed/x",
+    "models/ml/flow/%2573ealed/x",
+    "models/ml/flow/SEALED/x",
+    "models/ml/flow/sealed/../x",
+    "models/ml\\flow\\sealed\\x",
+    "models/../../ml/flow/sealed/x",
+    "MODELS/ml/flow/sealed/x",
     "m%6fdels/ml/flow/sealed/x",
-    "u@models/ml/flow/sealed/x", "/ml/flow/sealed/x", "models:80/ml/flow/sealed", "x-abc-s3alias/ml/flow/sealed/x",
+    "u@models/ml/flow/sealed/x",
+    "/ml/flow/sealed/x",
+    "models:80/ml/flow/sealed",
+    "x-abc-s3alias/ml/flow/sealed/x",
     "arn:aws:s3:us-east-1:123456789012:accesspoint:x/ml/flow/sealed/x",
     "models@acc.r2.cloudflarestorage.com/ml/flow/sealed",
-    "ml@models.s3.us-west-004.backblazeb2.com/flow/sealed/x", "other@models.example.com/ml/flow/sealed/x",
-]  # fmt: skip
+    "ml@models.s3.us-west-004.backblazeb2.com/flow/sealed/x",
+    "other@models.example.com/ml/flow/sealed/x",
+]
 OUTSIDE = [
-    "models/ml/flow/0/m", "models/ml/flow/sealed2/x", "models/sealed/x", "models/ml/sealed/x", "other/ml/flow/sealed/x",
-    "models/ml/flow/0/sealed/x", "models/ml/flow/sealed.json", "other@acc.r2.cloudflarestorage.com/ml/flow/sealed",
-]  # fmt: skip
+    "models/ml/flow/0/m",
+    "models/ml/flow/sealed2/x",
+    "models/sealed/x",
+    "models/ml/sealed/x",
+    "other/ml/flow/sealed/x",
+    "models/ml/flow/0/sealed/x",
+    "models/ml/flow/sealed.json",
+    "other@acc.r2.cloudflarestorage.com/ml/flow/sealed",
+]
 AROUND = [
     "models",
     "models/",
@@ -298,8 +331,13 @@ def test_deleting_around_the_tree_touches_it_and_writing_there_does_not(target: 
 def registry(tree: BucketTree) -> ArtifactRepositoryRegistry:
     """A table as MLflow's, guarded for a bucket."""
     made = ArtifactRepositoryRegistry()
-    for scheme, kind in (("file", LocalArtifactRepository), ("s3", S3ArtifactRepository), ("r2", R2ArtifactRepository),
-                         ("b2", B2ArtifactRepository), ("gs", GCSArtifactRepository)):  # fmt: skip
+    for scheme, kind in (
+        ("file", LocalArtifactRepository),
+        ("s3", S3ArtifactRepository),
+        ("r2", R2ArtifactRepository),
+        ("b2", B2ArtifactRepository),
+        ("gs", GCSArtifactRepository),
+    ):
         made.register(scheme, kind)
     made.register("dbfs", lambda uri, **_: S3ArtifactRepository(uri.replace("dbfs", "s3")))
     install(made, Boundary(tree.root), BucketBoundary(PLACE))
@@ -369,12 +407,19 @@ def test_an_address_that_was_signed_elsewhere_writes_there_and_not_into_the_tree
 @pytest.mark.parametrize(
     "location",
     [
-        "s3://models/ml/flow/sealed", f"s3://models/ml/flow/sealed/{DIGEST}", "S3://models/ml/flow/sealed/x",
-        "s3://models//ml/flow//sealed", "s3://models/ml/flow/%73ealed", "s3://models/x/../ml/flow/sealed",
-        "s3://MODELS/ml/flow/sealed", "r2://models@acc.r2.cloudflarestorage.com/ml/flow/sealed/x", "gs://models/anything",
-        "b2://models@s3.us-west-004.backblazeb2.com/ml/flow/sealed/x", "dbfs://models/ml/flow/x",
+        "s3://models/ml/flow/sealed",
+        f"s3://models/ml/flow/sealed/{DIGEST}",
+        "S3://models/ml/flow/sealed/x",
+        "s3://models//ml/flow//sealed",
+        "s3://models/ml/flow/%73ealed",
+        "s3://models/x/../ml/flow/sealed",
+        "s3://MODELS/ml/flow/sealed",
+        "r2://models@acc.r2.cloudflarestorage.com/ml/flow/sealed/x",
+        "gs://models/anything",
+        "b2://models@s3.us-west-004.backblazeb2.com/ml/flow/sealed/x",
+        "dbfs://models/ml/flow/x",
     ],
-)  # fmt: skip
+)
 def test_a_location_in_the_tree_gets_no_repository(registry: ArtifactRepositoryRegistry, location: str) -> None:
     with pytest.raises(MlflowException, match="sealed adapters"):
         registry.get_artifact_repository(location)
@@ -430,6 +475,6 @@ def test_a_candidate_is_read_from_the_bucket_and_a_large_file_is_not_even_fetche
     shutil.rmtree(tmp_path / "copy")
     (tmp_path / "copy").mkdir()
     reader.listing("", "")
-    s3.client().delete_object(Bucket=PLACE.bucket, Key="ml/flow/0/models/m-1/artifacts/weights")
+    s3.client().delete_object(S3Bucket=PLACE.bucket, Key="ml/flow/0/models/m-1/artifacts/weights")
     with pytest.raises(EvidenceInvalid, match="larger"):
         reader.fetch("", "weights", tmp_path / "copy" / "weights", 3)

@@ -45,9 +45,20 @@ def registered(store: Any) -> list[str]:
     return [one.name for one in store.search_registered_models()]
 
 
-TWINS = ["gu\u0430rded", "GU\u0410RDED", "\u0261uarded", "guarded\u2010attacked", "guarded\u2212attacked",
-         "unb\u03bfrn", "tw\u0456ce", "m\u043edel-l", "model\u2010l", "m\u043edel-1",
-         "scope", "s\u0441ope"]  # fmt: skip
+TWINS = [
+    "gu\u0430rded",
+    "GU\u0410RDED",
+    "\u0261uarded",
+    "guarded\u2010attacked",
+    "guarded\u2212attacked",
+    "unb\u03bfrn",
+    "tw\u0456ce",
+    "m\u043edel-l",
+    "model\u2010l",
+    "m\u043edel-1",
+    "scope",
+    "s\u0441ope",
+]
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -109,8 +120,13 @@ def by_name(store: Any) -> list[Callable[[str], object]]:
     ]
 
 
-LONG = {"letters": "a" * 2_000_000, "ligatures": "\ufdfa" * 700_000, "accents": "a" + "\u0301\u0323" * 700_000,
-        "one too many": "a" * 257, "nothing visible": "guarded" + "\u200b" * 300}  # fmt: skip
+LONG = {
+    "letters": "a" * 2_000_000,
+    "ligatures": "\ufdfa" * 700_000,
+    "accents": "a" + "\u0301\u0323" * 700_000,
+    "one too many": "a" * 257,
+    "nothing visible": "guarded" + "\u200b" * 300,
+}
 
 
 @pytest.mark.parametrize("name", LONG)

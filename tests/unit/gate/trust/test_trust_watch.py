@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest, sha256
 from guardrail.gate.ledger.journal import Journal, draft
-from guardrail.gate.settings import Settings
+from guardrail.gate.settings import GateSettings
 from guardrail.gate.trust.trust_version_floor import DatabaseFloor, Floors
 from guardrail.gate.trust.trust_watch import TrustWatch
 
@@ -46,7 +46,7 @@ class Desk:
     def watch(self) -> TrustWatch:
         """A worker."""
         unused = Path("unused")
-        settings = Settings(self.file, (self.root.public,), 1, "unused", None, unused, unused)
+        settings = GateSettings(self.file, (self.root.public,), 1, "unused", None, unused, unused)
         journal = self.journal()
         return TrustWatch(settings, Floors(journal, self.database), lambda: self.now)
 
@@ -138,11 +138,13 @@ def _forget(desk: Desk, how: str) -> None:
         desk.database = DatabaseFloor(create_engine(f"sqlite:///{desk.file.parent / 'b.db'}"))
         return
     statements = {
-        "row deleted": "DELETE FROM guardrail_state", "row lowered": "UPDATE guardrail_state SET value = 1",
-        "row zero": "UPDATE guardrail_state SET value = 0", "row negative": "UPDATE guardrail_state SET value = -7",
+        "row deleted": "DELETE FROM guardrail_state",
+        "row lowered": "UPDATE guardrail_state SET value = 1",
+        "row zero": "UPDATE guardrail_state SET value = 0",
+        "row negative": "UPDATE guardrail_state SET value = -7",
         "restored": "UPDATE guardrail_state SET value = 1 WHERE name = 'trust_version'",
         "table emptied and renamed": "UPDATE guardrail_state SET name = 'other'",
-    }  # fmt: skip
+    }
     with desk.database._engine.begin() as connection:
         connection.execute(text(statements[how]))
 

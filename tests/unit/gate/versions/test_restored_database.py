@@ -23,7 +23,7 @@ from guardrail.evidence.statements.orders import Rollback
 from guardrail.gate.app.doctor import examine_all
 from guardrail.gate.app.start_up import begin
 from guardrail.gate.versions.reconcile import AGAIN, MOVE_AGAIN
-from guardrail.registry.gate.protocol import Problem
+from guardrail.registry.gate.protocol import RegistryProblem
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ class Broken:
         holds = self.gate.registrar.beneath.version(MODEL, points).tags["guardrail.evidence_sha256"]
         return [stands.version, stands.evidence, points, holds]
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[RegistryProblem]:
         return list(examine_all(self.gate.registrar).problems)
 
     def sql(self, *statements: str, **given: object) -> None:
@@ -71,10 +71,16 @@ class Broken:
         """A person orders the alias to a version that holds what was promoted as ``seed``."""
         now, head = datetime.now(UTC), self.gate.registrar.journal.end().digest
         order = Rollback(
-            model=MODEL, alias=ALIAS, from_version=start, to_version=to, reason="it was restored", ledger=head,
-            manifest=self.bundles[seed].decision.manifest, not_before=now - timedelta(minutes=1),
+            model=MODEL,
+            alias=ALIAS,
+            from_version=start,
+            to_version=to,
+            reason="it was restored",
+            ledger=head,
+            manifest=self.bundles[seed].decision.manifest,
+            not_before=now - timedelta(minutes=1),
             expires=now + timedelta(days=1),
-        )  # fmt: skip
+        )
         return sign(orders.build(order), self.gate.who.approvers[0].private)
 
 
@@ -126,8 +132,8 @@ def test_an_older_dump_hands_nothing_out_and_every_difference_is_named(
     moved = f"the ledger moved it to version 2 (evidence {second}, entry {entry})"
     points = f"it points at version 1 (evidence {first}); {moved}"
     expected = [
-        Problem(where="guarded/2", what=lost, finish=AGAIN),
-        Problem(where="guarded@production", what=points, finish=MOVE_AGAIN),
+        RegistryProblem(where="guarded/2", what=lost, finish=AGAIN),
+        RegistryProblem(where="guarded@production", what=points, finish=MOVE_AGAIN),
     ]
     assert older.problems() == expected
     with caplog.at_level(logging.INFO, "guardrail.server"):
@@ -185,8 +191,9 @@ def _trust(broken: Broken, version: int, name: str) -> bytes:
     from gate_trust import guarded_model, signed, trust
 
     who = broken.gate.who
-    value = trust(who.root, who.decider, [guarded_model(name)], version=version, approvers=who.approvers,
-                  server=who.server)  # fmt: skip
+    value = trust(
+        who.root, who.decider, [guarded_model(name)], version=version, approvers=who.approvers, server=who.server
+    )
     return signed(value, who.root)
 
 
@@ -254,10 +261,14 @@ def test_what_a_hand_wrote_is_named_not_handed_out_and_mended_by_promoting_again
     assert left == []
 
 
-@pytest.mark.parametrize("tables", [
-    ("registered_model_aliases",), ("registered_model_aliases", "model_version_tags", "model_versions"),
-    ("registered_model_aliases", "model_version_tags", "model_versions", "registered_models"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "tables",
+    [
+        ("registered_model_aliases",),
+        ("registered_model_aliases", "model_version_tags", "model_versions"),
+        ("registered_model_aliases", "model_version_tags", "model_versions", "registered_models"),
+    ],
+)
 def test_rows_that_are_gone_are_named_and_promoting_again_brings_them_back(
     whole: Broken, tables: tuple[str, ...]
 ) -> None:

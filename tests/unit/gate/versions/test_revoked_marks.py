@@ -36,8 +36,9 @@ def gate(tmp_path: Path) -> Iterator[Parts]:
 
 def _revocation(gate: Parts, version: str, reason: str = "it leaks") -> bytes:
     now, manifest = datetime.now(UTC), _stored(gate, version).tags["guardrail.adapter_sha256"]
-    out = Revocation(manifest=manifest, reason=reason, not_before=now - timedelta(minutes=1),
-                     expires=now + timedelta(days=1))  # fmt: skip
+    out = Revocation(
+        manifest=manifest, reason=reason, not_before=now - timedelta(minutes=1), expires=now + timedelta(days=1)
+    )
     return sign(orders.build(out), gate.who.approvers[0].private)
 
 

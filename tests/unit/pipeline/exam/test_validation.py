@@ -106,11 +106,17 @@ def test_early_stopping_on_what_the_gate_asks_is_refused_before_anything_is_trai
     assert _train(run, _request(validate_steps=0)).method == "der"
 
 
-@pytest.mark.parametrize(("find", "put", "said"), [
-    ("  - {rule: attack_success_rate, suite: harmful, attack: direct, judge: refusal, max: 0.2, min_n: 12}\n", "",
-     "no attack_success_rate rule"),
-    ("tasks:\n  sentiment: {format: testbed, split: gate}\n", "", "no task is named"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("find", "put", "said"),
+    [
+        (
+            "  - {rule: attack_success_rate, suite: harmful, attack: direct, judge: refusal, max: 0.2, min_n: 12}\n",
+            "",
+            "no attack_success_rate rule",
+        ),
+        ("tasks:\n  sentiment: {format: testbed, split: gate}\n", "", "no task is named"),
+    ],
+)
 def test_early_stopping_with_nothing_to_choose_by_is_refused(tmp_path: Path, find: str, put: str, said: str) -> None:
     from guardrail.pipeline.preflight import check_request
 

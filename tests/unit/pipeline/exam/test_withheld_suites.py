@@ -39,8 +39,9 @@ class Here:
     file: Path
 
     def config(self, *suites: str) -> RunConfig:
-        return RunConfig(policy_source=self.policy.source, base="testbed",
-                         suites=withheld_suites.given(self.policy, suites))  # fmt: skip
+        return RunConfig(
+            policy_source=self.policy.source, base="testbed", suites=withheld_suites.given(self.policy, suites)
+        )
 
     def lay_out(self) -> None:
         """Put the file where the policy says that it is."""
@@ -138,13 +139,16 @@ def test_other_contents_are_refused_and_not_left_out(here: Here, how: str) -> No
             use()
 
 
-@pytest.mark.parametrize(("option", "said"), [
-    ("secret", "NAME=FILE"),
-    ("secret=", "NAME=FILE"),
-    ("harmful=harmful.jsonl", "'harmful' is not withheld"),
-    ("secrets=kept.jsonl", "did you mean 'secret'"),
-    ("=kept.jsonl", "is none of its suites"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("secret", "NAME=FILE"),
+        ("secret=", "NAME=FILE"),
+        ("harmful=harmful.jsonl", "'harmful' is not withheld"),
+        ("secrets=kept.jsonl", "did you mean 'secret'"),
+        ("=kept.jsonl", "is none of its suites"),
+    ],
+)
 def test_only_a_suite_that_is_withheld_can_be_given(here: Here, option: str, said: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         withheld_suites.given(here.policy, (option,))

@@ -13,7 +13,7 @@ from trust_files import ALIAS, MODEL, NOW, key
 from guardrail.errors import EvidenceInvalid, EvidenceMissing, InvalidInput
 from guardrail.evidence.bundle import stage_file
 from guardrail.evidence.chain.bound_records import require_bound
-from guardrail.evidence.chain.stage_chain import MADE, Target
+from guardrail.evidence.chain.stage_chain import MADE, ChainTarget
 from guardrail.evidence.statements.stage_statement import Stage
 from guardrail.pipeline.gate import gate_attempt
 from guardrail.pipeline.gate.signing import prepare, require_base_of_data, sign_stage, signed_stages
@@ -40,7 +40,7 @@ def again(run: Run, stage: Stage) -> None:
 
 def test_the_statements_of_a_run_are_a_chain_about_its_records(run: Run) -> None:
     ticket = held_ticket(run)
-    chain = check_chain(envelopes(run).values(), pinned(), Target(MODEL, ALIAS, ticket.nonce), now=NOW)
+    chain = check_chain(envelopes(run).values(), pinned(), ChainTarget(MODEL, ALIAS, ticket.nonce), now=NOW)
     require_bound(chain, decide_run(run, NOW), *records(run))
     assert {chain.data.predicate.ledger, chain.train.predicate.ledger} == {ticket.ledger}
     assert chain.evaluate.predicate.ledger == gate_attempt.require(run, ticket).ledger
@@ -48,7 +48,7 @@ def test_the_statements_of_a_run_are_a_chain_about_its_records(run: Run) -> None
 
 
 def test_an_adapter_record_that_names_another_base_than_its_statement_is_refused(run: Run) -> None:
-    chain = check_chain(envelopes(run).values(), pinned(), Target(MODEL, ALIAS, held_ticket(run).nonce), now=NOW)
+    chain = check_chain(envelopes(run).values(), pinned(), ChainTarget(MODEL, ALIAS, held_ticket(run).nonce), now=NOW)
     data, adapter, evaluation = records(run)
     renamed = adapter.model_copy(update={"base": adapter.base.model_copy(update={"name": "attacker/base"})})
     with pytest.raises(EvidenceInvalid, match="bind another base"):

@@ -86,12 +86,19 @@ def test_the_others_adapter_is_merged_with_this_runs_and_named_in_the_record(
     theirs, report = other.require("adapter", AdapterRecord), other.require("data-report", DataReport)
     assert record.merged == (
         MergedAdapter(
-            manifest=theirs.manifest, adapter=digest(theirs), policy=ours.policy().digest, data=digest(report),
-            training_digest=report.training_digest, base=record.base.digest, method="finetune",
-            rows=48, flagged=report.flagged, flagged_left_in=report.flagged_left_in,
+            manifest=theirs.manifest,
+            adapter=digest(theirs),
+            policy=ours.policy().digest,
+            data=digest(report),
+            training_digest=report.training_digest,
+            base=record.base.digest,
+            method="finetune",
+            rows=48,
+            flagged=report.flagged,
+            flagged_left_in=report.flagged_left_in,
             detectors=("known_harm", "harmful_compliance"),
         ),
-    )  # fmt: skip
+    )
     assert (record.replay_rows, record.replay_digest, record.rows) == (0, None, 48)
     assert not (ours.path / "work").exists()
     plain = start()
@@ -309,40 +316,56 @@ def _write(name: str, text: str) -> Forge:
 
 
 MERGED = MergedAdapter(
-    manifest="1" * 64, adapter="2" * 64, policy="3" * 64, data="4" * 64, training_digest="5" * 64, base="6" * 64,
-    method="finetune", rows=1, flagged=0, flagged_left_in=0, detectors=(),
-)  # fmt: skip
+    manifest="1" * 64,
+    adapter="2" * 64,
+    policy="3" * 64,
+    data="4" * 64,
+    training_digest="5" * 64,
+    base="6" * 64,
+    method="finetune",
+    rows=1,
+    flagged=0,
+    flagged_left_in=0,
+    detectors=(),
+)
 
 
-@pytest.mark.parametrize(("forge", "error", "said"), [
-    (shutil.rmtree, InvalidInput, "copy is no directory"),
-    (lambda path: (path / "adapter.json").unlink(), EvidenceMissing, "holds no adapter"),
-    (lambda path: (path / "data-report.json").unlink(), EvidenceMissing, "holds no data-report"),
-    (_write("adapter.json", "{}"), EvidenceInvalid, "not in the journal"),
-    (_write("journal", ""), EvidenceInvalid, "not in the journal"),
-    (_link("adapter.json"), EvidenceInvalid, "is a symbolic link"),
-    (_link("data/clean.jsonl"), EvidenceInvalid, "is a symbolic link"),
-    (_change("data-report", rows=1000, training_rows=1000), EvidenceInvalid, "the adapter's data report is"),
-    (_change("adapter", training_digest="1" * 64), EvidenceInvalid, "the adapter's training rows is"),
-    (_change("adapter", policy="1" * 64), EvidenceInvalid, "the data report's policy is"),
-    (_report(base="1" * 64), EvidenceInvalid, "the data report's base model is"),
-    (_change("adapter", manifest="1" * 64), EvidenceInvalid, "the adapter's manifest is"),
-    (_write("adapter/adapter_config.json", "{}"), EvidenceInvalid, "is not the adapter that its run's record names"),
-    (_write("adapter/more.txt", ""), EvidenceInvalid, "is not the adapter that its run's record names"),
-    (_write("data/clean.jsonl", ""), EvidenceInvalid, "is not what that run's data stage wrote"),
-    (_other_base, InvalidInput, "an adapter of another base"),
-    (_report(policy="1" * 64), InvalidInput, "under another policy"),
-    (_change("adapter", merged=(MERGED,)), InvalidInput, "a merge with adapters of other runs (1)"),
-    (_change("adapter", method="agem"), PolicyDenied, "training method: trained by agem"),
-    (_report(flagged=1001, flagged_left_in=1001, quarantined=0), PolicyDenied, "1001 of 1001 flagged rows left in"),
-    (_report(detectors=()), PolicyDenied, "detectors that did not run: known_harm, harmful_compliance"),
-    (_leak, InvalidInput, "training rows are prompts of the suite 'harmful'"),
-    (_rows("{"), InvalidInput, "clean.jsonl"),
-    (_adapter(_dora), EvidenceInvalid, "use_dora=True"),
-    (_adapter(lambda path: (path / "more.txt").touch()), EvidenceInvalid, "exactly"),
-    (_adapter(_one_module_less), InvalidInput, "is for other modules or shapes"),
-    (_adapter(_other_shapes), InvalidInput, "is for other modules or shapes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("forge", "error", "said"),
+    [
+        (shutil.rmtree, InvalidInput, "copy is no directory"),
+        (lambda path: (path / "adapter.json").unlink(), EvidenceMissing, "holds no adapter"),
+        (lambda path: (path / "data-report.json").unlink(), EvidenceMissing, "holds no data-report"),
+        (_write("adapter.json", "{}"), EvidenceInvalid, "not in the journal"),
+        (_write("journal", ""), EvidenceInvalid, "not in the journal"),
+        (_link("adapter.json"), EvidenceInvalid, "is a symbolic link"),
+        (_link("data/clean.jsonl"), EvidenceInvalid, "is a symbolic link"),
+        (_change("data-report", rows=1000, training_rows=1000), EvidenceInvalid, "the adapter's data report is"),
+        (_change("adapter", training_digest="1" * 64), EvidenceInvalid, "the adapter's training rows is"),
+        (_change("adapter", policy="1" * 64), EvidenceInvalid, "the data report's policy is"),
+        (_report(base="1" * 64), EvidenceInvalid, "the data report's base model is"),
+        (_change("adapter", manifest="1" * 64), EvidenceInvalid, "the adapter's manifest is"),
+        (
+            _write("adapter/adapter_config.json", "{}"),
+            EvidenceInvalid,
+            "is not the adapter that its run's record names",
+        ),
+        (_write("adapter/more.txt", ""), EvidenceInvalid, "is not the adapter that its run's record names"),
+        (_write("data/clean.jsonl", ""), EvidenceInvalid, "is not what that run's data stage wrote"),
+        (_other_base, InvalidInput, "an adapter of another base"),
+        (_report(policy="1" * 64), InvalidInput, "under another policy"),
+        (_change("adapter", merged=(MERGED,)), InvalidInput, "a merge with adapters of other runs (1)"),
+        (_change("adapter", method="agem"), PolicyDenied, "training method: trained by agem"),
+        (_report(flagged=1001, flagged_left_in=1001, quarantined=0), PolicyDenied, "1001 of 1001 flagged rows left in"),
+        (_report(detectors=()), PolicyDenied, "detectors that did not run: known_harm, harmful_compliance"),
+        (_leak, InvalidInput, "training rows are prompts of the suite 'harmful'"),
+        (_rows("{"), InvalidInput, "clean.jsonl"),
+        (_adapter(_dora), EvidenceInvalid, "use_dora=True"),
+        (_adapter(lambda path: (path / "more.txt").touch()), EvidenceInvalid, "exactly"),
+        (_adapter(_one_module_less), InvalidInput, "is for other modules or shapes"),
+        (_adapter(_other_shapes), InvalidInput, "is for other modules or shapes"),
+    ],
+)
 def test_a_run_whose_adapter_must_not_be_merged_in_is_refused_before_anything_is_trained(
     forge: Forge, error: type[GuardrailError], said: str, ours: Run, copy: Path
 ) -> None:
@@ -405,12 +428,15 @@ def test_flagged_rows_of_all_adapters_and_of_this_run_count_together(ours: Run, 
         check_left_in(policy, given, report.model_copy(update={"flagged_left_in": 401}))
 
 
-@pytest.mark.parametrize(("method", "adapters", "said"), [
-    ("finetune", 1, "merges no adapters of other runs"),
-    ("wise_ft", 1, "merges no adapters of other runs"),
-    ("slerp", 2, "with 2 of other runs"),
-    ("auto", 1, "--method auto"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "adapters", "said"),
+    [
+        ("finetune", 1, "merges no adapters of other runs"),
+        ("wise_ft", 1, "merges no adapters of other runs"),
+        ("slerp", 2, "with 2 of other runs"),
+        ("auto", 1, "--method auto"),
+    ],
+)
 def test_a_method_that_cannot_merge_what_is_given_is_refused(
     method: str, adapters: int, said: str, ours: Run, other: Run
 ) -> None:
@@ -422,9 +448,9 @@ def test_a_method_that_cannot_merge_what_is_given_is_refused(
 
 def test_modules_that_this_run_names_itself_are_compared(ours: Run, other: Run) -> None:
     from guardrail.pipeline.base import base_model
-    from guardrail.pipeline.merge.merge_inputs import Wanted, read_others
+    from guardrail.pipeline.merge.merge_inputs import MergeFit, read_others
 
-    wanted = Wanted(Exam(ours.policy(), _config(ours)), base_model("testbed"), ("q_proj",))
+    wanted = MergeFit(Exam(ours.policy(), _config(ours)), base_model("testbed"), ("q_proj",))
     with pytest.raises(InvalidInput, match="other modules") as caught:
         read_others((other.path,), wanted)
     assert "--lora-target" in caught.value.next_step
@@ -432,9 +458,9 @@ def test_modules_that_this_run_names_itself_are_compared(ours: Run, other: Run) 
 
 def _read(run: Run, *paths: Path) -> Any:
     from guardrail.pipeline.base import base_model
-    from guardrail.pipeline.merge.merge_inputs import Wanted, read_others
+    from guardrail.pipeline.merge.merge_inputs import MergeFit, read_others
 
-    return read_others(paths, Wanted(Exam(run.policy(), _config(run)), base_model("testbed"), own=run.path))
+    return read_others(paths, MergeFit(Exam(run.policy(), _config(run)), base_model("testbed"), own=run.path))
 
 
 def _config(run: Run) -> RunConfig:

@@ -25,9 +25,15 @@ def method(evidence: Evidence, *allowed: str) -> Finding:
     return rule.check(evidence, rule.Limits.model_validate({"rule": "training_method", "allowed": allowed}))
 
 
-@pytest.mark.parametrize(("left", "limit", "expected"), [
-    (0, 0, Verdict.PASSED), (1, 0, Verdict.FAILED), (5, 5, Verdict.PASSED), (6, 5, Verdict.FAILED),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("left", "limit", "expected"),
+    [
+        (0, 0, Verdict.PASSED),
+        (1, 0, Verdict.FAILED),
+        (5, 5, Verdict.PASSED),
+        (6, 5, Verdict.FAILED),
+    ],
+)
 def test_the_count_left_in_decides(left: int, limit: int, expected: Verdict) -> None:
     assert flagged(chain(POLICY, left_in=left), limit).verdict is expected
 
@@ -61,10 +67,16 @@ def test_the_method_of_every_merged_adapter_must_be_an_allowed_one() -> None:
     assert method(merging(chain(POLICY, method="finetune"), clean), "der", "replay").verdict is Verdict.FAILED
 
 
-@pytest.mark.parametrize(("own", "merged", "limit", "expected"), [
-    (0, (0, 0), 0, Verdict.PASSED), (0, (0, 1), 0, Verdict.FAILED), (2, (2, 2), 6, Verdict.PASSED),
-    (2, (2, 3), 6, Verdict.FAILED), (7, (0,), 6, Verdict.FAILED),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("own", "merged", "limit", "expected"),
+    [
+        (0, (0, 0), 0, Verdict.PASSED),
+        (0, (0, 1), 0, Verdict.FAILED),
+        (2, (2, 2), 6, Verdict.PASSED),
+        (2, (2, 3), 6, Verdict.FAILED),
+        (7, (0,), 6, Verdict.FAILED),
+    ],
+)
 def test_flagged_rows_of_merged_adapters_count_as_this_runs_own(
     own: int, merged: tuple[int, ...], limit: int, expected: Verdict
 ) -> None:

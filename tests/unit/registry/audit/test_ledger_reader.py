@@ -103,11 +103,23 @@ def test_an_adapter_that_was_bound_before_the_checkpoint_and_admitted_after_it_v
 def test_people_approve_and_the_list_and_the_account_are_the_same_with_a_checkpoint(tmp_path: Path) -> None:
     with world(tmp_path, approvals=2) as made:
         made.admit()
-        assert say("approve", "guarded@production", *made.key("ana"), *made.by_trust, *made.server, "--reason", "ok",
-                   "--yes").code == 0  # fmt: skip
+        assert (
+            say(
+                "approve",
+                "guarded@production",
+                *made.key("ana"),
+                *made.by_trust,
+                *made.server,
+                "--reason",
+                "ok",
+                "--yes",
+            ).code
+            == 0
+        )
         made.gate.add_checkpoint()
-        said = say("approve", "guarded@production", *made.key("ben"), *made.by_trust, *made.server, "--reason", "ok",
-                   "--yes")  # fmt: skip
+        said = say(
+            "approve", "guarded@production", *made.key("ben"), *made.by_trust, *made.server, "--reason", "ok", "--yes"
+        )
         assert said.code == 0, said.out
         before = [say("registry", *what, *made.by_trust, *made.server).out for what in LOOKS]
         made.gate.kept = None
@@ -122,13 +134,16 @@ def test_the_whole_history_is_shown_tickets_too(one: World) -> None:
     assert (said.code, said.out.count("proposal")) == (0, 2), said.out
 
 
-@pytest.mark.parametrize("change", [
-    without_entries,
-    lambda kept: kept.model_copy(update={"places": ()}),
-    lambda kept: kept.model_copy(update={"attempts": ()}),
-    lambda kept: kept.model_copy(update={"head": kept.head.model_copy(update={"number": 2})}),
-    lambda kept: kept.model_copy(update={"head": kept.head.model_copy(update={"digest": "0" * 64})}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_entries,
+        lambda kept: kept.model_copy(update={"places": ()}),
+        lambda kept: kept.model_copy(update={"attempts": ()}),
+        lambda kept: kept.model_copy(update={"head": kept.head.model_copy(update={"number": 2})}),
+        lambda kept: kept.model_copy(update={"head": kept.head.model_copy(update={"digest": "0" * 64})}),
+    ],
+)
 def test_another_document_than_the_ledger_names_is_refused(
     one: World, change: Callable[[Checkpoint], Checkpoint]
 ) -> None:

@@ -26,9 +26,9 @@ from trust_files import key
 from guardrail.errors import EvidenceInvalid, GuardrailError, InvalidInput, ServiceUnavailable
 from guardrail.pipeline.gate.signing import bind, sign_stage
 from guardrail.registry.gate.client import GateClient
-from guardrail.registry.http.limits import Limits, limits, variable
+from guardrail.registry.http.limits import AnswerLimits, limits, variable
 from guardrail.registry.http.transport import Transport
-from guardrail.registry.read.reader import Entry, Spec, download
+from guardrail.registry.read.reader import Spec, StoredFile, download
 from guardrail.registry.read.rest_reader import RestReader, RestRunFiles
 
 pytestmark = pytest.mark.slow
@@ -38,8 +38,8 @@ PATIENT = 10.0
 """What a command may take that meets one hostile answer, on a machine that does other work."""
 MEMORY = 300 << 10
 """Kilobytes by which the largest size of this process may grow."""
-FAST = Limits(seconds=5, total_seconds=30)
-FASTER = Limits(seconds=0.4, total_seconds=30)
+FAST = AnswerLimits(seconds=5, total_seconds=30)
+FASTER = AnswerLimits(seconds=0.4, total_seconds=30)
 """For answers of which none is honest."""
 
 
@@ -362,9 +362,9 @@ def test_a_limit_that_is_no_number_is_refused(value: str) -> None:
 class Giant:
     """A thousand and one files, all empty."""
 
-    def listing(self, root: str, directory: str) -> tuple[Entry, ...]:
+    def listing(self, root: str, directory: str) -> tuple[StoredFile, ...]:
         del root, directory
-        return tuple(Entry(path=f"f{number}", is_dir=False, size=0) for number in range(1001))
+        return tuple(StoredFile(path=f"f{number}", is_dir=False, size=0) for number in range(1001))
 
     def fetch(self, root: str, path: str, target: Path, limit: int) -> int:
         del root, path
@@ -384,7 +384,7 @@ def test_an_honest_giant_is_let_in_by_a_higher_limit(tmp_path: Path) -> None:
 
 def test_the_page_names_every_limit_and_its_default() -> None:
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
-    for field in fields(Limits):
+    for field in fields(AnswerLimits):
         assert re.search(rf"^\| `{variable(field.name)}` \| .* \| {field.default:.0f} \|$", page, re.MULTILINE), (
             field.name
         )

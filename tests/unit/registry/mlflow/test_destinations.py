@@ -11,23 +11,60 @@ from guardrail.registry.mlflow.destinations import VARIABLE, Destinations, desti
 
 SERVER = "http://mlflow.example.org:5000"
 OWN = [
-    "mlflow-artifacts:/1", "mlflow-artifacts:/1/abc/artifacts", "mlflow-artifacts:///1", "mlflow-artifacts:/",
+    "mlflow-artifacts:/1",
+    "mlflow-artifacts:/1/abc/artifacts",
+    "mlflow-artifacts:///1",
+    "mlflow-artifacts:/",
     "mlflow-artifacts://mlflow.example.org:5000/1/models/m-1/artifacts",
     "mlflow-artifacts:/workspaces/a_b/1",
-]  # fmt: skip
+]
 ELSEWHERE = [
-    "s3://attacker/adapters", "S3://attacker/adapters", "file:///x/y", "FILE:///x/y", "/x/y", "tmp/x", "./mlruns",
-    "ftp://attacker/x", "sftp://me:secret@attacker/x", "http://attacker/x", "https://mlflow.example.org:5000/x",
-    "hdfs://attacker/x", "dbfs:/x", "gs://attacker/x", "wasbs://c@attacker.blob.core.windows.net/x", "abfss://c@a/x",
-    "mlflow-artifacts://attacker/1", "mlflow-artifacts://attacker:5000/1", "MLFLOW-ARTIFACTS:/1", "Mlflow-Artifacts:/1",
-    "mlflow-artifacts://mlflow.example.org/1", "mlflow-artifacts://mlflow.example.org:5001/1",
-    "mlflow-artifacts://mlflow.example.org:5000@attacker/1", "mlflow-artifacts://me:secret@mlflow.example.org:5000/1",
-    "mlflow-artifacts://attacker%2f@mlflow.example.org:5000/1", "mlflow-artifacts:/../1", "mlflow-artifacts:/1/../../x",
-    "mlflow-artifacts:/1/%2e%2e/x", "mlflow-artifacts:/%2e%2e/x", "mlflow-artifacts:/1?x", "mlflow-artifacts:/1#x",
-    "mlflow-artifacts:/1\\..\\x", "mlflow-artifacts:////attacker/1", "mlflow-artifacts:/1//x", "mlflow-artifacts:1",
-    "mlflow-artifacts: /1", " mlflow-artifacts:/1", "mlflow-artifacts:/1\n", "mlflow-artifacts:/1\x00", "", "runs:/1/x",
-    "models:/guarded/1", "file:mlflow-artifacts:/1", "mlflow-artifacts:/./1", "mlflow-artifacts+evil:/1",
-]  # fmt: skip
+    "s3://attacker/adapters",
+    "S3://attacker/adapters",
+    "file:///x/y",
+    "FILE:///x/y",
+    "/x/y",
+    "tmp/x",
+    "./mlruns",
+    "ftp://attacker/x",
+    "sftp://me:secret@attacker/x",
+    "http://attacker/x",
+    "https://mlflow.example.org:5000/x",
+    "hdfs://attacker/x",
+    "dbfs:/x",
+    "gs://attacker/x",
+    "wasbs://c@attacker.blob.core.windows.net/x",
+    "abfss://c@a/x",
+    "mlflow-artifacts://attacker/1",
+    "mlflow-artifacts://attacker:5000/1",
+    "MLFLOW-ARTIFACTS:/1",
+    "Mlflow-Artifacts:/1",
+    "mlflow-artifacts://mlflow.example.org/1",
+    "mlflow-artifacts://mlflow.example.org:5001/1",
+    "mlflow-artifacts://mlflow.example.org:5000@attacker/1",
+    "mlflow-artifacts://me:secret@mlflow.example.org:5000/1",
+    "mlflow-artifacts://attacker%2f@mlflow.example.org:5000/1",
+    "mlflow-artifacts:/../1",
+    "mlflow-artifacts:/1/../../x",
+    "mlflow-artifacts:/1/%2e%2e/x",
+    "mlflow-artifacts:/%2e%2e/x",
+    "mlflow-artifacts:/1?x",
+    "mlflow-artifacts:/1#x",
+    "mlflow-artifacts:/1\\..\\x",
+    "mlflow-artifacts:////attacker/1",
+    "mlflow-artifacts:/1//x",
+    "mlflow-artifacts:1",
+    "mlflow-artifacts: /1",
+    " mlflow-artifacts:/1",
+    "mlflow-artifacts:/1\n",
+    "mlflow-artifacts:/1\x00",
+    "",
+    "runs:/1/x",
+    "models:/guarded/1",
+    "file:mlflow-artifacts:/1",
+    "mlflow-artifacts:/./1",
+    "mlflow-artifacts+evil:/1",
+]
 
 
 @pytest.mark.parametrize("location", OWN)
@@ -55,12 +92,29 @@ def test_a_place_that_the_user_named_is_written_to(location: str) -> None:
     Destinations(SERVER, f"{NAMED}/").require(location)
 
 
-@pytest.mark.parametrize("location", [
-    "s3://bucket/team2", "s3://bucket/teamwork/1", "s3://bucket", "s3://bucket/tea", "S3://bucket/team", "s3://Bucket/team",
-    "s3://bucket/team/../x", "s3://bucket/team/%2e%2e/x", "s3://bucket.evil/team", "s3://bucket@evil/team",
-    "s3a://bucket/team", "s3://bucket/Team", "s3://bucket//team", "s3://bucket/team//x", "s3://bucket/team?x=1",
-    "gs://bucket/team", "s3:/bucket/team", "s3://evil/s3://bucket/team",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://bucket/team2",
+        "s3://bucket/teamwork/1",
+        "s3://bucket",
+        "s3://bucket/tea",
+        "S3://bucket/team",
+        "s3://Bucket/team",
+        "s3://bucket/team/../x",
+        "s3://bucket/team/%2e%2e/x",
+        "s3://bucket.evil/team",
+        "s3://bucket@evil/team",
+        "s3a://bucket/team",
+        "s3://bucket/Team",
+        "s3://bucket//team",
+        "s3://bucket/team//x",
+        "s3://bucket/team?x=1",
+        "gs://bucket/team",
+        "s3:/bucket/team",
+        "s3://evil/s3://bucket/team",
+    ],
+)
 def test_what_only_resembles_it_is_not(location: str) -> None:
     with pytest.raises(EvidenceInvalid):
         Destinations(SERVER, NAMED).require(location)
@@ -89,20 +143,27 @@ def test_a_sqlite_stores_place_is_beside_it_whatever_links_and_dots_say(tmp_path
         own.require(good.as_uri())
         own.require(str(good))
     for bad in (
-        away.as_uri(), str(away), (home / "mlartifacts" / "link" / "x").as_uri(), home.as_uri(),
-        f"file://{home}/mlartifacts/../../away", f"file://{home}/mlartifacts/%2e%2e/%2e%2e/away",
-        f"file://evil{home}/mlartifacts", f"FILE://{home}/mlartifacts", (home / "mlartifacts2").as_uri(),
-        f"file://{home}/mlartifacts/%252e%252e/x", f"file:{home}/mlartifacts?x", "mlflow-artifacts:/1", "s3://a/b",
-    ):  # fmt: skip
+        away.as_uri(),
+        str(away),
+        (home / "mlartifacts" / "link" / "x").as_uri(),
+        home.as_uri(),
+        f"file://{home}/mlartifacts/../../away",
+        f"file://{home}/mlartifacts/%2e%2e/%2e%2e/away",
+        f"file://evil{home}/mlartifacts",
+        f"FILE://{home}/mlartifacts",
+        (home / "mlartifacts2").as_uri(),
+        f"file://{home}/mlartifacts/%252e%252e/x",
+        f"file:{home}/mlartifacts?x",
+        "mlflow-artifacts:/1",
+        "s3://a/b",
+    ):
         with pytest.raises(EvidenceInvalid):
             own.require(bad)
     Destinations(f"sqlite:///{home}/mlflow.db", str(away)).require(away.as_uri())
     Destinations(f"sqlite:///{home}/mlflow.db", away.as_uri()).require(f"{away}/x")
 
 
-def test_another_databases_place_is_where_mlflow_puts_it_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+def test_another_databases_place_is_where_mlflow_puts_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     own = Destinations("postgresql://me:secret@host/db")
     own.require((tmp_path / "mlruns" / "1").as_uri())
