@@ -46,7 +46,8 @@ def command(run_dir: Path, sign_key: str | None, public_key: Path | None, output
         output,
         (
             f"{record.method} on {record.rows} rows in {record.seconds:.1f} s "
-            f"({record.tokens_per_second:.0f} tokens/s, {record.device}); {record.rows_too_long} rows too long, {record.replay_rows} rows replayed"
+            f"({record.tokens_per_second:.0f} tokens/s, {record.device}); "
+            f"{record.rows_too_long} rows too long, {record.replay_rows} rows replayed"
             f"{f', {len(record.merged)} adapters of other runs merged in' if record.merged else ''}",
             f"  adapter {run.path / 'adapter'}  sha256 {record.manifest}",
         ),

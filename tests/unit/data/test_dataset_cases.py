@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"no files at {CASES}
         ("10-content-parts.jsonl", "jsonl:1: the field 'messages[0].content' is list", "join the texts"),
         ("11-array-on-one-line.jsonl", "jsonl:1: a JSON array of 4 rows", ".json"),
         ("13-wrapped.json", "one JSON object over several lines; its rows may be under 'data'", "by itself"),
-        ("15-rows.jsonl.gz", "compressed: gzip", "unpack"),
+        ("15-rows.jsonl.gz", "compressed with gzip", "unpack"),
         ("17-duplicate-keys.jsonl", "jsonl:1: broken JSON (the name 'completion' is there twice)", "repair"),
         ("18-preference.jsonl", "prompt, chosen, rejected", "preference pairs"),
         ("19-reasoning-content.jsonl", "jsonl:1: message 1 has 'reasoning_content'", "leave these rows out"),
