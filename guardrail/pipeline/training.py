@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guardrail import nofollow
+from guardrail import logs, nofollow
 from guardrail.data.dataset import load_dataset
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import digest
@@ -15,7 +15,7 @@ from guardrail.pipeline.artifacts import adapter_dir, clean_file
 from guardrail.pipeline.auto_method import AUTO, SHARE, Trial, allowed, choose, trial_fields
 from guardrail.pipeline.base import base_model
 from guardrail.pipeline.exam.exam import Exam
-from guardrail.pipeline.exam.leakage import check_rows
+from guardrail.pipeline.exam.leakage import both, check_rows
 from guardrail.pipeline.exam.validation import Validation, plan_validation
 from guardrail.pipeline.gate.signing import require_base_of_data
 from guardrail.pipeline.live_training import Training, require_reachable, shown
@@ -36,6 +36,8 @@ from guardrail.train.stage import Given, Job, Origin, train
 
 if TYPE_CHECKING:
     from guardrail.model.load import BaseModel
+
+log = logs.logger(__name__)
 
 
 def train_adapter(
@@ -71,6 +73,7 @@ def train_adapter(
     prepared = prepare(exam, request, base, report, run.path)
     check_rows(exam, rows)
     prompts, others = prepared.prompts, prepared.others
+    _warn_of_both(prompts if request.replays else (), rows, request)
     plan = train_plan(policy.policy, chooses=request.chooses or bool(request.settings.validate_steps))
     inputs = _inputs(plan, report, base, request, prompts, others)
     inputs = _with_validation(inputs, exam, request)
@@ -109,6 +112,17 @@ def train_adapter(
         run.write("adapter", record)
         nofollow.remove(work)
     return record
+
+
+def _warn_of_both(prompts: Sequence[str], rows: Sequence[Sample], request: TrainRequest) -> None:
+    if found := both(prompts, rows):
+        log.warning(
+            "%d of %d replay prompts are also asked by training rows: there two answers are learnt at once\n"
+            "  next: take them out of %s",
+            found,
+            len(prompts),
+            request.replay or "the replay prompts",
+        )
 
 
 @dataclass(frozen=True)

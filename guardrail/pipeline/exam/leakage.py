@@ -30,6 +30,12 @@ def check_replay(exam: Exam, prompts: Sequence[str]) -> None:
     )
 
 
+def both(prompts: Sequence[str], rows: Sequence[Sample]) -> int:
+    """How many of the prompts to replay are among the training rows: what is replayed there answers itself."""
+    asked = {plain(text) for row in rows for text in row.readings}
+    return sum(plain(text) in asked for text in prompts)
+
+
 def check_anchors(exam: Exam, anchors: Anchors) -> None:
     """Refuse anchors of detectors that the gate asks: what judges would decide what is quarantined.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -502,6 +503,39 @@ def test_replay_prompts_with_a_line_separator_inside_stay_one_row(tmp_path: Path
     path = tmp_path / "replay.jsonl"
     path.write_text(json.dumps({"prompt": "one\u2028two"}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert replay_prompts(str(path), "testbed") == ("one\u2028two",)
+
+
+def test_anchors_of_the_testbed_on_another_base_are_told_of(
+    start: Start, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    run = start()
+    _validate(run)
+    assert "names no anchors" not in caplog.text
+    base = write_base("qwen2", tmp_path / "base")
+    run.start(run.policy(), _config(run).model_copy(update={"base": str(base)}))
+    _validate(run)
+    assert f"those of the embedded testbed are taken, which tell little about {base}" in caplog.text
+
+
+def test_a_detector_that_flags_a_good_part_of_the_rows_is_told_of(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    _validate(start(poison=0.1))
+    assert "of clean data no detector should flag so many" not in caplog.text
+    _validate(start(poison=0.4))
+    assert re.search(r"(known_harm|harmful_compliance) flags \d+ of 60 rows", caplog.text)
+
+
+def test_replay_prompts_that_training_rows_ask_are_told_of(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    run = start()
+    _train(run)
+    assert "are also asked by training rows" not in caplog.text
+    row = json.loads((run.path.parent / "train.jsonl").read_text().splitlines()[0])
+    asked = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+    with (run.path.parent / "replay.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": asked}) + "\n")
+    _train(run)
+    assert "1 of 13 replay prompts are also asked by training rows" in caplog.text
 
 
 def changed(run: Run, old: str, new: str) -> LoadedPolicy:
