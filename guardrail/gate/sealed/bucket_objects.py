@@ -55,7 +55,7 @@ class Store:
         prefix = self._key(digest, "")
         with self._answering():
             pages = self._client().get_paginator("list_objects_v2")
-            found = pages.paginate(S3Bucket=self._place.bucket, Prefix=prefix, **self._owner)
+            found = pages.paginate(Bucket=self._place.bucket, Prefix=prefix, **self._owner)
             objects = (entry for page in found for entry in page.get("Contents", ()))
             return {str(entry["Key"]).removeprefix(prefix): int(entry["Size"]) for entry in objects}
 

@@ -46,15 +46,15 @@ class S3:
 
     def make(self, bucket: str) -> None:
         """A bucket; one that is there stays."""
-        self.client().create_bucket(S3Bucket=bucket)
+        self.client().create_bucket(Bucket=bucket)
 
     def objects(self, bucket: str, prefix: str) -> dict[str, str]:
         """Key below ``prefix`` to SHA-256 of every object."""
         client = self.client()
-        pages = client.get_paginator("list_objects_v2").paginate(S3Bucket=bucket, Prefix=f"{prefix}/")
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
         return {
-            key.removeprefix(f"{prefix}/"): sha256(client.get_object(S3Bucket=bucket, Key=key)["Body"].read())
+            key.removeprefix(f"{prefix}/"): sha256(client.get_object(Bucket=bucket, Key=key)["Body"].read())
             for key in keys
         }
 

@@ -52,9 +52,9 @@ def tree(s3: S3, tmp_path: Path) -> Iterator[BucketTree]:
     s3.make(PLACE.bucket)
     yield BucketTree(PLACE, tmp_path / "work")
     client = s3.client()
-    for page in client.get_paginator("list_objects_v2").paginate(S3Bucket=PLACE.bucket):
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=PLACE.bucket):
         if found := [{"Key": entry["Key"]} for entry in page.get("Contents", ())]:
-            client.delete_objects(S3Bucket=PLACE.bucket, Delete={"Objects": found})
+            client.delete_objects(Bucket=PLACE.bucket, Delete={"Objects": found})
 
 
 def filled(place: Path, content: bytes = b"weights") -> Path:
@@ -93,7 +93,7 @@ def test_an_interrupted_copy_is_refused_until_the_same_content_completes_it(
     s3: S3, tree: BucketTree, lost: str
 ) -> None:
     digest = keep(tree)
-    s3.client().delete_object(S3Bucket=PLACE.bucket, Key=key(digest, lost))
+    s3.client().delete_object(Bucket=PLACE.bucket, Key=key(digest, lost))
     with pytest.raises(EvidenceInvalid, match="sealed adapter"), tree.verified(digest):
         pass
     assert keep(tree) == digest
@@ -123,7 +123,7 @@ def test_a_copy_that_storage_cut_off_leaves_what_can_be_completed(
 @pytest.mark.parametrize("name", ["more", "evidence/more", "weights/more", "evidence/", "/weights", "../x", ".hidden"])
 def test_anything_extra_is_refused_also_to_seal_again(s3: S3, tree: BucketTree, name: str) -> None:
     digest = keep(tree)
-    s3.client().put_object(S3Bucket=PLACE.bucket, Key=key(digest, "") + name, Body=b"")
+    s3.client().put_object(Bucket=PLACE.bucket, Key=key(digest, "") + name, Body=b"")
     with pytest.raises(EvidenceInvalid, match="sealed adapter"), tree.verified(digest):
         pass
     with pytest.raises(EvidenceInvalid, match="sealed adapter"):
@@ -132,7 +132,7 @@ def test_anything_extra_is_refused_also_to_seal_again(s3: S3, tree: BucketTree, 
 
 def test_a_changed_byte_is_refused_also_to_seal_again(s3: S3, tree: BucketTree) -> None:
     digest = keep(tree)
-    s3.client().put_object(S3Bucket=PLACE.bucket, Key=key(digest, "weights"), Body=b"Weights")
+    s3.client().put_object(Bucket=PLACE.bucket, Key=key(digest, "weights"), Body=b"Weights")
     with pytest.raises(EvidenceInvalid), tree.verified(digest):
         pass
     with pytest.raises(EvidenceInvalid):
@@ -148,7 +148,7 @@ def test_an_extra_object_beyond_the_first_page_of_the_listing_is_found(s3: S3, t
     digest, client = keep(tree), s3.client()
     for number in range(1001):  # the server's memory is this process's, and a thousand requests take eight seconds
         s3_backends["123456789012"]["aws"].put_object(PLACE.bucket, key(digest, f"a{number:04}"), b"")
-    assert len(client.list_objects_v2(S3Bucket=PLACE.bucket, Prefix=key(digest, ""))["Contents"]) == 1000
+    assert len(client.list_objects_v2(Bucket=PLACE.bucket, Prefix=key(digest, ""))["Contents"]) == 1000
     assert len(Store(PLACE).names(digest)) == 1003
 
 
@@ -475,6 +475,6 @@ def test_a_candidate_is_read_from_the_bucket_and_a_large_file_is_not_even_fetche
     shutil.rmtree(tmp_path / "copy")
     (tmp_path / "copy").mkdir()
     reader.listing("", "")
-    s3.client().delete_object(S3Bucket=PLACE.bucket, Key="ml/flow/0/models/m-1/artifacts/weights")
+    s3.client().delete_object(Bucket=PLACE.bucket, Key="ml/flow/0/models/m-1/artifacts/weights")
     with pytest.raises(EvidenceInvalid, match="larger"):
         reader.fetch("", "weights", tmp_path / "copy" / "weights", 3)
