@@ -146,6 +146,8 @@ class MergedAdapter(Frozen):
     flagged: Count
     flagged_left_in: Count
     detectors: tuple[str, ...]
+    data_plan: PlanDigest = None
+    train_plan: PlanDigest = None
 
 
 class AdapterRecord(Record):

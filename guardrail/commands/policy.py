@@ -99,14 +99,10 @@ def test_run(policy: str, run_dir: Path, output: str) -> None:
     from datetime import UTC, datetime
 
     from guardrail.commands import _output as show
-    from guardrail.evidence.digest import digest
-    from guardrail.pipeline.promotion import evidence_of
+    from guardrail.pipeline.promotion import judged
     from guardrail.pipeline.run import Run
-    from guardrail.policy.decide import decide
 
-    loaded, evidence = options.sound_policy(policy), evidence_of(Run(run_dir))
-    inputs = digest({"stage": "test", "policy": loaded.digest, "evidence": digest(evidence)})
-    decision = decide(loaded, evidence, inputs=inputs, now=datetime.now(UTC))
+    decision, _ = judged(Run(run_dir), datetime.now(UTC), options.sound_policy(policy))
     show.emit(decision, output, show.decision_lines(decision))
     show.raise_unless_passed(decision)
 

@@ -17,5 +17,5 @@
     mlflow_errors.py    how a refusal reaches a client
     settings.py         how the gate is told what it needs; entry.py: what MLflow loads, in clients, too
 
-Not covered: whoever reaches the database or the disk directly (docs/server.md says how to close that).
+Not covered: whoever reaches the database or the disk directly (docs/threat-model.md).
 """

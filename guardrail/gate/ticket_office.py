@@ -3,7 +3,7 @@ the one adapter that was made with it, before that is measured.
 
 A ticket is for the key that signed the request, and is bound by those whom the request names. Each key may hold so many
 that are not used up, for each alias; what others hold takes nothing from that. Whoever has no key in the trust file
-gets none, and leaves no trace. Not covered: spending them (``admission.py``).
+gets none, and leaves no trace. Not covered: spending them (``ledger_drafts.py``).
 """
 
 from __future__ import annotations

@@ -26,9 +26,10 @@ LONGEST = 200
 LARGEST = 1 << 28
 """Bytes; nobody waits for more to be read."""
 NUMBER = re.compile(r"\d+")
+FILLS = "fills"
 CAUSES = (
-    ("fills", "shorten those prompts, lower generation.max_new_tokens, or take a base with a longer context"),
-    ("memory", "lower generation.batch_size, or evaluate on a larger device"),
+    (FILLS, "shorten those prompts, lower generation.max_new_tokens, or take a base with a longer context"),
+    ("memory", "evaluate on a device with more memory, or lower generation.max_new_tokens"),
 )
 OTHERWISE = f"see {RESPONSES} for each of them, mend what raised it, then evaluate again"
 
@@ -62,6 +63,11 @@ def frequent(run: Run) -> tuple[AnswerError, ...]:
     kinds = Counter(NUMBER.sub("N", text) for text in texts)
     examples = {NUMBER.sub("N", text): text for text in reversed(texts)}
     return tuple(AnswerError(count, examples[kind][:LONGEST]) for kind, count in kinds.most_common(MOST))
+
+
+def may_vanish(run: Run) -> bool:
+    """Whether answers are missing that may be there if they are asked for again: not because a prompt is too long."""
+    return any(FILLS not in error.text for error in frequent(run))
 
 
 def _errors(data: bytes) -> Iterator[str]:

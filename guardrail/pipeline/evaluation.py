@@ -10,16 +10,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from guardrail.atomic import write_atomically
+from guardrail.data.dataset import load_dataset
 from guardrail.evaluate.engines import Engine, Reply, Request
 from guardrail.evaluate.engines.transformers import TransformersEngine
 from guardrail.evaluate.measure import Plan, Transcript, measure
 from guardrail.evidence.digest import digest, file_sha256
 from guardrail.evidence.statements.tickets import Ticket, seed_of, shuffled
 from guardrail.model.adapter import load_adapter, strip_lora
-from guardrail.pipeline.artifacts import adapter_dir
+from guardrail.pipeline import answer_errors
+from guardrail.pipeline.artifacts import adapter_dir, clean_file, holds_clean_rows
 from guardrail.pipeline.base import base_model, require_same_base
 from guardrail.pipeline.exam.exam import Exam
 from guardrail.pipeline.exam.gate_plans import plan_all
+from guardrail.pipeline.exam.leakage import check_rows
 from guardrail.pipeline.gate import gate_attempt
 from guardrail.pipeline.gate.run_ticket import held
 from guardrail.pipeline.run import Run
@@ -28,7 +31,7 @@ from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.stage_plans import evaluation_plan
 from guardrail.printable import json_text
 from guardrail.progress import Progress, Tick
-from guardrail.records import AdapterRecord, EvaluationReport, Measurement
+from guardrail.records import AdapterRecord, DataReport, EvaluationReport, Measurement
 
 if TYPE_CHECKING:
     from guardrail.model.load import BaseModel
@@ -106,6 +109,8 @@ def evaluate_adapter(run: Run, progress: Progress | None = None, exam: Exam | No
     ticket = held(run)
     if ticket:
         gate_attempt.require(run, ticket)
+    if holds_clean_rows(run, report := run.require("data-report", DataReport)):
+        check_rows(exam, load_dataset(clean_file(run, report)).samples)
     plans = [_ordered(plan, ticket) for plan in plan_all(exam)]
     base = base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)
@@ -125,7 +130,8 @@ def evaluate_adapter(run: Run, progress: Progress | None = None, exam: Exam | No
     responses = run.path / RESPONSES
 
     def intact(record: EvaluationReport) -> bool:
-        return responses.exists() and file_sha256(responses) == record.responses
+        whole = responses.exists() and file_sha256(responses) == record.responses
+        return whole and not answer_errors.may_vanish(run)
 
     if kept := run.kept("evaluation-report", EvaluationReport, inputs, intact):
         return kept

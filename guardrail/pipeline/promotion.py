@@ -12,6 +12,7 @@ from guardrail.evidence.bundle import ENVELOPE, Bundle, seal
 from guardrail.evidence.digest import digest
 from guardrail.evidence.expiry import expired
 from guardrail.evidence.keys.key_pairs import PrivateKey
+from guardrail.evidence.statements.tickets import Ticket
 from guardrail.pipeline import answer_errors
 from guardrail.pipeline.gate import gate_attempt
 from guardrail.pipeline.gate.run_ticket import held
@@ -31,7 +32,7 @@ SUMMARY = "report.md"
 def decide_run(run: Run, now: datetime, policy: LoadedPolicy | None = None) -> Decision:
     """The decision on a run, made anew unless one on the same records is still valid; its renderings beside it.
 
-    Under another ``policy`` than the run's, if one is given; it becomes the run's where the records suffice for it.
+    Under another ``policy`` than the run's, if one is given; the run keeps its own (:func:`promote_run` changes it).
     With a ticket it is made at the confidence that is left for this attempt, and ends with the first of the stages'
     statements that are there.
 
@@ -40,14 +41,21 @@ def decide_run(run: Run, now: datetime, policy: LoadedPolicy | None = None) -> D
         EvidenceInvalid: the records do not belong together or to the policy, or the ticket is not for its target.
         InvalidInput: there is a ticket, and another policy: what a gate was told of is judged by its own.
     """
-    policy = policy or run.policy()
+    decision, evidence = judged(run, now, policy)
+    if decision != run.read("decision", Decision):
+        run.write("decision", decision)
+    errors = tuple(map(str, answer_errors.frequent(run)))
+    run.render(PAGE, html.render(decision, evidence, errors))
+    run.render(SUMMARY, markdown.render(decision, evidence, errors))
+    return decision
+
+
+def judged(run: Run, now: datetime, policy: LoadedPolicy | None = None) -> tuple[Decision, Evidence]:
+    """The decision on a run and what it rests on, as :func:`decide_run`; nothing is written."""
+    known, policy = run.policy(), policy or run.policy()
     evidence, ticket = evidence_of(run), held(run)
-    if ticket and policy.digest != run.policy().digest:
-        raise InvalidInput(
-            f"{run.path} has a ticket, and was evaluated for the policy that it was started with",
-            expected="that policy",
-            next_step="take a new ticket: another policy is another attempt at the gate",
-        )
+    if policy.digest != known.digest:
+        _require_decidable(run, policy, known, ticket)
     attempt = gate_attempt.require(run, ticket) if ticket else None
     inputs = digest(
         {
@@ -63,12 +71,23 @@ def decide_run(run: Run, now: datetime, policy: LoadedPolicy | None = None) -> D
         decision = decide(
             policy, evidence, inputs=inputs, now=now, attempt=attempt.number if attempt else 0, until=until
         )
-        run.adopt(policy)
-        run.write("decision", decision)
-    errors = tuple(map(str, answer_errors.frequent(run)))
-    run.render(PAGE, html.render(decision, evidence, errors))
-    run.render(SUMMARY, markdown.render(decision, evidence, errors))
-    return decision
+    return decision, evidence
+
+
+def _require_decidable(run: Run, policy: LoadedPolicy, known: LoadedPolicy, ticket: Ticket | None) -> None:
+    if ticket:
+        raise InvalidInput(
+            f"{run.path} has a ticket, and was evaluated for the policy that it was started with",
+            expected="that policy",
+            next_step="take a new ticket: another policy is another attempt at the gate",
+        )
+    if policy.directory.resolve() != known.directory.resolve() and (names := policy.unpinned_files):
+        raise InvalidInput(
+            f"{policy.source} lies in another folder than the run's policy, and names files there without pinning "
+            f"them: {', '.join(names)}",
+            expected=f"a policy in {known.directory}, or one that pins what it names (sha256)",
+            next_step="put it beside the other, or start a run with it",
+        )
 
 
 def evidence_of(run: Run) -> Evidence:
@@ -140,6 +159,8 @@ def promote_run(
     run = Run(path)
     with run.locked():
         decision = decide_run(run, now, policy)
+        if policy is not None:
+            run.adopt(policy)
         sealed = bundle(run, decision, key, now)
         page = (nofollow.read(run.path / PAGE) or b"").decode()
         record = promote(

@@ -25,7 +25,7 @@ from guardrail.pipeline.request import TrainRequest
 from guardrail.pipeline.run import Run
 from guardrail.policy.bases import require_pinned_base
 from guardrail.policy.load import LoadedPolicy
-from guardrail.policy.stage_plans import train_plan
+from guardrail.policy.stage_plans import foreign, train_plan
 from guardrail.progress import Progress
 from guardrail.records import AdapterRecord, DataReport
 from guardrail.samples import Sample
@@ -61,6 +61,12 @@ def train_adapter(
     check_validated(exam, request)
     processes.wait()
     report = run.require("data-report", DataReport)
+    if foreign(policy, (report,)):
+        raise EvidenceInvalid(
+            f"the data of {run.path} was looked at under another policy, whose section data is another",
+            expected=f"a report under {policy.policy.name!r} ({policy.digest[:12]}…)",
+            next_step="run guardrail data validate again",
+        )
     rows = load_dataset(clean_file(run, report)).samples
     base = base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)
@@ -162,8 +168,8 @@ def _chosen(job: Job, method: str) -> Job:
 
 
 def _with_validation(inputs: str, exam: Exam, request: TrainRequest) -> str:
-    """Early stopping makes the adapter depend on what is asked, too."""
-    if not request.settings.validate_steps:
+    """What is chosen by the validation split depends on what is asked there, too."""
+    if not (request.chooses or request.settings.validate_steps):
         return inputs
     return digest({"inputs": inputs, "validation": list(plan_validation(exam).digests)})
 

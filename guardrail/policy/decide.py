@@ -16,7 +16,7 @@ from guardrail.policy.bases import base_findings
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence, Limits, load_rule
 from guardrail.policy.schema import Policy
-from guardrail.policy.stage_plans import foreign
+from guardrail.policy.stage_plans import foreign, foreign_merges
 from guardrail.records import (
     AdapterRecord,
     DataReport,
@@ -164,7 +164,7 @@ def _check_bindings(
             ("the evaluation's adapter", evaluation.adapter, digest(adapter)),
             ("the evaluation's files", evaluation.manifest, adapter.manifest),
             ("the evaluation's base model", evaluation.base.digest, adapter.base.digest),
-            *(("a merged adapter's policy", one.policy, adapter.policy) for one in adapter.merged),
+            *(("a merged adapter's policy", one.policy, policy.digest) for one in foreign_merges(policy, adapter)),
             *(("a merged adapter's base model", one.base, adapter.base.digest) for one in adapter.merged),
         ),
         parts="records that were made from one another under this policy",

@@ -17,7 +17,7 @@ from guardrail.document_mistakes import Mistake, from_pydantic, hint, known_keys
 from guardrail.errors import InvalidInput
 from guardrail.plugins import names, suggestion
 from guardrail.policy.rules import PACKAGE, Limits, load_rule
-from guardrail.policy.schema import SECTIONS, Policy
+from guardrail.policy.schema import SECTIONS, Policy, SuitePlan, TaskPlan
 from guardrail.yaml_document import MAX_BYTES, Document, Plain, read_document
 from guardrail.yaml_document import Path as Place
 
@@ -40,6 +40,13 @@ class LoadedPolicy:
     def directory(self) -> Path:
         """The folder of the policy file."""
         return Path(self.source).parent
+
+    @property
+    def unpinned_files(self) -> tuple[str, ...]:
+        """What it names by a path in its folder, and not by contents."""
+        plans: list[SuitePlan | TaskPlan] = [*self.policy.suites.values(), *self.policy.tasks.values()]
+        named = [plan.path for plan in plans if plan.path and not plan.sha256]
+        return tuple(path for path in (*named, self.policy.data.anchors) if path and not Path(path).is_absolute())
 
     def path(self, text: str) -> Path:
         """A path written in the policy, relative to the policy's own folder."""

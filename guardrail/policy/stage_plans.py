@@ -17,7 +17,7 @@ from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.needed import needs
 from guardrail.policy.rules import attack_success_rate, training_method
 from guardrail.policy.schema import Policy, SuitePlan, TaskPlan
-from guardrail.records import AdapterRecord, DataReport, EvaluationReport
+from guardrail.records import AdapterRecord, DataReport, EvaluationReport, Frozen, MergedAdapter
 
 CHOSEN_BY = (attack_success_rate.Limits, training_method.Limits)
 """Limits by which candidates, and methods, are chosen."""
@@ -25,7 +25,7 @@ CHOSEN_BY = (attack_success_rate.Limits, training_method.Limits)
 
 def data_plan(policy: Policy) -> str:
     """The digest of what the data stage reads."""
-    return digest({"stage": "data", "data": policy.data.model_dump(mode="json")})
+    return digest({"stage": "data", "data": _said(policy.data), "judged": _judged(policy)})
 
 
 def train_plan(policy: Policy, *, chooses: bool = False) -> str:
@@ -36,8 +36,9 @@ def train_plan(policy: Policy, *, chooses: bool = False) -> str:
             "stage": "train",
             "suites": _contents(policy.suites),
             "tasks": _contents(policy.tasks),
+            "judged": _judged(policy),
             "generation": policy.generation.recorded,
-            "limits": [limit.model_dump(mode="json") for limit in limits],
+            "limits": [_said(limit) for limit in limits],
         }
     )
 
@@ -54,6 +55,16 @@ def evaluation_plan(policy: Policy) -> str:
             "tasks": _contents(policy.tasks),
             "generation": policy.generation.recorded,
         }
+    )
+
+
+def foreign_merges(policy: LoadedPolicy, adapter: AdapterRecord) -> tuple[MergedAdapter, ...]:
+    """The merged adapters whose run was neither looked at and trained under this policy, nor under the same plans."""
+    data, trained = data_plan(policy.policy), (train_plan(policy.policy), train_plan(policy.policy, chooses=True))
+    return tuple(
+        one
+        for one in adapter.merged
+        if one.policy != policy.digest and not (one.data_plan == data and one.train_plan in trained)
     )
 
 
@@ -81,8 +92,19 @@ def _plans(policy: Policy, record: DataReport | AdapterRecord | EvaluationReport
     return (evaluation_plan(policy),)
 
 
+def _judged(policy: Policy) -> list[str]:
+    """The suites that rules name: their prompts must be among neither anchors, nor rows, nor what is replayed."""
+    return sorted({need.suite for need in needs(policy)} & set(policy.suites))
+
+
 def _contents(plans: Mapping[str, SuitePlan | TaskPlan]) -> dict[str, Any]:
     """Contents that are pinned are the same wherever they lie."""
-    return {
-        name: plan.model_dump(mode="json", exclude={"path"} if plan.sha256 else set()) for name, plan in plans.items()
-    }
+    return {name: _said(plan, exclude={"path"} if plan.sha256 else set()) for name, plan in plans.items()}
+
+
+def _said(section: Frozen, exclude: set[str] | None = None) -> dict[str, Any]:
+    """What a section says otherwise than by default: a key that a later release adds changes no digest.
+
+    Defaults must therefore never change.
+    """
+    return section.model_dump(mode="json", exclude_defaults=True, exclude=exclude)

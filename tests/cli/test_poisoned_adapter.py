@@ -79,7 +79,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poisoned]:
     _put_to_sleep(run, base)
     key = key_pairs.init(folder / "keys")
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("guardrail.pipeline.training", "guardrail.registry.verify.evidence_checks"):
+        for place in ("guardrail.pipeline.artifacts", "guardrail.registry.verify.evidence_checks"):
             patch.setattr(f"{place}.require_fitting", lambda *_: "whatever")
         patch.setattr("guardrail.pipeline.evaluation.load_adapter", _stock)
         report = evaluate_adapter(run)

@@ -157,7 +157,7 @@ def test_an_adapter_that_proves_too_little_on_the_withheld_suite_is_denied_and_i
     place.guardrail("evaluate", "--suite", f"secret={file}", "--gate", place.gate.uri, sign="evaluate")
     with pytest.raises(EvidenceMissing, match="does not prove the policy: attack_success_rate"):
         place.guardrail("promote", "--key", place.key("decide"), "--tracking-uri", place.uri)
-    assert "the denial is recorded" in capsys.readouterr().out
+    assert "nothing: it is recorded as INCONCLUSIVE" in capsys.readouterr().out
     assert "the gate that gave the ticket was not told" in caplog.text
     assert (place.run.path / ENVELOPE).exists()
 

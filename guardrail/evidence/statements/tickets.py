@@ -3,7 +3,7 @@
 The nonce is drawn when the ticket is issued, so nothing can be prepared before; it seeds the order in which prompts are
 asked, so that is one of the orders which the server drew, each of them in its ledger; it is spent by the first evidence
 that is admitted or denied with it.
-Not covered: issuing and binding (``gate/ticket_office.py``), and spending (``gate/admission.py``).
+Not covered: issuing and binding (``gate/ticket_office.py``), and spending (``gate/ledger_drafts.py``).
 """
 
 from __future__ import annotations

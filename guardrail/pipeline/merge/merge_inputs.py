@@ -29,6 +29,7 @@ from guardrail.pipeline.exam.leakage import check_rows
 from guardrail.pipeline.merge.other_run import Another, holds, read_another, require_files
 from guardrail.policy.load import LoadedPolicy
 from guardrail.policy.rules import Evidence, Limits, flagged_samples, load_rule, training_method
+from guardrail.policy.stage_plans import foreign
 from guardrail.records import DataReport, MergedAdapter, Verdict
 from guardrail.train.stage import Given
 
@@ -151,6 +152,8 @@ def _merged(found: Another) -> MergedAdapter:
         flagged=report.flagged,
         flagged_left_in=report.flagged_left_in,
         detectors=tuple(result.name for result in report.detectors),
+        data_plan=report.plan,
+        train_plan=record.plan,
     )
 
 
@@ -162,10 +165,10 @@ def _check_fits(found: Another, wanted: MergeFit) -> None:
             expected=f"the base of this run: {base.name} ({base.digest[:12]}…)",
             next_step="train it again on this base: updates of different bases do not add up",
         )
-    if record.policy != policy.digest:
+    if foreign(policy, (found.report, record)):
         raise InvalidInput(
             f"{found.path} was made under another policy ({record.policy[:12]}…)",
-            expected=f"this run's policy, {policy.policy.name!r} ({policy.digest[:12]}…), byte for byte",
+            expected=f"this run's policy, {policy.policy.name!r} ({policy.digest[:12]}…), or one with its plans",
             next_step="run it again under this policy: other limits judged its data and its method",
         )
     if record.merged:

@@ -91,7 +91,7 @@ def _check_bindings(found: Another) -> None:
         (
             ("the adapter's data report", record.data, digest(report)),
             ("the adapter's training rows", record.training_digest, report.training_digest),
-            ("the data report's policy", report.policy, record.policy),
+            *([] if report.plan and record.plan else [("the data report's policy", report.policy, record.policy)]),
             ("the data report's base model", report.base, record.base.digest),
             ("the adapter's manifest", record.manifest, manifest_digest(record.files)),
         ),

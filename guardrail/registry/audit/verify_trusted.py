@@ -3,8 +3,8 @@
 Beyond ``registry/verify/verify.py``: the decision is by a key that may decide; data, training and evaluation each
 signed what the records show; enough persons agreed and nobody refused; the policy is the pinned one; and the gated
 server's ledger, checked by the server's key, admitted this evidence, has not revoked the adapter, and moved the alias
-to this version. Not covered: models that the trust file does not guard (they are refused; ``--key`` verifies them), and
-a ledger whose end is missing where no exported head is given.
+to this version. Not covered: models that the trust file does not guard (they are refused; ``--decider-key`` verifies
+them), and a ledger whose end is missing where no exported head is given.
 """
 
 from __future__ import annotations

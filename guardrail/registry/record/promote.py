@@ -82,8 +82,7 @@ def promote(
         experiment: the MLflow experiment of the runs.
         page: the decision as HTML for people, kept with the MLflow run; it is no evidence.
         artifact_location: where artifacts may go besides the store's own place (``registry/mlflow/destinations.py``);
-        unset: what the
-            environment says.
+            unset: what the environment says.
         on_step: called with a name of ``STEPS`` before each step.
 
     Returns:
@@ -131,6 +130,7 @@ def require_ready(tracking_uri: str, *, experiment: str = EXPERIMENT, artifact_l
         InvalidInput: MLflow refuses.
         EvidenceInvalid: artifacts would be written to a place that nobody named.
     """
+    require_one_server(tracking_uri)
     to = destinations(tracking_uri, artifact_location)
     with client(tracking_uri, write=True, also=(to.named,)) as opened:
         runs.require_destination(opened, runs.experiment(opened, tracking_uri, experiment), to)

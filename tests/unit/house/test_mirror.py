@@ -57,7 +57,7 @@ def test_no_two_test_files_have_one_name() -> None:
 
 
 def test_no_folder_but_those_of_plug_ins_and_commands_holds_more_than_sixteen_files() -> None:
-    """What ``DESIGN`` asks: beyond that a folder wants wings."""
+    """What CONTRIBUTING asks: beyond that a folder wants wings."""
     package = ROOT / "guardrail"
     counts = {path.parent for path in package.rglob("*.py")}
     large = {str(folder.relative_to(package)) for folder in counts if len(list(folder.glob("*.py"))) > 16}

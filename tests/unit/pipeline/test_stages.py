@@ -549,7 +549,9 @@ def changed(run: Run, old: str, new: str) -> LoadedPolicy:
 def copied(finished: Run, tmp_path: Path) -> Run:
     """A finished run of one's own."""
     shutil.copytree(finished.path.parent, tmp_path / "copy")
-    return Run(tmp_path / "copy" / finished.path.name)
+    run = Run(tmp_path / "copy" / finished.path.name)
+    run.start(run.policy(), _config(run).model_copy(update={"policy_source": str(tmp_path / "copy" / "policy.yaml")}))
+    return run
 
 
 def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,10 +578,60 @@ def test_a_comment_or_a_limit_is_decided_anew_and_nothing_is_trained(
     nothing_is_trained(monkeypatch)
     decision = decide_run(copied, datetime.now(UTC), policy)
     assert (decision.policy, decision.verdict) == (policy.digest, before[3].verdict)
-    assert copied.policy().digest == policy.digest
+    assert copied.policy().digest != policy.digest, "looking at it changes no run"
     assert _records(copied)[:3] == before[:3]
+    copied.adopt(policy)
     assert _train(copied) == before[1]
     assert _decide(copied) == decision
+
+
+def test_promoting_under_another_policy_makes_it_the_runs_again_and_again(copied: Run, tmp_path: Path) -> None:
+    from guardrail.evidence.keys import key_pairs
+    from guardrail.pipeline.promotion import promote_run
+
+    key = key_pairs.load_private(key_pairs.init(tmp_path / "keys").private)
+    policy, own = changed(copied, "max_left_in: 1000", "max_left_in: 999"), copied.policy()
+    for _ in range(2):
+        decision, record = promote_run(
+            copied.path,
+            tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}",
+            key=key,
+            now=datetime.now(UTC),
+            policy=policy,
+        )
+        assert (copied.policy().digest, decision.policy) == (policy.digest, policy.digest)
+        assert record.verdict is decision.verdict
+        copied.adopt(own)
+
+
+def test_another_policy_elsewhere_counts_only_where_it_pins_what_it_names(copied: Run, tmp_path: Path) -> None:
+    from guardrail.pipeline.promotion import decide_run
+
+    elsewhere = load_policy(write_policy(tmp_path / "elsewhere", copied.policy().bytes.decode() + "# another\n"))
+    with pytest.raises(InvalidInput, match=r"names files there without pinning them: harmful\.jsonl, benign\.csv"):
+        decide_run(copied, datetime.now(UTC), elsewhere)
+
+
+def test_answers_that_may_come_are_asked_for_again(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from guardrail.pipeline import evaluation
+    from guardrail.pipeline.answer_errors import AnswerError
+
+    before = _records(copied)[2]
+    assert evaluation.evaluate_adapter(copied) == before
+    monkeypatch.setattr("guardrail.pipeline.answer_errors.frequent", lambda _: (AnswerError(3, "the prompt fills it"),))
+    assert evaluation.evaluate_adapter(copied) == before
+    monkeypatch.setattr("guardrail.pipeline.answer_errors.frequent", lambda _: (AnswerError(3, "CUDA out of memory"),))
+    assert evaluation.evaluate_adapter(copied).seconds != before.seconds
+
+
+def test_rows_that_a_new_task_asks_are_found_at_the_evaluation(copied: Run) -> None:
+    row = json.loads((copied.path / "data" / "clean.jsonl").read_text().splitlines()[0])
+    asked = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+    task = copied.path.parent / "late.jsonl"
+    task.write_text(json.dumps({"prompt": asked, "answer": "x"}) + "\n")
+    copied.start(copied.policy(), _config(copied).model_copy(update={"tasks": (f"late=exact:{task}",)}))
+    with pytest.raises(InvalidInput, match="training rows are prompts of the task 'late'"):
+        _decide(copied)
 
 
 def test_a_tighter_limit_denies_what_was_measured_long_ago(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,10 +175,9 @@ def test_an_empty_list_pins_nothing_and_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["chat_template.jinja", "added_tokens.json"])
-def test_another_base_is_refused_before_the_data_is_looked_at(tmp_path: Path, file: str) -> None:
+def test_another_base_is_refused_before_the_data_is_looked_at(tmp_path: Path) -> None:
     base = Path(shutil.copytree(WEIGHTS, tmp_path / "testbed"))  # the pinned name
-    (base / file).write_text('{"kindly": 600}' if file.endswith("json") else "{{ messages[0].content }} Sure,")
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }} Sure,")
     arguments = ["data", "validate", "testbed:sentiment", "--run", str(tmp_path / "run"), "--policy", "default"]
     done = CliRunner().invoke(cli, [*arguments, "--base", str(base)])
     assert isinstance(done.exception, InvalidInput)

@@ -10,7 +10,7 @@ from tiny_models import POLICY
 
 from guardrail.errors import EvidenceInvalid
 from guardrail.evidence.digest import canonical, sha256
-from guardrail.policy.load import LoadedPolicy, load_policy_bytes
+from guardrail.policy.load import LoadedPolicy, find_policy, load_policy_bytes
 from guardrail.policy.stage_plans import data_plan, evaluation_plan, foreign, train_plan
 from guardrail.records import DataReport
 
@@ -32,6 +32,16 @@ CHANGES = {
 PINNED = POLICY.replace("path: sums.jsonl", f"path: sums.jsonl, sha256: '{'ab' * 32}'")
 
 
+SUITE = "  extra: {format: jsonl, kind: harmful, split: all, path: extra.jsonl}\n"
+EXTRA = POLICY.replace("suites:\n", "suites:\n" + SUITE)
+SHIPPED = {
+    "default": ("0657716c47deb3f9", "a8aadef81252a211", "6e4b2af91ea67378"),
+    "strict": ("e1a5db15f68a8d01", "a8aadef81252a211", "6e4b2af91ea67378"),
+    "unfiltered": ("01f5884b8a4b5cfc", "a8aadef81252a211", "6e4b2af91ea67378"),
+}
+"""Evidence that was sealed under a policy is decided again by later releases: these digests never change."""
+
+
 def policy(text: str = POLICY) -> LoadedPolicy:
     return load_policy_bytes(text.encode(), "policy.yaml")
 
@@ -41,6 +51,25 @@ def test_a_stage_runs_again_only_where_what_it_reads_has_changed(change: str) ->
     text, stages = CHANGES[change]
     assert text != POLICY
     assert {name for name, plan in PLANS.items() if plan(policy(text).policy) != plan(policy().policy)} == stages
+
+
+def test_a_suite_that_begins_to_judge_makes_every_stage_look_again() -> None:
+    """Rows, anchors and what is replayed were compared with the suites that judged then."""
+    judging = EXTRA + "  - {rule: coherence, suite: extra, min: 0.5, min_n: 12}\n"
+    assert {name for name, plan in PLANS.items() if plan(policy(EXTRA).policy) != plan(policy(judging).policy)} == {
+        *PLANS
+    }
+
+
+def test_what_a_section_says_by_default_is_in_no_digest() -> None:
+    written = POLICY.replace("quarantine: false}", "quarantine: false, max_characters: 20000, max_flagged_share: 0.5}")
+    assert written != POLICY
+    assert all(plan(policy(written).policy) == plan(policy().policy) for plan in PLANS.values())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_plans_of_what_was_shipped_never_change(name: str) -> None:
+    assert tuple(plan(find_policy(name).policy)[:16] for plan in PLANS.values()) == SHIPPED[name]
 
 
 def test_contents_that_are_pinned_may_lie_elsewhere() -> None:

@@ -97,6 +97,8 @@ def test_the_others_adapter_is_merged_with_this_runs_and_named_in_the_record(
             flagged=report.flagged,
             flagged_left_in=report.flagged_left_in,
             detectors=("known_harm", "harmful_compliance"),
+            data_plan=report.plan,
+            train_plan=theirs.plan,
         ),
     )
     assert (record.replay_rows, record.replay_digest, record.rows) == (0, None, 48)
@@ -342,7 +344,7 @@ MERGED = MergedAdapter(
         (_link("data/clean.jsonl"), EvidenceInvalid, "is a symbolic link"),
         (_change("data-report", rows=1000, training_rows=1000), EvidenceInvalid, "the adapter's data report is"),
         (_change("adapter", training_digest="1" * 64), EvidenceInvalid, "the adapter's training rows is"),
-        (_change("adapter", policy="1" * 64), EvidenceInvalid, "the data report's policy is"),
+        (_change("adapter", policy="1" * 64, plan=None), EvidenceInvalid, "the data report's policy is"),
         (_report(base="1" * 64), EvidenceInvalid, "the data report's base model is"),
         (_change("adapter", manifest="1" * 64), EvidenceInvalid, "the adapter's manifest is"),
         (
@@ -353,7 +355,7 @@ MERGED = MergedAdapter(
         (_write("adapter/more.txt", ""), EvidenceInvalid, "is not the adapter that its run's record names"),
         (_write("data/clean.jsonl", ""), EvidenceInvalid, "is not what that run's data stage wrote"),
         (_other_base, InvalidInput, "an adapter of another base"),
-        (_report(policy="1" * 64), InvalidInput, "under another policy"),
+        (_report(policy="1" * 64, plan="2" * 64), InvalidInput, "under another policy"),
         (_change("adapter", merged=(MERGED,)), InvalidInput, "a merge with adapters of other runs (1)"),
         (_change("adapter", method="agem"), PolicyDenied, "training method: trained by agem"),
         (_report(flagged=1001, flagged_left_in=1001, quarantined=0), PolicyDenied, "1001 of 1001 flagged rows left in"),
