@@ -102,7 +102,9 @@ def test_run(policy: str, run_dir: Path, output: str) -> None:
     from guardrail.pipeline.promotion import judged
     from guardrail.pipeline.run import Run
 
-    decision, _ = judged(Run(run_dir), datetime.now(UTC), options.sound_policy(policy))
+    run = Run(run_dir)
+    run.require_plain()
+    decision, _ = judged(run, datetime.now(UTC), options.sound_policy(policy))
     show.emit(decision, output, show.decision_lines(decision))
     show.raise_unless_passed(decision)
 

@@ -70,7 +70,7 @@ def command(
         opened.start()
         options.take_ticket(run, gate, signer, datetime.now(UTC))
         current(run, datetime.now(UTC))
-        validate_data(run, data)
+        validate_data(run, data, exam)
         sign_stage(run, "data", signer, datetime.now(UTC))
         train_adapter(run, request, progress, exam)
         sign_stage(run, "train", signer, datetime.now(UTC))

@@ -43,18 +43,21 @@ def dataset(source: str, policy: LoadedPolicy) -> Dataset:
     return load_dataset(Path(source), policy.policy.data.columns, policy.policy.data.ignore_columns)
 
 
-def validate_data(run: Run, source: str) -> DataReport:
+def validate_data(run: Run, source: str, exam: Exam | None = None) -> DataReport:
     """Run the data stage, or return its record if nothing changed.
+
+    ``exam``: what the run is examined by, where it was read already.
 
     Raises:
         InvalidInput: the data cannot be read, nothing would be left of it, the base's template does not take one of
             its rows, or the policy pins another base.
         PolicyDenied: most of it looks like poison.
     """
-    policy, config = run.policy(), run.require_config()
+    exam = exam or Exam.of(run)
+    policy, config = exam.policy, exam.config
     data = dataset(source, policy)
     known = anchors(policy)
-    check_anchors(Exam(policy, config), known)
+    check_anchors(exam, known)
     base = base_model(config.base, config.revision)
     require_pinned_base(policy, base.ref)
     if policy.policy.data.detectors and policy.policy.data.anchors is None and config.base != TESTBED:

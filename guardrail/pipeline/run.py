@@ -150,6 +150,14 @@ class Run:
         if policy.digest != self.policy().digest:
             self.start(policy, config.model_copy(update={"policy_source": str(Path(policy.source).resolve())}))
 
+    def require_plain(self) -> None:
+        """Refuse a run that holds something that leads elsewhere: a link, a pipe, a device.
+
+        Raises:
+            EvidenceInvalid: it does.
+        """
+        nofollow.require_regular(self.path, single=IN_PLACE)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process.
@@ -158,7 +166,7 @@ class Run:
             EvidenceInvalid: it holds something that leads elsewhere: a link, a pipe, a device.
             InvalidInput: another process is working in it.
         """
-        nofollow.require_regular(self.path, single=IN_PLACE)
+        self.require_plain()
         with _disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = nofollow.open_to_lock(self.path / LOCK)

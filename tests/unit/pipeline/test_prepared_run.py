@@ -126,6 +126,7 @@ def commands(run: Path, key: Path) -> tuple[tuple[object, ...], ...]:
     return (
         ("promote", *at, "--dry-run"),
         ("promote", *at, "--key", key, "--tracking-uri", "sqlite:////nowhere/db"),
+        ("policy", "test", "default", *at),
         ("evaluate", *at),
         ("train", *at),
         ("data", "validate", "testbed:sentiment", *at),
@@ -208,7 +209,10 @@ def test_no_command_follows_it(kind: str, name: str, run: Run, victim: Victim, t
 
 
 def test_every_command_that_works_in_a_run_is_tried(run: Run) -> None:
-    tried = {words[:2] if words[0] in ("data", "candidate") else words[:1] for words in commands(run.path, run.path)}
+    tried = {
+        words[:2] if words[0] in ("data", "candidate", "policy") else words[:1]
+        for words in commands(run.path, run.path)
+    }
     assert tried == asks("--run")
 
 

@@ -88,7 +88,7 @@ def test_a_whole_run_reads_each_once(tmp_path: Path, read: Counter[tuple[Any, ..
     exam = Exam(policy, CONFIG)
     check_request(exam, request)
     run.start(policy, CONFIG)
-    validate_data(run, str(tmp_path / "train.jsonl"))
+    validate_data(run, str(tmp_path / "train.jsonl"), exam)
     train_adapter(run, request, exam=exam)
     evaluate_adapter(run, exam=exam)
     assert set(read.values()) == {1}
