@@ -129,6 +129,7 @@ def served(place: Place) -> Iterator[Served]:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     store: Any = handlers._get_model_registry_store()
+    os.environ.pop("MLFLOW_REGISTRY_URI", None)  # MLflow writes it as it opens the store; here is a client, too
     try:
         yield Served(place, f"http://127.0.0.1:{server.port}", store.registrar, app)
     finally:
