@@ -50,7 +50,7 @@ def test_errors_that_differ_in_numbers_only_are_counted_together_most_frequent_f
     advice = [one.next_step for one in found]
     assert "longer context" in advice[0]
     assert "responses.jsonl" in advice[1]
-    assert "batch_size" in advice[2]
+    assert "more memory" in advice[2]
 
 
 @pytest.mark.parametrize("spoil", ["other", "gone", "torn"])
