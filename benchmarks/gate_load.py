@@ -123,7 +123,7 @@ class World:
         """What looks like an adapter and evidence from afar."""
         (directory / "evidence").mkdir()
         (directory / "evidence" / "decision.dsse.json").write_bytes(b"{}" * 1000)
-        self._fill(directory)
+        (directory / "adapter_model.safetensors").write_bytes(os.urandom(self._megabytes << 20))
 
     def waits(self) -> Bundle:
         """An adapter of the same size that waits for a second person; the first has agreed."""
