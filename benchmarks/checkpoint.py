@@ -176,6 +176,7 @@ def main() -> int:
         f"{rows[-1].command_whole / rows[0].command_whole:.2f}"
     )
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps([asdict(row) for row in rows]) + "\n")
     return 0 if ratio <= RATIO else 1
 

@@ -148,6 +148,7 @@ def main() -> int:
     print("\n".join(f"MISSED: {failure}" for failure in failures) or "all targets met")
     if options.json:
         record = {"groups": [asdict(one) for one in groups], "missed": failures}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return 1 if failures else 0
 

@@ -96,6 +96,7 @@ def main() -> int:
             "workers": arguments.workers,
             "type": arguments.type,
         }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(figures) + "\n")
     return 0 if large[0] < limit and ratio <= RATIO else 1
 

@@ -181,6 +181,7 @@ def main() -> int:
             f"{found.megabytes:.0f} MB; at most {found.slowest.seconds:.2f} s, for {found.slowest.what}"
         )
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({"gated": asdict(gated), "stock": asdict(stock)}) + "\n")
     slow, large = gated.seconds_each - stock.seconds_each, gated.megabytes - stock.megabytes
     return 0 if slow <= SECONDS and large <= MEGABYTES else 1

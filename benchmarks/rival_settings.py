@@ -85,6 +85,7 @@ def main() -> int:
         rows = [
             {"method": method, "setting": dict(setting), "worth": value} for (method, setting), value in worth.items()
         ]
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0 if met else 1
 

@@ -36,6 +36,7 @@ def main() -> int:
     median = statistics.median(seconds)
     print(f"guardrail --help: median {median:.3f} s of {len(seconds)} (target under {TARGET} s)")
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({"median": median, "seconds": seconds, "target": TARGET}) + "\n")
     return 0 if median < TARGET else 1
 
