@@ -61,7 +61,7 @@ def test_nothing_is_trained_towards_a_policy_that_can_never_pass(tmp_path: Path)
 
 def test_a_withheld_suite_that_is_not_here_is_not_counted(tmp_path: Path) -> None:
     pin = f"sha256: '{'ab' * 32}', withheld: true"
-    text = POLICY.replace("path: harmful.jsonl", f"path: kept.jsonl, {pin}").replace("min_n: 12", "min_n: 12")
+    text = POLICY.replace("path: harmful.jsonl", f"path: kept.jsonl, {pin}")
     assert too_small(exam(tmp_path, text)) == ()
 
 
